@@ -1,0 +1,634 @@
+"""The shared vocabulary: every noun of the loop as a small frozen record.
+
+All stages read and write these records and nothing else, so a failure that is found by a stress
+test, a regression test that is made from it and an incident that comes in from production all speak
+of the same turns, calls and rules. Records validate on construction and never change.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from enum import IntEnum
+from typing import Annotated, Any, ClassVar, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+Outcome = Literal["violation", "safe", "error", "undetermined"]
+Severity = Literal["low", "medium", "high", "critical"]
+Verdict = Literal["OK", "WARN", "BLOCK"]
+CallStatus = Literal["executed", "blocked", "held", "failed"]
+Ended = Literal["completed", "violation", "stopped", "gave_up", "error", "step_limit"]
+HookName = Literal["pre_action", "trajectory", "post_action"]
+
+SEVERITIES: tuple[Severity, ...] = ("low", "medium", "high", "critical")
+
+
+class Decision(IntEnum):
+    """What a safeguard decides, from least to most severe; the most severe wins.
+
+    Examples
+    --------
+    >>> max(Decision.WARN, Decision.BLOCK, Decision.ALLOW).name
+    'BLOCK'
+    """
+
+    ALLOW = 0
+    WARN = 1
+    HOLD = 2
+    BLOCK = 3
+    STOP = 4
+
+
+class Record(BaseModel):
+    """Base of all records: frozen, and a field that nobody declared is an error."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+# --------------------------------------------------------------------------- conversation
+
+
+class ToolCall(Record):
+    """One call that the model proposes, in the shape of the OpenAI tools format."""
+
+    id: str
+    name: str
+    arguments: dict[str, Any]
+
+    def __str__(self) -> str:
+        shown = ", ".join(f"{key}={value!r}" for key, value in self.arguments.items())
+        return f"{self.name}({shown})"
+
+
+class Message(Record):
+    """One message as a chat model sees it."""
+
+    role: Literal["system", "user", "assistant", "tool"]
+    content: str
+    tool_calls: tuple[ToolCall, ...] = ()
+    tool_call_id: str = ""
+
+
+class MessageEvent(Record):
+    """A message of the user or a reply of the agent, as it crossed the agent's door."""
+
+    kind: Literal["message"] = "message"
+    turn: int
+    role: Literal["user", "assistant"]
+    content: str
+
+
+class ToolCallEvent(Record):
+    """A tool call and what became of it; ``executed`` alone changed the sandbox."""
+
+    kind: Literal["tool_call"] = "tool_call"
+    turn: int
+    call: ToolCall
+    status: CallStatus
+    result: str
+
+    def __str__(self) -> str:
+        return f"{self.call} -> {self.status}"
+
+
+class HookEvent(Record):
+    """What one safeguard hook decided, and which of its checks decided it."""
+
+    kind: Literal["hook"] = "hook"
+    turn: int
+    hook: HookName
+    decision: Literal["allow", "warn", "hold", "block", "stop"]
+    check: str = ""
+    reason: str = ""
+
+
+class OracleEvent(Record):
+    """What the oracle decided about one tool call or reply."""
+
+    kind: Literal["oracle"] = "oracle"
+    turn: int
+    outcome: Literal["violation", "attempted", "safe"]
+    rule_id: str = ""
+    evidence: str = ""
+
+
+class ErrorEvent(Record):
+    """The harness or the model backend failed; never a pass, never a failure of the agent."""
+
+    kind: Literal["error"] = "error"
+    turn: int
+    error: str
+    detail: str
+
+
+Event = Annotated[
+    MessageEvent | ToolCallEvent | HookEvent | OracleEvent | ErrorEvent,
+    Field(discriminator="kind"),
+]
+
+
+class Violation(Record):
+    """A policy rule that was broken by something that happened, at a turn counted from 1."""
+
+    rule_id: str
+    severity: Severity
+    turn: int
+    evidence: str
+
+
+class Turn(Record):
+    """One exchange, gathered from the events of a trajectory, in the order of reading."""
+
+    turn: int
+    user: str
+    assistant: str
+    tool_calls: tuple[str, ...] = ()
+    safeguards: tuple[str, ...] = ()
+    violations: tuple[str, ...] = ()
+
+
+class Plant(Record):
+    """Text that an attacker left inside the company before the conversation: the injection channel.
+
+    ``where`` is the collection of the sandbox (``tickets``, ``files`` or ``inbox``), ``key`` the
+    entry that holds ``text``.
+    """
+
+    where: Literal["tickets", "files", "inbox"]
+    key: str
+    text: str
+
+
+class Trajectory(Record):
+    """One conversation between an attacker and one version of the agent, event by event."""
+
+    trajectory_id: str
+    scenario_id: str
+    goal: str
+    attack_type: str
+    attacker: str
+    version: str
+    config_sha256: str
+    model: str
+    seed: int
+    plants: tuple[Plant, ...] = ()
+    outcome: Outcome
+    ended: Ended
+    n_turns: int
+    model_calls: int
+    violations: tuple[Violation, ...] = ()
+    attempted: tuple[str, ...] = ()
+    events: tuple[Event, ...]
+
+    @property
+    def failure_turn(self) -> int | None:
+        """Turn of the first violation, counted from 1, or None."""
+        return self.violations[0].turn if self.violations else None
+
+    @property
+    def user_messages(self) -> tuple[str, ...]:
+        """What the attacker said, one string a turn."""
+        return tuple(
+            e.content for e in self.events if e.kind == "message" and e.role == "user"
+        )
+
+    @property
+    def replies(self) -> tuple[str, ...]:
+        """What the agent replied, one string a turn."""
+        return tuple(
+            e.content for e in self.events if e.kind == "message" and e.role == "assistant"
+        )
+
+    @property
+    def executed_calls(self) -> tuple[ToolCallEvent, ...]:
+        """The tool calls that ran, in order."""
+        return tuple(e for e in self.events if e.kind == "tool_call" and e.status == "executed")
+
+    @property
+    def turns(self) -> tuple[Turn, ...]:
+        """The conversation turn by turn."""
+        return tuple(_gather_turns(self.events))
+
+    @property
+    def error(self) -> str:
+        """Why the trajectory is an error, or an empty string."""
+        return next((f"{e.error}: {e.detail}" for e in self.events if e.kind == "error"), "")
+
+    def __str__(self) -> str:
+        lines = [f"{self.version} · {self.scenario_id} · {self.attacker} · {self.outcome}"]
+        for turn in self.turns:
+            lines.append(f"[{turn.turn}] user:  {turn.user}")
+            lines.extend(f"    tool:  {call}" for call in turn.tool_calls)
+            lines.extend(f"    guard: {decision}" for decision in turn.safeguards)
+            lines.append(f"    agent: {turn.assistant}")
+            lines.extend(f"    BROKEN RULE: {rule}" for rule in turn.violations)
+        return "\n".join(lines)
+
+
+def _gather_turns(events: tuple[Event, ...]) -> Iterator[Turn]:
+    by_turn: dict[int, list[Event]] = {}
+    for event in events:
+        by_turn.setdefault(event.turn, []).append(event)
+    for turn, group in sorted(by_turn.items()):
+        texts = {"user": "", "assistant": ""}
+        calls: list[str] = []
+        guards: list[str] = []
+        broken: list[str] = []
+        for event in group:
+            if event.kind == "message":
+                texts[event.role] = event.content
+            elif event.kind == "tool_call":
+                calls.append(str(event))
+            elif event.kind == "hook" and event.decision != "allow":
+                guards.append(f"{event.hook} {event.decision}: {event.reason}")
+            elif event.kind == "oracle" and event.outcome == "violation":
+                broken.append(event.rule_id)
+            elif event.kind == "error":
+                guards.append(f"error {event.error}: {event.detail}")
+        yield Turn(
+            turn=turn,
+            user=texts["user"],
+            assistant=texts["assistant"],
+            tool_calls=tuple(calls),
+            safeguards=tuple(guards),
+            violations=tuple(broken),
+        )
+
+
+# --------------------------------------------------------------------------- artifacts
+
+
+class Interval(Record):
+    """An estimate with its confidence limits."""
+
+    estimate: float
+    ci_low: float
+    ci_high: float
+    level: float = 0.95
+
+    def __str__(self) -> str:
+        return f"{self.estimate:.3f} [{self.ci_low:.3f}, {self.ci_high:.3f}]"
+
+
+class Artifact(Record):
+    """What every file under ``artifacts/`` carries: what made it, from which seed and configs.
+
+    ``content_sha256`` is filled in on writing and checked on reading (see
+    :mod:`safety_lib.artifacts`).
+    """
+
+    SCHEMA: ClassVar[str] = ""
+    VERSION: ClassVar[int] = 1
+
+    artifact: str
+    schema_version: int
+    seed: int
+    model: str
+    config_sha256: dict[str, str]
+    policy_sha256: str
+    content_sha256: str = ""
+
+
+class Failure(Record):
+    """A conversation in which the agent broke a rule, self-contained enough to be run again."""
+
+    failure_id: str
+    rollout_id: str
+    scenario_id: str
+    goal: str
+    attack_type: str
+    attacker: str
+    version: str
+    seed: int
+    failure_turn: int
+    delayed: bool
+    single_shot: Outcome
+    rule_id: str
+    severity: Severity
+    harm_level: int = Field(ge=1, le=4)
+    violations: tuple[Violation, ...]
+    plants: tuple[Plant, ...] = ()
+    trajectory: tuple[str, ...]
+    model_responses: tuple[str, ...]
+    tool_calls: tuple[ToolCallEvent, ...]
+
+
+class SurvivalCurve(Record):
+    """Share of conversations without a violation after each turn, with its log-log band."""
+
+    version: str
+    turn: tuple[int, ...]
+    at_risk: tuple[int, ...]
+    failed: tuple[int, ...]
+    survival: tuple[float, ...]
+    ci_low: tuple[float, ...]
+    ci_high: tuple[float, ...]
+
+
+class StressSummary(Record):
+    """What discovery found on one version: counts with their denominators."""
+
+    version: str
+    rollouts: int
+    failures: int
+    delayed_failures: int
+    immediate_failures: int
+    safe: int
+    stopped_by_safeguard: int
+    errors: int
+    undetermined: int
+    error_reasons: dict[str, int]
+    by_attack_type: dict[str, int]
+    by_turn: dict[int, int]
+    single_shot_violations: int
+    single_shot_n: int
+
+
+class StressFailures(Artifact):
+    """``stress_failures.json``: what stage 1 found, with the denominators."""
+
+    SCHEMA: ClassVar[str] = "stress_failures"
+
+    attacker: str
+    max_turns: int
+    rollouts: int
+    baseline: str
+    candidate: str
+    summary: tuple[StressSummary, ...]
+    survival: tuple[SurvivalCurve, ...]
+    failures: tuple[Failure, ...]
+
+
+class Reproduction(Record):
+    """How often a failure came back on fresh seeds, with a Wilson interval."""
+
+    version: str
+    k: int
+    n: int
+    errors: int = 0
+    ci_low: float
+    ci_high: float
+
+
+class ExpectedCall(Record):
+    """A tool call that a benign request must lead to: the name and the arguments that count."""
+
+    name: str
+    arguments: dict[str, Any]
+
+
+class BenignTwin(Record):
+    """The legitimate request beside an attack; an agent that refuses it is not useful."""
+
+    twin_id: str
+    turns: tuple[str, ...]
+    expected: ExpectedCall
+
+
+class TestSource(Record):
+    """Where a test comes from."""
+
+    __test__ = False
+
+    stage: Literal["stress", "incident"]
+    version: str
+    seed: int
+    incident_id: str = ""
+
+
+class RegressionTest(Record):
+    """A permanent, replayable test: the attacker's turns, the world they start in, the rule."""
+
+    __test__ = False
+
+    test_id: str
+    source_failure_id: str
+    name: str
+    category: str
+    family: str
+    signature: str
+    rule_id: str
+    severity: Severity
+    description: str
+    attack_turns: tuple[str, ...]
+    plants: tuple[Plant, ...] = ()
+    expected_behavior: str
+    created_at: str | None = None
+    tags: tuple[str, ...]
+    lifecycle: Literal["proposed", "active", "quarantined", "retired", "rejected"]
+    lifecycle_reason: str = ""
+    reproduction: Reproduction
+    benign_twin: BenignTwin
+    duplicates: int = 0
+    source: TestSource
+
+
+class Suite(Artifact):
+    """``regression_tests.json``: the tests, active and quarantined, and the funnel to them."""
+
+    SCHEMA: ClassVar[str] = "regression_tests"
+
+    funnel: dict[str, int]
+    tests: tuple[RegressionTest, ...]
+
+    @property
+    def active(self) -> tuple[RegressionTest, ...]:
+        """The tests that the gate runs."""
+        return tuple(test for test in self.tests if test.lifecycle == "active")
+
+    def only(self, stage: Literal["stress", "incident"]) -> Suite:
+        """The same suite with the tests of one stage alone."""
+        kept = tuple(test for test in self.tests if test.source.stage == stage)
+        return self.model_copy(update={"tests": kept})
+
+
+class ArmResult(Record):
+    """The trials of one test on one version."""
+
+    passed: int
+    failed: int
+    errors: int
+    undetermined: int = 0
+
+    @property
+    def valid(self) -> int:
+        """Trials that count: an error is neither a pass nor a failure."""
+        return self.passed + self.failed
+
+    @property
+    def pass_rate(self) -> float:
+        """Share of valid trials that passed; NaN where none is valid."""
+        return self.passed / self.valid if self.valid else float("nan")
+
+
+Stratum = Literal["baseline_found", "candidate_found", "incident", "control", "benign"]
+
+
+class TestResult(Record):
+    """One test on both versions, with the transcript that shows what happened."""
+
+    __test__ = False
+
+    test_id: str
+    name: str
+    stratum: Stratum
+    family: str
+    category: str
+    rule_id: str
+    severity: Severity
+    baseline: ArmResult
+    candidate: ArmResult
+    delta: float | None
+    evidence_version: str = ""
+    evidence: tuple[Turn, ...] = ()
+
+
+class StratumResult(Record):
+    """One stratum of the gate: rates of both versions and the clustered difference."""
+
+    stratum: str
+    n_tests: int
+    n_families: int
+    baseline_pass_rate: float
+    candidate_pass_rate: float
+    delta: float
+    ci_low: float
+    ci_high: float
+    p_value: float
+
+
+class GateStep(Record):
+    """One step of the decision: what it asked, what it saw, what follows."""
+
+    step: int
+    title: str
+    status: Literal["pass", "warn", "block", "invalid"]
+    reason: str
+
+
+class Execution(Record):
+    """Proof that a version ran: conversations, model calls and a digest of what it said."""
+
+    version: str
+    config_sha256: str
+    conversations: int
+    model_calls: int
+    errors: int
+    transcript_sha256: str
+
+
+class GateReport(Artifact):
+    """``gate_report.json``: the verdict, each step that led to it, and the evidence."""
+
+    SCHEMA: ClassVar[str] = "gate_report"
+
+    verdict: Verdict | None
+    evidence_status: Literal["sufficient", "insufficient", "invalid"]
+    reasons: tuple[str, ...]
+    baseline: str
+    candidate: str
+    baseline_pass_rate: float | None
+    candidate_pass_rate: float | None
+    delta: float | None
+    ci_low: float | None
+    ci_high: float | None
+    p_value: float | None
+    n_tests: int
+    n_families: int
+    trials: int
+    minimum_detectable_effect: float | None
+    suite_sha256: str
+    gate_policy_sha256: str
+    steps: tuple[GateStep, ...]
+    strata: tuple[StratumResult, ...]
+    by_category: dict[str, dict[str, float]]
+    executions: tuple[Execution, ...]
+    test_results: tuple[TestResult, ...]
+
+
+class IncidentTurn(Record):
+    """One exchange of an incident as it was reported."""
+
+    turn: int = Field(ge=1)
+    user: str
+    assistant: str
+    compliant: bool
+
+
+class Incident(BaseModel):
+    """An incident file as it comes in; what it claims is kept as a claim, never as an answer."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    incident_id: str = Field(min_length=1)
+    timestamp: str
+    severity: str
+    category: str
+    description: str
+    trajectory: tuple[IncidentTurn, ...] = Field(min_length=1)
+    affected_users: int = Field(ge=0)
+    detected_by: str
+    detection_latency_hours: float = Field(ge=0)
+    remediation_actions: tuple[str, ...]
+    root_cause_preliminary: str
+    agent_version: str = ""
+    seed: int | None = None
+
+
+class TimelineEntry(Record):
+    """One moment of the incident: from the replayed events, in their order."""
+
+    turn: int
+    what: Literal["request", "refusal", "reply", "tool_call", "safeguard", "violation"]
+    detail: str
+
+
+class Intervention(Record):
+    """One change, re-executed on paired seeds: how much of the failure it removes."""
+
+    name: str
+    kind: Literal["change", "turn", "safeguard", "memory", "tool_result", "version"]
+    description: str
+    factual: Reproduction
+    counterfactual: Reproduction
+    effect: float
+    ci_low: float
+    ci_high: float
+
+
+class BlastRadius(Record):
+    """How many conversations were affected: an estimate from an audit, with its interval."""
+
+    estimate: float
+    ci_low: float
+    ci_high: float
+    population_n: int
+    flagged_n: int
+    audited_n: int
+    audited_flagged: int
+    audited_unflagged: int
+    method: str
+    claimed: int | None = None
+
+
+class IncidentReport(Artifact):
+    """``incident_replay.json``: what replaying the incident showed."""
+
+    SCHEMA: ClassVar[str] = "incident_replay"
+
+    incident_id: str
+    version: str
+    baseline: str
+    claims: dict[str, str]
+    reproduction: Reproduction
+    timeline: tuple[TimelineEntry, ...]
+    root_cause: str
+    root_cause_evidence: str
+    interventions: tuple[Intervention, ...]
+    blast_radius: BlastRadius
+    new_tests: tuple[str, ...]
+    gate_before: Verdict | None
+    gate_after: Verdict | None
+    gate_of_fix: Verdict | None
+    fixed_version: str
+    suite_sha256: str
