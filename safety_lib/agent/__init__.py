@@ -1,0 +1,1 @@
+"""The system under test: agent loop, sandbox tools, safeguards, memory, backends, versions."""
