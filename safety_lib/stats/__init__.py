@@ -1,0 +1,1 @@
+"""Statistics of the loop: pure functions on arrays."""

@@ -1,0 +1,352 @@
+"""Intervals for rates, for differences of rates and for counts in a finite population.
+
+Wilson is for display, Clopper-Pearson for guarantees. Nothing here has zero width when nothing
+failed: a sample without failures bounds the rate, it does not prove it to be zero.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from statistics import NormalDist
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+FloatArray = NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True)
+class Interval:
+    """An estimate between its bounds; the estimate is NaN where it is undefined.
+
+    Examples
+    --------
+    >>> print(Interval(-0.2857, -0.5172, -0.0260, 0.95, "tango"))
+    -0.286 [-0.517, -0.026]
+    """
+
+    estimate: float
+    low: float
+    high: float
+    level: float
+    method: str
+
+    def __str__(self) -> str:
+        shown = "undefined" if math.isnan(self.estimate) else f"{self.estimate:.3f}"
+        return f"{shown} [{self.low:.3f}, {self.high:.3f}]"
+
+
+@dataclass(frozen=True, slots=True)
+class Rate:
+    """k of n with an interval for the rate behind them.
+
+    Examples
+    --------
+    >>> print(wilson(14, 60))
+    14/60 = 0.233 [0.144, 0.354]
+    """
+
+    k: int
+    n: int
+    low: float
+    high: float
+    level: float
+    method: str
+
+    @property
+    def estimate(self) -> float:
+        """The observed rate k/n, in [0, 1]."""
+        return self.k / self.n
+
+    def __str__(self) -> str:
+        return f"{self.k}/{self.n} = {self.estimate:.3f} [{self.low:.3f}, {self.high:.3f}]"
+
+
+def whole(name: str, value: Any) -> int:
+    """Return a count as an int, or raise a ValueError that names it."""
+    if not (math.isfinite(value) and value >= 0 and value == int(value)):
+        raise ValueError(f"{name} must be a whole number of at least 0, not {value}")
+    return int(value)
+
+
+def k_of_n(k: Any, n: Any) -> tuple[int, int]:
+    """Return k and n as ints, or raise a ValueError when they are not k of n >= 1."""
+    k, n = whole("k", k), whole("n", n)
+    if n == 0:
+        raise ValueError("n must be at least 1")
+    if k > n:
+        raise ValueError(f"k must be at most n, not {k} of {n}")
+    return k, n
+
+
+def share(name: str, value: float) -> float:
+    """Return a level, power or error rate that lies strictly between 0 and 1, or raise."""
+    if not 0 < value < 1:
+        raise ValueError(f"{name} must lie between 0 and 1, not {value}")
+    return float(value)
+
+
+def z_value(level: float) -> float:
+    """Return the normal quantile of a two-sided interval with this level: 1.96 for 0.95."""
+    return NormalDist().inv_cdf((1 + share("level", level)) / 2)
+
+
+def wilson_bounds(
+    k: FloatArray | float, n: FloatArray | float, level: float
+) -> tuple[FloatArray, FloatArray]:
+    """Wilson bounds for arrays of counts; see `wilson`."""
+    z2 = z_value(level) ** 2
+    p = k / n
+    centre = (p + z2 / (2 * n)) / (1 + z2 / n)
+    half = np.sqrt(z2 * (p * (1 - p) / n + z2 / (4 * n * n))) / (1 + z2 / n)
+    # At k = 0 and k = n the bound is the estimate itself; rounding must not move it past.
+    low = np.where(k == 0, 0.0, np.minimum(centre - half, p))
+    high = np.where(k == n, 1.0, np.maximum(centre + half, p))
+    return low, high
+
+
+def wilson(k: int, n: int, level: float = 0.95) -> Rate:
+    """Score interval for one rate, close to its nominal coverage at every n.
+
+    Parameters
+    ----------
+    k, n
+        Failures and trials, 0 <= k <= n, n >= 1.
+    level
+        Two-sided confidence level in (0, 1).
+
+    Raises
+    ------
+    ValueError
+        If k and n are not whole numbers with 0 <= k <= n and n >= 1, or level is not in (0, 1).
+
+    References
+    ----------
+    Wilson, JASA 22, 1927; Newcombe, Statistics in Medicine 17, 1998, 857-872.
+
+    Examples
+    --------
+    >>> print(wilson(0, 20))
+    0/20 = 0.000 [0.000, 0.161]
+    """
+    k, n = k_of_n(k, n)
+    low, high = wilson_bounds(k, n, level)
+    return Rate(k, n, float(low), float(high), level, "wilson")
+
+
+def clopper_pearson(k: int, n: int, level: float = 0.95) -> Rate:
+    """Exact interval for one rate: it never covers less than its level.
+
+    Parameters and errors are those of `wilson`.
+
+    References
+    ----------
+    Clopper and Pearson, Biometrika 26, 1934, 404-413.
+
+    Examples
+    --------
+    >>> print(clopper_pearson(0, 20))
+    0/20 = 0.000 [0.000, 0.168]
+    """
+    from scipy.special import betaincinv
+
+    k, n = k_of_n(k, n)
+    tail = (1 - share("level", level)) / 2
+    low = 0.0 if k == 0 else float(betaincinv(k, n - k + 1, tail))
+    high = 1.0 if k == n else float(betaincinv(k + 1, n - k, 1 - tail))
+    return Rate(k, n, low, high, level, "clopper-pearson")
+
+
+def clopper_pearson_upper(k: int, n: int, level: float = 0.95) -> float:
+    """One-sided exact upper bound for one rate; 1 - (1 - level)^(1/n) when nothing failed.
+
+    Parameters
+    ----------
+    k, n
+        Failures and trials, 0 <= k <= n, n >= 1.
+    level
+        One-sided confidence level in (0, 1).
+
+    Raises
+    ------
+    ValueError
+        If k and n are not counts with k <= n and n >= 1, or level is not in (0, 1).
+
+    References
+    ----------
+    Clopper and Pearson, Biometrika 26, 1934; Hanley and Lippman-Hand, JAMA 249, 1983.
+
+    Examples
+    --------
+    >>> round(clopper_pearson_upper(0, 100), 4)
+    0.0295
+    """
+    from scipy.special import betaincinv
+
+    k, n = k_of_n(k, n)
+    share("level", level)
+    if k == 0:
+        return -math.expm1(math.log(1 - level) / n)
+    return 1.0 if k == n else float(betaincinv(k + 1, n - k, level))
+
+
+def rule_of_three(n: int) -> float:
+    """Mental-arithmetic version of `clopper_pearson_upper` at 95% for no failure in n: 3/n.
+
+    References
+    ----------
+    Hanley and Lippman-Hand, JAMA 249, 1983, 1743-1745.
+
+    Examples
+    --------
+    >>> rule_of_three(300)
+    0.01
+    """
+    return min(1.0, 3 / k_of_n(0, n)[1])
+
+
+def n_to_see_one(p: float, confidence: float = 0.95) -> int:
+    """Trials needed to see a failure of rate p at least once with this confidence.
+
+    Raises
+    ------
+    ValueError
+        If p or confidence is not in (0, 1).
+
+    Examples
+    --------
+    >>> n_to_see_one(0.01)
+    299
+    """
+    return math.ceil(math.log1p(-share("confidence", confidence)) / math.log1p(-share("p", p)))
+
+
+def bound_without_variation(
+    value: float, n: int, tail: float, lowest: float = -1.0, highest: float = 1.0
+) -> tuple[float, float]:
+    """Bounds on a mean when n independent units all gave the same value.
+
+    Their empirical variance is zero, so a t interval or a bootstrap would claim certainty. What
+    the sample does say is that at most a share u = 1 - tail^(1/n) of all units differs, and those
+    could lie at either limit of the scale.
+
+    Parameters
+    ----------
+    value
+        The common value, in [lowest, highest].
+    n
+        Number of independent units.
+    tail
+        Error probability on each side, in (0, 1).
+    lowest, highest
+        Limits of the scale.
+
+    Raises
+    ------
+    ValueError
+        If value is outside the scale, n < 1 or tail is not in (0, 1).
+
+    Examples
+    --------
+    >>> low, high = bound_without_variation(0.0, 59, 0.05)
+    >>> round(low, 4), round(high, 4)
+    (-0.0495, 0.0495)
+    """
+    if not lowest <= value <= highest:
+        raise ValueError(f"value must lie in [{lowest}, {highest}], not {value}")
+    unseen = clopper_pearson_upper(0, n, 1 - share("tail", tail))
+    return value - unseen * (value - lowest), value + unseen * (highest - value)
+
+
+def hypergeometric_upper(k: int, n: int, population: int, level: float = 0.95) -> int:
+    """Exact one-sided upper bound on the positives in a finite population.
+
+    The largest number of positives under which a random sample of n without replacement shows k
+    or fewer with a probability above 1 - level.
+
+    Parameters
+    ----------
+    k, n
+        Positives among the n that were sampled, 0 <= k <= n.
+    population
+        Size of the population, at least n. With n = 0 the bound is the whole population.
+    level
+        One-sided confidence level in (0, 1).
+
+    Returns
+    -------
+    int
+        A count in [k, population - (n - k)].
+
+    Raises
+    ------
+    ValueError
+        If the counts are not 0 <= k <= n <= population, or level is not in (0, 1).
+
+    References
+    ----------
+    Buonaccorsi, The American Statistician 41, 1987, 215-218.
+
+    Examples
+    --------
+    >>> hypergeometric_upper(0, 300, 10_000)
+    97
+    """
+    k, n, population = whole("k", k), whole("n", n), whole("population", population)
+    if not k <= n <= population:
+        raise ValueError(f"needs k <= n <= population, not {k}, {n}, {population}")
+    alpha = 1 - share("level", level)
+    low, high = k, population - (n - k)
+    while low < high:
+        middle = (low + high + 1) // 2
+        if _hypergeometric_cdf(k, n, population, middle) > alpha:
+            low = middle
+        else:
+            high = middle - 1
+    return low
+
+
+def _hypergeometric_cdf(k: int, n: int, population: int, positives: int) -> float:
+    from scipy.special import gammaln
+
+    def log_choose(a: Any, b: Any) -> Any:
+        return gammaln(a + 1) - gammaln(b + 1) - gammaln(a - b + 1)
+
+    x = np.arange(max(0, n - (population - positives)), min(k, positives) + 1)
+    ways = log_choose(positives, x) + log_choose(population - positives, n - x)
+    return float(np.exp(ways - log_choose(population, n)).sum())
+
+
+def hypergeometric_lower(k: int, n: int, population: int, level: float = 0.95) -> int:
+    """Exact one-sided lower bound on the positives; see `hypergeometric_upper`.
+
+    Examples
+    --------
+    >>> hypergeometric_lower(5, 100, 1_000)
+    21
+    """
+    return int(population) - hypergeometric_upper(n - k, n, population, level)
+
+
+def hypergeometric_interval(k: int, n: int, population: int, level: float = 0.95) -> Interval:
+    """Exact two-sided interval for the number of positives in a finite population.
+
+    Parameters and errors are those of `hypergeometric_upper`; the estimate is population * k / n
+    and needs n >= 1.
+
+    Examples
+    --------
+    >>> print(hypergeometric_interval(5, 100, 1_000))
+    50.000 [18.000, 109.000]
+    """
+    k, n = k_of_n(k, n)
+    one_sided = (1 + share("level", level)) / 2
+    return Interval(
+        population * k / n,
+        hypergeometric_lower(k, n, population, one_sided),
+        hypergeometric_upper(k, n, population, one_sided),
+        level,
+        "hypergeometric",
+    )
