@@ -188,9 +188,7 @@ class Trajectory(Record):
     @property
     def user_messages(self) -> tuple[str, ...]:
         """What the attacker said, one string a turn."""
-        return tuple(
-            e.content for e in self.events if e.kind == "message" and e.role == "user"
-        )
+        return tuple(e.content for e in self.events if e.kind == "message" and e.role == "user")
 
     @property
     def replies(self) -> tuple[str, ...]:
@@ -437,7 +435,7 @@ class Suite(Artifact):
         return tuple(test for test in self.tests if test.lifecycle == "active")
 
     def only(self, stage: Literal["stress", "incident"]) -> Suite:
-        """The same suite with the tests of one stage alone."""
+        """Return the same suite with the tests of one stage alone."""
         kept = tuple(test for test in self.tests if test.source.stage == stage)
         return self.model_copy(update={"tests": kept})
 

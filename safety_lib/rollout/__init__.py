@@ -1,0 +1,1 @@
+"""Rollouts: one conversation between attacker, agent and oracle, and campaigns of many."""

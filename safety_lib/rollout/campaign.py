@@ -1,0 +1,189 @@
+"""Campaigns: many rollouts, in order, on one process or many, resumable where a journal is kept.
+
+Trajectories come back in the order of the rollouts, whoever held them, so results do not depend on
+the number of workers. A journal takes each finished rollout as one line; a killed campaign goes on
+after the last complete line.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
+from functools import partial
+from itertools import islice
+from pathlib import Path
+from typing import IO
+
+from pydantic import ValidationError
+
+from safety_lib.records import Trajectory
+from safety_lib.rollout.conversation import Rollout, concurrency_of, run
+
+CHUNK = 16
+JOURNAL_VERSION = 1
+
+
+class JournalError(ValueError):
+    """A journal cannot be resumed; the message names the file, the line and what to do."""
+
+
+def run_campaign(
+    rollouts: Iterable[Rollout],
+    *,
+    model: str = "",
+    journal: Path | None = None,
+    executor: Executor | None = None,
+    workers: int = 1,
+    on_result: Callable[[Trajectory], None] | None = None,
+) -> Iterator[Trajectory]:
+    """Hold many conversations and yield their trajectories in the order of the rollouts.
+
+    Parameters
+    ----------
+    rollouts : iterable of Rollout
+        May be a generator; it is consumed as it is needed, so memory stays bounded.
+    model : str, optional
+        The model to use in place of those that the versions name.
+    journal : Path, optional
+        JSON Lines file, a finished rollout a line. A part of this campaign that it holds already
+        is read, not run again.
+    executor : concurrent.futures.Executor, optional
+        Where to hold the conversations: a process pool, or what ``distributed.Client`` returns from
+        ``get_executor()``. Without one they run here; a model behind a network gets threads.
+    workers : int
+        How many workers the executor has; it bounds the chunks in flight.
+    on_result : callable, optional
+        Told of each trajectory as it is yielded, such as a progress bar.
+
+    Yields
+    ------
+    Trajectory
+
+    Raises
+    ------
+    JournalError
+        If the journal belongs to another campaign or is damaged before its last line.
+
+    Examples
+    --------
+    >>> from safety_lib.agent.versions import load_version
+    >>> from safety_lib.attack.scenarios import all_scenarios
+    >>> from safety_lib.rollout.conversation import attack
+    >>> jobs = [attack(load_version("v1"), s, "direct", 7, 1) for s in all_scenarios()[:3]]
+    >>> [t.trajectory_id == j.rollout_id for t, j in zip(run_campaign(jobs), jobs)]
+    [True, True, True]
+    """
+    remaining = iter(rollouts)
+    if journal is None:
+        for trajectory in _held(remaining, model, executor, workers):
+            if on_result is not None:
+                on_result(trajectory)
+            yield trajectory
+        return
+    with _opened(journal) as lines:
+        for trajectory in _resumed(lines, remaining, journal):
+            if on_result is not None:
+                on_result(trajectory)
+            yield trajectory
+        for trajectory in _held(remaining, model, executor, workers):
+            lines.write(trajectory.model_dump_json() + "\n")
+            lines.flush()
+            if on_result is not None:
+                on_result(trajectory)
+            yield trajectory
+
+
+def _held(
+    rollouts: Iterator[Rollout], model: str, executor: Executor | None, workers: int
+) -> Iterator[Trajectory]:
+    first = list(islice(rollouts, 1))
+    if not first:
+        return
+    threads = concurrency_of(first[0].version, model)
+    rest = _chained(first, rollouts)
+    if executor is None and threads <= 1:
+        yield from (run(rollout, model) for rollout in rest)
+    elif executor is None:
+        with ThreadPoolExecutor(threads) as pool:
+            yield from _mapped(pool, rest, model, chunk=1, window=2 * threads)
+    else:
+        yield from _mapped(executor, rest, model, chunk=CHUNK, window=4 * max(1, workers))
+
+
+def _chained(first: list[Rollout], rest: Iterator[Rollout]) -> Iterator[Rollout]:
+    yield from first
+    yield from rest
+
+
+def _mapped(
+    executor: Executor, rollouts: Iterator[Rollout], model: str, *, chunk: int, window: int
+) -> Iterator[Trajectory]:
+    work = partial(_run_chunk, model=model)
+    pending: deque[Future[list[str]]] = deque()
+    try:
+        while True:
+            while len(pending) < window and (batch := list(islice(rollouts, chunk))):
+                pending.append(executor.submit(work, batch))
+            if not pending:
+                return
+            for line in pending.popleft().result():
+                yield Trajectory.model_validate_json(line)
+    finally:
+        for future in pending:
+            future.cancel()
+
+
+def _run_chunk(batch: Sequence[Rollout], model: str) -> list[str]:
+    return [run(rollout, model).model_dump_json() for rollout in batch]
+
+
+def _opened(journal: Path) -> IO[str]:
+    journal.parent.mkdir(parents=True, exist_ok=True)
+    header = json.dumps({"artifact": "journal", "schema_version": JOURNAL_VERSION}) + "\n"
+    if not journal.exists() or journal.stat().st_size == 0:
+        journal.write_text(header, encoding="utf-8", newline="\n")
+    _drop_torn_line(journal)
+    lines = journal.open("r+", encoding="utf-8", newline="\n")
+    if lines.readline() != header:
+        lines.close()
+        raise JournalError(f"{journal.name}: line 1 is not the header of a journal; delete it")
+    return lines
+
+
+def _drop_torn_line(journal: Path) -> None:
+    with journal.open("rb+") as raw:
+        end = raw.seek(0, os.SEEK_END)
+        step = 1 << 16
+        while end:
+            start = max(0, end - step)
+            raw.seek(start)
+            newline = raw.read(end - start).rfind(b"\n")
+            if newline >= 0:
+                raw.truncate(start + newline + 1)
+                return
+            end = start
+        raw.truncate(0)
+
+
+def _resumed(lines: IO[str], rollouts: Iterator[Rollout], journal: Path) -> Iterator[Trajectory]:
+    for number, line in enumerate(iter(lines.readline, ""), start=2):
+        try:
+            done = Trajectory.model_validate_json(line)
+        except ValidationError as error:
+            raise JournalError(
+                f"{journal.name}: line {number} is not a trajectory; delete the file to start again"
+            ) from error
+        expected = next(rollouts, None)
+        same = expected is not None and (
+            (done.trajectory_id, done.config_sha256, done.seed)
+            == (expected.rollout_id, expected.version.sha256, expected.seed)
+        )
+        if not same:
+            raise JournalError(
+                f"{journal.name}: line {number} belongs to another campaign "
+                f"({done.trajectory_id}); delete the file or name another one"
+            )
+        yield done
