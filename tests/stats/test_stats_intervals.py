@@ -9,15 +9,17 @@ from hypothesis import strategies as st
 from scipy import stats
 from statsmodels.stats.proportion import confint_proportions_2indep, proportion_confint
 
+from safety_lib.stats.audit import (
+    hypergeometric_interval,
+    hypergeometric_lower,
+    hypergeometric_upper,
+)
 from safety_lib.stats.differences import bonett_price, newcombe_difference, newcombe_paired, tango
 from safety_lib.stats.intervals import (
     Interval,
     bound_without_variation,
     clopper_pearson,
     clopper_pearson_upper,
-    hypergeometric_interval,
-    hypergeometric_lower,
-    hypergeometric_upper,
     n_to_see_one,
     rule_of_three,
     wilson,

@@ -1,0 +1,138 @@
+"""Many families at once, and many trials of one test."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from safety_lib.stats.intervals import FloatArray
+from safety_lib.stats.paired import finite_array
+
+
+def _p_values(p: ArrayLike) -> FloatArray:
+    p = finite_array("p", p)
+    if p.min() < 0 or p.max() > 1:
+        raise ValueError("p must lie in [0, 1]")
+    return p
+
+
+def holm(p: ArrayLike) -> FloatArray:
+    """Adjust p-values so that rejecting those <= alpha keeps the family-wise error at alpha.
+
+    Parameters
+    ----------
+    p
+        P-values in [0, 1], shape (tests,).
+
+    Returns
+    -------
+    ndarray
+        Adjusted p-values in the order given, shape (tests,).
+
+    Raises
+    ------
+    ValueError
+        If p is empty, not finite or outside [0, 1].
+
+    References
+    ----------
+    Holm, Scandinavian Journal of Statistics 6, 1979.
+
+    Examples
+    --------
+    >>> holm([0.01, 0.04, 0.03]).tolist()
+    [0.03, 0.06, 0.06]
+    """
+    p = _p_values(p)
+    order = np.argsort(p, kind="stable")
+    steps = np.maximum.accumulate(p[order] * np.arange(p.size, 0, -1))
+    adjusted = np.empty_like(p)
+    adjusted[order] = np.minimum(1.0, steps)
+    return adjusted
+
+
+def benjamini_hochberg(p: ArrayLike) -> FloatArray:
+    """Adjust p-values so that rejecting those <= q keeps the false discovery rate at q.
+
+    Parameters, result and errors are those of `holm`.
+
+    References
+    ----------
+    Benjamini and Hochberg, Journal of the Royal Statistical Society B 57, 1995.
+
+    Examples
+    --------
+    >>> benjamini_hochberg([0.01, 0.04, 0.03]).tolist()
+    [0.03, 0.04, 0.04]
+    """
+    p = _p_values(p)
+    order = np.argsort(p, kind="stable")[::-1]
+    steps = np.minimum.accumulate(p[order] * (p.size / np.arange(p.size, 0, -1)))
+    adjusted = np.empty_like(p)
+    adjusted[order] = np.minimum(1.0, steps)
+    return adjusted
+
+
+def pass_hat_k(passes: ArrayLike, trials: ArrayLike, k: int) -> float:
+    """Chance that k trials of a test *all* pass (pass^k): mean over tests of C(c,k) / C(n,k).
+
+    Parameters
+    ----------
+    passes, trials
+        Passes c and trials n of each test, 0 <= c <= n: one number or shape (tests,).
+    k
+        Trials that are drawn, 1 <= k <= n for every test.
+
+    Returns
+    -------
+    float
+        In [0, 1]; an unbiased estimate for each test.
+
+    Raises
+    ------
+    ValueError
+        If the counts are impossible or k is outside [1, n].
+
+    References
+    ----------
+    Yao et al., tau-bench, arXiv:2406.12045.
+
+    Examples
+    --------
+    >>> round(pass_hat_k(4, 8, 2), 4)
+    0.2143
+    """
+    return float(np.mean(_all_drawn(passes, trials, k)))
+
+
+def pass_at_k(passes: ArrayLike, trials: ArrayLike, k: int) -> float:
+    """Chance that *any* of k trials passes (pass@k): mean over tests of 1 - C(n-c,k) / C(n,k).
+
+    Parameters and errors are those of `pass_hat_k`.
+
+    References
+    ----------
+    Chen et al., arXiv:2107.03374.
+
+    Examples
+    --------
+    >>> round(pass_at_k(2, 5, 2), 4)
+    0.7
+    """
+    failures = np.asarray(trials, dtype=np.float64) - np.asarray(passes, dtype=np.float64)
+    return float(np.mean(1 - _all_drawn(failures, trials, k)))
+
+
+def _all_drawn(hits: ArrayLike, trials: ArrayLike, k: int) -> FloatArray:
+    hits, trials = np.broadcast_arrays(
+        np.atleast_1d(np.asarray(hits, dtype=np.float64)),
+        np.atleast_1d(np.asarray(trials, dtype=np.float64)),
+    )
+    if hits.size == 0 or not ((hits >= 0) & (hits <= trials)).all():
+        raise ValueError("passes must lie between 0 and trials, in at least one test")
+    if not 1 <= k <= trials.min():
+        raise ValueError(f"k must lie between 1 and the fewest trials of a test, not {k}")
+    drawn = np.arange(k)
+    factors = np.maximum(0.0, (hits[:, None] - drawn) / (trials[:, None] - drawn))
+    chances: FloatArray = factors.prod(axis=1)
+    return chances
