@@ -94,7 +94,7 @@ def z_value(level: float) -> float:
 
 
 def wilson_bounds(
-    k: FloatArray | float, n: FloatArray | float, level: float
+    k: NDArray[Any] | float, n: NDArray[Any] | float, level: float
 ) -> tuple[FloatArray, FloatArray]:
     """Wilson bounds for arrays of counts; see `wilson`."""
     z2 = z_value(level) ** 2
@@ -258,3 +258,55 @@ def bound_without_variation(
         raise ValueError(f"value must lie in [{lowest}, {highest}], not {value}")
     unseen = clopper_pearson_upper(0, n, 1 - share("tail", tail))
     return value - unseen * (value - lowest), value + unseen * (highest - value)
+
+
+def percentile_interval(
+    estimate: float,
+    draws: FloatArray,
+    units: int,
+    level: float = 0.95,
+    method: str = "bootstrap",
+    lowest: float = -1.0,
+    highest: float = 1.0,
+) -> Interval:
+    """Percentile interval of bootstrap draws, widened where the draws do not vary.
+
+    Parameters
+    ----------
+    estimate
+        The statistic on the data themselves, in [lowest, highest].
+    draws
+        The statistic on each resample; NaN where it is undefined.
+    units
+        Independent units that were resampled: what is left to go by when all draws are equal.
+    level
+        Two-sided confidence level in (0, 1).
+    method
+        Name for the result.
+    lowest, highest
+        Limits of the scale of the statistic.
+
+    Raises
+    ------
+    ValueError
+        If estimate is outside the scale, units < 1 or level is not in (0, 1).
+
+    References
+    ----------
+    Efron and Tibshirani, An Introduction to the Bootstrap, 1993, chapter 13.
+
+    Examples
+    --------
+    >>> print(percentile_interval(0.5, np.linspace(0.2, 0.8, 101), units=12))
+    0.500 [0.215, 0.785]
+    >>> print(percentile_interval(0.0, np.zeros(100), units=12))
+    0.000 [-0.265, 0.265]
+    """
+    tail = (1 - share("level", level)) / 2
+    draws = draws[~np.isnan(draws)]
+    if draws.size == 0 or np.ptp(draws) < 1e-12:
+        low, high = bound_without_variation(estimate, units, tail, lowest, highest)
+    else:
+        low, high = np.quantile(draws, [tail, 1 - tail]).tolist()
+    # A skewed statistic may lie outside its own percentiles.
+    return Interval(estimate, min(low, estimate), max(high, estimate), level, method)

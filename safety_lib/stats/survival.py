@@ -1,0 +1,339 @@
+"""Time to the first violation, for one group of conversations.
+
+Time is the turn of the first violation, or the last turn that was watched when there was none
+(censored). Reaching the turn limit is censoring that says nothing about the outcome; a session that
+a guardrail ended or an attacker gave up is a competing event, for `cumulative_incidence`.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from safety_lib.stats.intervals import (
+    FloatArray,
+    share,
+    wilson_bounds,
+    z_value,
+)
+from safety_lib.stats.paired import finite_array
+
+Counts = NDArray[np.int64]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class SurvivalCurve:
+    """Kaplan-Meier curve: arrays of shape (times,), one row per distinct observed time."""
+
+    time: FloatArray
+    survival: FloatArray
+    se: FloatArray
+    low: FloatArray
+    high: FloatArray
+    at_risk: Counts
+    events: Counts
+    level: float
+
+    @property
+    def median(self) -> float:
+        """First time at which half have failed; infinity if that is never seen."""
+        reached = self.time[self.survival <= 0.5]
+        return float(reached[0]) if reached.size else math.inf
+
+    def at(self, t: float) -> float:
+        """Survival at time t: the step that t falls on, and 1 before the first time."""
+        step = int(np.searchsorted(self.time, t, side="right")) - 1
+        return float(self.survival[step]) if step >= 0 else 1.0
+
+    def __str__(self) -> str:
+        columns = (self.time, self.at_risk, self.events, self.survival, self.low, self.high)
+        rows = [
+            f"{t:6g} {n:8d} {d:7d}  {s:.3f} [{low:.3f}, {high:.3f}]"
+            for t, n, d, s, low, high in zip(*columns, strict=True)
+        ]
+        return "\n".join(["  time  at risk  events  survival", *rows])
+
+
+def kaplan_meier(time: ArrayLike, event: ArrayLike, level: float = 0.95) -> SurvivalCurve:
+    """Survival by time with a pointwise log-log band, which stays within [0, 1].
+
+    Where nothing has failed yet the lower bound is the exact one for no failure among those at
+    risk; where everything has failed the upper bound is its mirror image. The band is therefore
+    never of zero width.
+
+    Parameters
+    ----------
+    time
+        Turn of the event or of censoring, positive, shape (subjects,).
+    event
+        1 or True where the event was seen, 0 or False where it was censored, shape (subjects,).
+    level
+        Two-sided confidence level in (0, 1) of the band at each time.
+
+    Raises
+    ------
+    ValueError
+        If the shapes differ, time is empty, not finite or not positive, event is neither 0 nor 1,
+        or level is not in (0, 1).
+
+    References
+    ----------
+    Kaplan and Meier, JASA 53, 1958; Kalbfleisch and Prentice, The Statistical Analysis of Failure
+    Time Data, 1980 (log-log band).
+
+    Examples
+    --------
+    >>> print(kaplan_meier([2, 3, 3, 5, 8, 8], [1, 1, 0, 1, 0, 0]))
+      time  at risk  events  survival
+         2        6       1  0.833 [0.273, 0.975]
+         3        5       1  0.667 [0.195, 0.904]
+         5        3       1  0.444 [0.066, 0.785]
+         8        2       0  0.444 [0.066, 0.785]
+    """
+    time, event = checked_times(time, event)
+    z, tail = z_value(level), (1 - share("level", level)) / 2
+    grid, index = np.unique(time, return_inverse=True)
+    events = np.bincount(index, weights=event)
+    at_risk = from_the_end(np.bincount(index))
+    survival = survival_of(events, at_risk)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        greenwood = np.cumsum(events / (at_risk * (at_risk - events)))
+        log_survival = np.log(survival)
+        spread = np.exp(z * np.sqrt(greenwood) / np.abs(log_survival))
+        low, high = survival**spread, survival ** (1 / spread)
+        se = np.where(survival == 0, 0.0, survival * np.sqrt(greenwood))
+    low[survival == 1] = tail ** (1 / at_risk[survival == 1])
+    high[survival == 1] = 1.0
+    low[survival == 0] = 0.0
+    ended = np.flatnonzero(survival == 0)
+    if ended.size:
+        before = high[ended[0] - 1] if ended[0] else 1.0
+        high[ended] = min(before, 1 - tail ** (1 / at_risk[ended[0]]))
+    return SurvivalCurve(
+        grid,
+        survival,
+        se,
+        low,
+        high,
+        at_risk.astype(np.int64),
+        events.astype(np.int64),
+        level,
+    )
+
+
+def checked_times(time: ArrayLike, event: ArrayLike) -> tuple[FloatArray, FloatArray]:
+    """Return times and event indicators as floats, or raise a ValueError."""
+    time = finite_array("time", time)
+    event = np.asarray(event, dtype=np.float64)
+    if event.shape != time.shape:
+        raise ValueError(f"time and event must have one shape, not {time.shape}, {event.shape}")
+    if time.min() <= 0:
+        raise ValueError("time must be positive: turns count from 1")
+    if not np.isin(event, (0, 1)).all():
+        raise ValueError("event must be 0 or 1")
+    return time, event
+
+
+def from_the_end(counts: NDArray[Any]) -> NDArray[Any]:
+    """Cumulative sums from the last column back: how many are still at risk at each time."""
+    return np.cumsum(counts[..., ::-1], axis=-1)[..., ::-1]
+
+
+def survival_of(events: NDArray[Any], at_risk: NDArray[Any]) -> FloatArray:
+    """Product-limit survival along the last axis; flat where nobody is at risk."""
+    curve: FloatArray = np.cumprod(1 - events / np.maximum(at_risk, 1), axis=-1)
+    return curve
+
+
+def last_time_at_risk(time: ArrayLike, minimum: int = 5) -> float:
+    """Last time at which at least `minimum` subjects are at risk: curves should stop there.
+
+    Parameters
+    ----------
+    time
+        Time of event or censoring, shape (subjects,).
+    minimum
+        Fewest subjects, at least 1.
+
+    Returns
+    -------
+    float
+        0 if there are fewer subjects than that.
+
+    Raises
+    ------
+    ValueError
+        If time is empty or not finite, or minimum < 1.
+
+    Examples
+    --------
+    >>> last_time_at_risk([1, 2, 2, 4, 6, 8, 8, 8])
+    4.0
+    """
+    time = finite_array("time", time)
+    if minimum < 1:
+        raise ValueError(f"minimum must be at least 1, not {minimum}")
+    return float(np.sort(time)[-minimum]) if time.size >= minimum else 0.0
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Hazard:
+    """Chance to fail at each turn of those who reached it: arrays of shape (turns,)."""
+
+    time: Counts
+    hazard: FloatArray
+    low: FloatArray
+    high: FloatArray
+    at_risk: Counts
+    events: Counts
+    level: float
+
+    def __str__(self) -> str:
+        columns = (self.time, self.events, self.at_risk, self.hazard, self.low, self.high)
+        return "\n".join(
+            f"turn {t}: {d}/{n} = {h:.3f} [{low:.3f}, {high:.3f}]"
+            for t, d, n, h, low, high in zip(*columns, strict=True)
+        )
+
+
+def discrete_hazard(time: ArrayLike, event: ArrayLike, level: float = 0.95) -> Hazard:
+    """Events over subjects at risk at turns 1, 2, ..., each with a Wilson interval.
+
+    Parameters and errors are those of `kaplan_meier`; times must be whole numbers.
+
+    Examples
+    --------
+    >>> print(discrete_hazard([1, 2, 2, 3, 3, 3], [1, 1, 0, 1, 0, 0]))
+    turn 1: 1/6 = 0.167 [0.030, 0.564]
+    turn 2: 1/5 = 0.200 [0.036, 0.624]
+    turn 3: 1/3 = 0.333 [0.061, 0.792]
+    """
+    time, event = checked_times(time, event)
+    if not (time == np.rint(time)).all():
+        raise ValueError("time must be whole turns")
+    turns = time.astype(np.int64)
+    events = np.bincount(turns, weights=event)[1:]
+    at_risk = from_the_end(np.bincount(turns)[1:])
+    low, high = wilson_bounds(events, at_risk, level)
+    return Hazard(
+        np.arange(1, events.size + 1),
+        events / at_risk,
+        low,
+        high,
+        at_risk.astype(np.int64),
+        events.astype(np.int64),
+        level,
+    )
+
+
+def restricted_mean(time: ArrayLike, event: ArrayLike, tau: float) -> float:
+    """Mean time without an event up to tau: the area under the Kaplan-Meier curve.
+
+    Parameters
+    ----------
+    time, event
+        As for `kaplan_meier`.
+    tau
+        Horizon, positive. At most the last time, unless the curve has reached zero by then.
+
+    Returns
+    -------
+    float
+        In [0, tau], in the unit of time.
+
+    Raises
+    ------
+    ValueError
+        As for `kaplan_meier`, or if tau is not positive or beyond what was watched.
+
+    References
+    ----------
+    Royston and Parmar, BMC Medical Research Methodology 13:152, 2013.
+
+    Examples
+    --------
+    >>> restricted_mean([2, 4, 4, 4], [1, 0, 0, 0], tau=4)
+    3.5
+    """
+    curve = kaplan_meier(time, event)
+    if not 0 < tau < math.inf:
+        raise ValueError(f"tau must be positive, not {tau}")
+    if tau > curve.time[-1] and curve.survival[-1] > 0:
+        raise ValueError(f"tau must be at most the last time, {curve.time[-1]:g}")
+    return float(area_under(curve.time, curve.survival, tau))
+
+
+def area_under(grid: FloatArray, survival: FloatArray, tau: float) -> FloatArray:
+    """Area up to tau under step curves, shape (..., times), that start at 1."""
+    edges = np.minimum(np.concatenate([[0.0], grid, [max(tau, grid[-1])]]), tau)
+    widths = np.diff(edges)
+    area: FloatArray = widths[0] + survival @ widths[1:]
+    return area
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class CumulativeIncidence:
+    """Aalen-Johansen curves: `incidence` has shape (times, causes)."""
+
+    time: FloatArray
+    causes: tuple[int, ...]
+    incidence: FloatArray
+    at_risk: Counts
+
+    def __str__(self) -> str:
+        lines = []
+        for t, row in zip(self.time, self.incidence, strict=True):
+            shares = zip(self.causes, row, strict=True)
+            lines.append(f"time {t:g}: " + ", ".join(f"cause {c} {f:.3f}" for c, f in shares))
+        return "\n".join(lines)
+
+
+def cumulative_incidence(time: ArrayLike, cause: ArrayLike) -> CumulativeIncidence:
+    """Share that has failed from each of several competing causes by each time.
+
+    A cause's own curve is the least that its incidence can be, if no session that another cause
+    ended would have failed; the sum over causes is the most, if all of them would have failed at
+    once. Both bound what 1 - `kaplan_meier` says when it takes other causes for censoring.
+
+    Parameters
+    ----------
+    time
+        Time of the first event or of censoring, positive, shape (subjects,).
+    cause
+        0 where censored, otherwise the number 1, 2, ... of the cause, shape (subjects,).
+
+    Raises
+    ------
+    ValueError
+        If the shapes differ, time is empty, not finite or not positive, or a cause is not a whole
+        number of at least 0.
+
+    References
+    ----------
+    Aalen and Johansen, Scandinavian Journal of Statistics 5, 1978.
+
+    Examples
+    --------
+    >>> print(cumulative_incidence([1, 2, 2, 3], [1, 2, 1, 0]))
+    time 1: cause 1 0.250, cause 2 0.000
+    time 2: cause 1 0.500, cause 2 0.250
+    time 3: cause 1 0.500, cause 2 0.250
+    """
+    time, cause = finite_array("time", time), finite_array("cause", cause)
+    if not ((cause >= 0) & (cause == np.rint(cause))).all():
+        raise ValueError("cause must be a whole number of at least 0")
+    time, event = checked_times(time, cause > 0)
+    if cause.shape != time.shape:
+        raise ValueError(f"time and cause must have one shape, not {time.shape}, {cause.shape}")
+    grid, index = np.unique(time, return_inverse=True)
+    at_risk = from_the_end(np.bincount(index))
+    survival = survival_of(np.bincount(index, weights=event), at_risk)
+    reached = np.concatenate([[1.0], survival[:-1]])
+    causes = tuple(int(c) for c in np.unique(cause[cause > 0]))
+    steps = [reached * np.bincount(index, weights=cause == c) / at_risk for c in causes]
+    incidence = np.cumsum(steps, axis=1).T if causes else np.zeros((grid.size, 0))
+    return CumulativeIncidence(grid, causes, incidence, at_risk.astype(np.int64))
