@@ -426,6 +426,8 @@ class Suite(Artifact):
 
     SCHEMA: ClassVar[str] = "regression_tests"
 
+    baseline: str
+    candidate: str
     funnel: dict[str, int]
     tests: tuple[RegressionTest, ...]
 

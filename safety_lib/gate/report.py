@@ -1,0 +1,174 @@
+"""From a decision to ``gate_report.json``: the verdict with everything that it rests on."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable
+
+from safety_lib.agent.versions import Version, config_hashes
+from safety_lib.gate.decide import Decision, compare, decide
+from safety_lib.gate.rules import GateRules, load_rules
+from safety_lib.gate.trials import CaseTrials, Trials, cases_of, run_trials
+from safety_lib.policy import load_policy
+from safety_lib.records import (
+    ArmResult,
+    GateReport,
+    Outcome,
+    StratumResult,
+    Suite,
+    TestResult,
+    Trajectory,
+)
+
+
+def run_gate(
+    suite: Suite,
+    baseline: Version,
+    candidate: Version,
+    *,
+    trials: int = 10,
+    seed: int = 7,
+    model: str = "",
+    max_tests: int = 0,
+    rules: GateRules | None = None,
+    on_result: Callable[[Trajectory], None] | None = None,
+) -> GateReport:
+    """Run the suite on both versions and judge the candidate.
+
+    Parameters
+    ----------
+    suite : Suite
+        Its active tests are run, beside the unselected controls and the benign twins.
+    baseline, candidate : Version
+        The versions to compare; both run in one go on common random numbers.
+    trials : int
+        Trials of each test on each version, at least 1.
+    seed : int
+        The run's seed.
+    model : str, optional
+        The model to use in place of those that the versions name.
+    max_tests : int
+        At most so many cases of each stratum; 0 means all.
+    rules : GateRules, optional
+        By default the packaged ``policy.yaml``.
+    on_result : callable, optional
+        Told of each conversation.
+
+    Raises
+    ------
+    ValueError
+        If ``trials`` is less than 1, or the suite was made under another policy.
+    """
+    if trials < 1:
+        raise ValueError(f"trials must be at least 1, not {trials}")
+    policy = load_policy()
+    if suite.policy_sha256 != policy.sha256:
+        raise ValueError("the suite was made under another policy: run stages 1 and 2 again")
+    rules = rules or load_rules()
+    cases = cases_of(suite, trials, min(trials, rules.control_trials), max_tests)
+    ran = run_trials(cases, baseline, candidate, seed=seed, model=model, on_result=on_result)
+    decision = decide(ran, rules, seed)
+    return _report(suite, baseline, candidate, ran, decision, rules, trials, seed)
+
+
+def _report(
+    suite: Suite,
+    baseline: Version,
+    candidate: Version,
+    ran: Trials,
+    decision: Decision,
+    rules: GateRules,
+    trials: int,
+    seed: int,
+) -> GateReport:
+    safety = decision.safety
+    return GateReport(
+        artifact=GateReport.SCHEMA,
+        schema_version=GateReport.VERSION,
+        seed=seed,
+        model=suite.model,
+        config_sha256=config_hashes([baseline, candidate]),
+        policy_sha256=load_policy().sha256,
+        verdict=decision.verdict,
+        evidence_status=(
+            "invalid"
+            if decision.verdict is None
+            else "insufficient"
+            if decision.verdict == "WARN"
+            else "sufficient"
+        ),
+        reasons=decision.reasons,
+        baseline=baseline.version,
+        candidate=candidate.version,
+        baseline_pass_rate=safety.baseline_pass_rate if safety else None,
+        candidate_pass_rate=safety.candidate_pass_rate if safety else None,
+        delta=safety.delta if safety else None,
+        ci_low=safety.ci_low if safety else None,
+        ci_high=safety.ci_high if safety else None,
+        p_value=safety.p_value if safety else None,
+        n_tests=safety.n_tests if safety else 0,
+        n_families=safety.n_families if safety else 0,
+        trials=trials,
+        minimum_detectable_effect=None,
+        suite_sha256=suite.content_sha256,
+        gate_policy_sha256=rules.sha256,
+        steps=decision.steps,
+        strata=tuple(_strata(ran, rules, seed)),
+        by_category=_by_category(ran),
+        executions=ran.executions,
+        test_results=tuple(_result(case) for case in ran.cases),
+    )
+
+
+def _strata(ran: Trials, rules: GateRules, seed: int) -> list[StratumResult]:
+    groups: defaultdict[str, list[CaseTrials]] = defaultdict(list)
+    for case in ran.cases:
+        groups[case.case.stratum].append(case)
+    compared = ((name, compare(cases, rules, seed)) for name, cases in groups.items())
+    return [seen.as_stratum(name) for name, seen in compared if seen is not None]
+
+
+def _by_category(ran: Trials) -> dict[str, dict[str, float]]:
+    groups: defaultdict[str, list[CaseTrials]] = defaultdict(list)
+    for case in ran.cases:
+        if case.case.stratum not in ("benign", "control") and case.pairs:
+            groups[case.case.category].append(case)
+    table = {}
+    for category, cases in sorted(groups.items()):
+        base = sum(sum(b for b, _ in c.pairs) / len(c.pairs) for c in cases) / len(cases)
+        cand = sum(sum(s for _, s in c.pairs) / len(c.pairs) for c in cases) / len(cases)
+        table[category] = {
+            "n_tests": float(len(cases)),
+            "baseline_pass_rate": round(base, 6),
+            "candidate_pass_rate": round(cand, 6),
+            "delta": round(cand - base, 6),
+        }
+    return table
+
+
+def _result(entry: CaseTrials) -> TestResult:
+    case, pairs = entry.case, entry.pairs
+    delta = sum(c - b for b, c in pairs) / len(pairs) if pairs else None
+    return TestResult(
+        test_id=case.case_id,
+        name=case.name,
+        stratum=case.stratum,
+        family=case.family,
+        category=case.category,
+        rule_id=case.rule_id,
+        severity=case.severity,
+        baseline=_arm(entry.baseline),
+        candidate=_arm(entry.candidate),
+        delta=None if delta is None else round(delta, 6),
+        evidence_version=entry.evidence_version,
+        evidence=entry.evidence,
+    )
+
+
+def _arm(outcomes: list[Outcome]) -> ArmResult:
+    return ArmResult(
+        passed=outcomes.count("safe"),
+        failed=outcomes.count("violation"),
+        errors=outcomes.count("error"),
+        undetermined=outcomes.count("undetermined"),
+    )

@@ -1,0 +1,55 @@
+"""The gate's policy file: thresholds and margins, validated and hashed into every report."""
+
+from __future__ import annotations
+
+from functools import cache
+from pathlib import Path
+
+import yaml
+from pydantic import Field, ValidationError
+
+from safety_lib.artifacts import sha256_of
+from safety_lib.records import Record
+
+RULES_FILE = Path(__file__).with_name("policy.yaml")
+
+
+class GateRules(Record):
+    """When a release may go out; differences are candidate minus baseline pass rate, in [-1, 1]."""
+
+    block_margin: float = Field(gt=0, lt=1)
+    ok_margin: float = Field(gt=0, lt=1)
+    non_inferiority: float = Field(gt=0, lt=1)
+    alpha: float = Field(gt=0, lt=1)
+    level: float = Field(gt=0, lt=1)
+    max_error_share: float = Field(ge=0, le=1)
+    min_tests: int = Field(ge=1)
+    min_families: int = Field(ge=2)
+    control_trials: int = Field(ge=1)
+
+    @property
+    def sha256(self) -> str:
+        """Hash of the rules."""
+        return sha256_of(self.model_dump(mode="json"))
+
+
+@cache
+def load_rules(path: Path = RULES_FILE) -> GateRules:
+    """Read and validate the gate's policy file.
+
+    Raises
+    ------
+    ValueError
+        With one line that names the file and the field; an unknown key is an error.
+
+    Examples
+    --------
+    >>> load_rules().block_margin
+    0.05
+    """
+    try:
+        return GateRules.model_validate(yaml.safe_load(path.read_text(encoding="utf-8")))
+    except ValidationError as error:
+        first = error.errors()[0]
+        field = ".".join(str(part) for part in first["loc"])
+        raise ValueError(f"{path.name}: field {field}: {first['msg']}") from error

@@ -1,0 +1,245 @@
+"""Trials: every test on both versions, on common random numbers, in one go.
+
+Three strata are run and never mixed: the regression tests, an unselected control stratum (every
+scenario's script, whether or not it ever broke anything), and the benign twins.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+
+from safety_lib.agent.versions import Version
+from safety_lib.attack.scenarios import all_scenarios, benign_twin, load_goals, scenario
+from safety_lib.policy import load_policy
+from safety_lib.records import (
+    BenignTwin,
+    Execution,
+    Outcome,
+    Plant,
+    RegressionTest,
+    Severity,
+    Stratum,
+    Suite,
+    Trajectory,
+    Turn,
+)
+from safety_lib.rollout.campaign import run_campaign
+from safety_lib.rollout.conversation import (
+    Rollout,
+    attack,
+    benign_outcome,
+    replay,
+    trial_seed,
+)
+
+
+@dataclass(frozen=True)
+class Case:
+    """One test as the gate runs it, from any stratum."""
+
+    case_id: str
+    name: str
+    stratum: Stratum
+    family: str
+    category: str
+    rule_id: str
+    severity: Severity
+    trials: int
+    turns: tuple[str, ...] = ()
+    plants: tuple[Plant, ...] = ()
+    scenario_id: str = ""
+    twin: BenignTwin | None = None
+
+
+@dataclass
+class CaseTrials:
+    """The outcomes of one case on both versions, trial by trial, and a transcript to look at."""
+
+    case: Case
+    baseline: list[Outcome] = field(default_factory=list)
+    candidate: list[Outcome] = field(default_factory=list)
+    evidence: tuple[Turn, ...] = ()
+    evidence_version: str = ""
+    evidence_rank: int = 0
+
+    @property
+    def pairs(self) -> list[tuple[bool, bool]]:
+        """Passed or failed on baseline and candidate, for the trials that are valid on both."""
+        valid = ("safe", "violation")
+        return [
+            (b == "safe", c == "safe")
+            for b, c in zip(self.baseline, self.candidate, strict=True)
+            if b in valid and c in valid
+        ]
+
+
+@dataclass(frozen=True)
+class Trials:
+    """Everything that ran, and the proof that it ran."""
+
+    cases: tuple[CaseTrials, ...]
+    executions: tuple[Execution, Execution]
+
+
+def cases_of(suite: Suite, trials: int, control_trials: int, max_tests: int = 0) -> list[Case]:
+    """List what the gate runs for a suite: its active tests, the controls, the benign twins.
+
+    Parameters
+    ----------
+    suite : Suite
+        Active tests only are run.
+    trials : int
+        Trials of each regression test and benign twin, at least 1.
+    control_trials : int
+        Trials of each control scenario.
+    max_tests : int
+        At most so many cases of each stratum; 0 means all. For models that are slow to ask.
+    """
+    found = [_regression_case(test, suite, trials) for test in suite.active]
+    control = list(_controls(control_trials))
+    benign = [_benign_case(goal_id, trials) for goal_id in load_goals()]
+    strata = (found, control, benign)
+    return [case for stratum in strata for case in (stratum[:max_tests] if max_tests else stratum)]
+
+
+def run_trials(
+    cases: Sequence[Case],
+    baseline: Version,
+    candidate: Version,
+    *,
+    seed: int,
+    model: str = "",
+    on_result: Callable[[Trajectory], None] | None = None,
+) -> Trials:
+    """Run every case on both versions on the same seeds.
+
+    Raises
+    ------
+    ValueError
+        If the model's name is unknown.
+    """
+    done = tuple(CaseTrials(case) for case in cases)
+    executions = []
+    for role, version in (("baseline", baseline), ("candidate", candidate)):
+        digest = hashlib.sha256()
+        calls = errors = conversations = 0
+        jobs = ((entry, job) for entry in done for job in _jobs(entry.case, version, seed))
+        entries: list[CaseTrials] = []
+        held = run_campaign(_remember(jobs, entries), model=model, on_result=on_result)
+        for number, trajectory in enumerate(held):
+            entry = entries[number]
+            outcome = _outcome(entry.case, trajectory)
+            getattr(entry, role).append(outcome)
+            _keep_evidence(entry, trajectory, outcome, role)
+            conversations += 1
+            calls += trajectory.model_calls
+            errors += outcome == "error"
+            digest.update("\x1e".join((*trajectory.replies, trajectory.outcome)).encode())
+        executions.append(
+            Execution(
+                version=version.version,
+                config_sha256=version.sha256,
+                conversations=conversations,
+                model_calls=calls,
+                errors=errors,
+                transcript_sha256=digest.hexdigest(),
+            )
+        )
+    return Trials(cases=done, executions=(executions[0], executions[1]))
+
+
+def _remember(
+    jobs: Iterator[tuple[CaseTrials, Rollout]], entries: list[CaseTrials]
+) -> Iterator[Rollout]:
+    for entry, job in jobs:
+        entries.append(entry)
+        yield job
+
+
+def _jobs(case: Case, version: Version, seed: int) -> Iterator[Rollout]:
+    for number in range(case.trials):
+        trial = trial_seed(seed, "gate", case.case_id, number)
+        if case.scenario_id:
+            chosen = scenario(case.scenario_id)
+            yield attack(version, chosen, "static", trial, len(chosen.family.script), number)
+        else:
+            yield replay(
+                version,
+                case.turns,
+                name=f"gate/{case.case_id}",
+                seed=trial,
+                plants=case.plants,
+                attack_type=case.category,
+                stop_at_violation=case.twin is None,
+            )
+
+
+def _outcome(case: Case, trajectory: Trajectory) -> Outcome:
+    if case.twin is not None:
+        return benign_outcome(trajectory, case.twin.expected)
+    return trajectory.outcome
+
+
+def _keep_evidence(entry: CaseTrials, trajectory: Trajectory, outcome: Outcome, role: str) -> None:
+    # A failing candidate is what a reviewer asks for first, then a failing baseline, then anything.
+    rank = 1 + (outcome == "violation") * (2 if role == "candidate" else 1)
+    if rank > entry.evidence_rank:
+        entry.evidence_rank = rank
+        entry.evidence = trajectory.turns
+        entry.evidence_version = trajectory.version
+
+
+def _regression_case(test: RegressionTest, suite: Suite, trials: int) -> Case:
+    if test.source.stage == "incident":
+        stratum: Stratum = "incident"
+    else:
+        on_baseline = test.source.version == suite.baseline
+        stratum = "baseline_found" if on_baseline else "candidate_found"
+    return Case(
+        case_id=test.test_id,
+        name=test.name,
+        stratum=stratum,
+        family=test.family,
+        category=test.category,
+        rule_id=test.rule_id,
+        severity=test.severity,
+        trials=trials,
+        turns=test.attack_turns,
+        plants=test.plants,
+    )
+
+
+def _controls(trials: int) -> Iterator[Case]:
+    policy = load_policy()
+    for chosen in all_scenarios():
+        rule = policy.rule(chosen.goal.rule)
+        yield Case(
+            case_id=f"control/{chosen.scenario_id}",
+            name=f"{rule.title}: {chosen.family_id.replace('_', ' ')}, scripted",
+            stratum="control",
+            family=chosen.goal_id,
+            category=chosen.family_id,
+            rule_id=rule.id,
+            severity=rule.severity,
+            trials=trials,
+            scenario_id=chosen.scenario_id,
+        )
+
+
+def _benign_case(goal_id: str, trials: int) -> Case:
+    twin = benign_twin(goal_id)
+    rule = load_policy().rule(load_goals()[goal_id].rule)
+    return Case(
+        case_id=twin.twin_id,
+        name=f"Legitimate twin of {goal_id.replace('_', ' ')}",
+        stratum="benign",
+        family=goal_id,
+        category="benign",
+        rule_id=rule.id,
+        severity=rule.severity,
+        trials=trials,
+        turns=twin.turns,
+        twin=twin,
+    )

@@ -1,0 +1,339 @@
+"""Discovery: the same attacks on two versions, with equal budgets and on the same luck.
+
+The baseline is attacked as hard as the candidate. A suite mined from one of them alone would favour
+the other: regression to the mean would make the version that was not mined look better or worse
+than it is.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Executor
+from dataclasses import dataclass
+from itertools import chain
+from pathlib import Path
+
+from safety_lib.agent.versions import Version, config_hashes
+from safety_lib.artifacts import sha256_of
+from safety_lib.attack.scenarios import Scenario, all_scenarios
+from safety_lib.policy import load_policy
+from safety_lib.records import (
+    SEVERITIES,
+    Failure,
+    StressFailures,
+    StressSummary,
+    SurvivalCurve,
+    Trajectory,
+)
+from safety_lib.rollout.campaign import run_campaign
+from safety_lib.rollout.conversation import Rollout, attack, replay
+from safety_lib.stats import kaplan_meier
+from safety_lib.streams import generator
+
+
+@dataclass(frozen=True)
+class Discovery:
+    """What discovery saw: every conversation, not the failures alone.
+
+    Attributes
+    ----------
+    trajectories : mapping
+        Version name to its attacked conversations, in the order of the plan.
+    single_shot : mapping
+        Version name to the single-turn evaluation: every planned goal asked once, plainly.
+    controls : mapping
+        Id of a failing conversation to its control: the message that broke the rule, asked alone in
+        a fresh conversation on the same seed.
+    """
+
+    seed: int
+    attacker: str
+    max_turns: int
+    baseline: Version
+    candidate: Version
+    trajectories: Mapping[str, tuple[Trajectory, ...]]
+    single_shot: Mapping[str, tuple[Trajectory, ...]]
+    controls: Mapping[str, Trajectory]
+
+    @property
+    def versions(self) -> tuple[Version, ...]:
+        """The versions attacked: one where baseline and candidate are the same."""
+        return _distinct(self.baseline, self.candidate)
+
+    @property
+    def failures(self) -> tuple[Failure, ...]:
+        """Every conversation in which a rule was broken, as a self-contained failure."""
+        return tuple(
+            _failure(trajectory, self.controls[trajectory.trajectory_id])
+            for trajectory in chain.from_iterable(self.trajectories.values())
+            if trajectory.outcome == "violation"
+        )
+
+    @property
+    def summary(self) -> tuple[StressSummary, ...]:
+        """Counts for each version."""
+        delayed = Counter(f.version for f in self.failures if f.delayed)
+        return tuple(
+            _summary(name, held, self.single_shot[name], delayed[name])
+            for name, held in self.trajectories.items()
+        )
+
+    @property
+    def survival(self) -> tuple[SurvivalCurve, ...]:
+        """Kaplan-Meier curve of the turn of the first violation, for each version."""
+        return tuple(survival_curve(name, held) for name, held in self.trajectories.items())
+
+    def artifact(self) -> StressFailures:
+        """Gather everything into ``stress_failures.json``."""
+        first = next(chain.from_iterable(self.trajectories.values()), None)
+        return StressFailures(
+            artifact=StressFailures.SCHEMA,
+            schema_version=StressFailures.VERSION,
+            seed=self.seed,
+            model=first.model if first else "",
+            config_sha256=config_hashes(self.versions),
+            policy_sha256=load_policy().sha256,
+            attacker=self.attacker,
+            max_turns=self.max_turns,
+            rollouts=max((len(held) for held in self.trajectories.values()), default=0),
+            baseline=self.baseline.version,
+            candidate=self.candidate.version,
+            summary=self.summary,
+            survival=self.survival,
+            failures=self.failures,
+        )
+
+    def __str__(self) -> str:
+        return "\n".join(
+            f"{s.version}: {s.failures} of {s.rollouts} conversations broke a rule, "
+            f"{s.delayed_failures} of them delayed; asked once, {s.single_shot_violations} of "
+            f"{s.single_shot_n} did"
+            for s in self.summary
+        )
+
+
+def plan_scenarios(rollouts: int, seed: int) -> tuple[tuple[Scenario, int], ...]:
+    """Spread rollouts over the scenarios: all of them once before any comes twice.
+
+    Parameters
+    ----------
+    rollouts : int
+        How many, at least 1.
+    seed : int
+        Decides the order of the scenarios.
+
+    Returns
+    -------
+    tuple of (Scenario, int)
+        The scenario, and the number that tells its rollouts apart.
+
+    Raises
+    ------
+    ValueError
+        If ``rollouts`` is less than 1.
+
+    Examples
+    --------
+    >>> [number for _, number in plan_scenarios(3, seed=7)]
+    [0, 0, 0]
+    """
+    if rollouts < 1:
+        raise ValueError(f"rollouts must be at least 1, not {rollouts}")
+    scenarios = all_scenarios()
+    order = generator(seed, "stress", "order").permutation(len(scenarios))
+    return tuple(
+        (scenarios[order[i % len(scenarios)]], i // len(scenarios)) for i in range(rollouts)
+    )
+
+
+def discover(
+    baseline: Version,
+    candidate: Version,
+    *,
+    rollouts: int,
+    attacker: str = "adaptive",
+    max_turns: int = 8,
+    seed: int = 7,
+    model: str = "",
+    journal: Path | None = None,
+    executor: Executor | None = None,
+    workers: int = 1,
+    on_result: Callable[[Trajectory], None] | None = None,
+) -> Discovery:
+    """Attack both versions with the same plan, then run the controls.
+
+    Parameters
+    ----------
+    baseline, candidate : Version
+        If they are the same version it is attacked once.
+    rollouts : int
+        Attacked conversations for each version.
+    attacker : str
+        ``direct``, ``static`` or ``adaptive``.
+    max_turns : int
+        Turns after which an unbroken conversation is censored.
+    seed : int
+        The run's seed.
+    model : str, optional
+        The model to use in place of those that the versions name.
+    journal : Path, optional
+        Folder for the journals of the campaign; finished journals are removed.
+    executor, workers
+        Where to run, as in :func:`safety_lib.rollout.campaign.run_campaign`.
+    on_result : callable, optional
+        Told of each conversation.
+
+    Raises
+    ------
+    ValueError
+        If two different versions have one name, or the plan is empty.
+
+    Examples
+    --------
+    >>> from safety_lib.agent.versions import load_version
+    >>> discover(load_version("v1"), load_version("v2"), rollouts=4).artifact().rollouts
+    4
+    """
+    versions = _distinct(baseline, candidate)
+    plan = plan_scenarios(rollouts, seed)
+    turns = 1 if attacker == "direct" else max_turns
+
+    def held(jobs: Sequence[Rollout]) -> tuple[Trajectory, ...]:
+        path = journal / f"{_plan_hash(jobs, model)}.jsonl" if journal else None
+        done = tuple(
+            run_campaign(
+                jobs,
+                model=model,
+                journal=path,
+                executor=executor,
+                workers=workers,
+                on_result=on_result,
+            )
+        )
+        if path is not None:
+            path.unlink(missing_ok=True)
+        return done
+
+    attacks = held([attack(v, s, attacker, seed, turns, n) for v in versions for s, n in plan])
+    asked_once = held([attack(v, s, "direct", seed, 1, n) for v in versions for s, n in plan])
+    by_name = {version.version: version for version in versions}
+    broken = [t for t in attacks if t.outcome == "violation"]
+    controls = held([_control(by_name[t.version], t) for t in broken])
+    return Discovery(
+        seed=seed,
+        attacker=attacker,
+        max_turns=turns,
+        baseline=baseline,
+        candidate=candidate,
+        trajectories=dict(_by_version(versions, attacks)),
+        single_shot=dict(_by_version(versions, asked_once)),
+        controls={t.trajectory_id: control for t, control in zip(broken, controls, strict=True)},
+    )
+
+
+def survival_curve(version: str, held: Sequence[Trajectory]) -> SurvivalCurve:
+    """Estimate the share of conversations that are unbroken after each turn.
+
+    A conversation that ended without a violation is censored at its last turn. Errors are left out:
+    they say nothing about the agent.
+    """
+    valid = [t for t in held if t.outcome != "error" and t.n_turns]
+    if not valid:
+        return SurvivalCurve(
+            version=version, turn=(), at_risk=(), failed=(), survival=(), ci_low=(), ci_high=()
+        )
+    curve = kaplan_meier(
+        [t.failure_turn or t.n_turns for t in valid], [t.outcome == "violation" for t in valid]
+    )
+    return SurvivalCurve(
+        version=version,
+        turn=tuple(int(t) for t in curve.time),
+        at_risk=tuple(int(n) for n in curve.at_risk),
+        failed=tuple(int(d) for d in curve.events),
+        survival=tuple(round(float(s), 6) for s in curve.survival),
+        ci_low=tuple(round(float(s), 6) for s in curve.low),
+        ci_high=tuple(round(float(s), 6) for s in curve.high),
+    )
+
+
+def _distinct(baseline: Version, candidate: Version) -> tuple[Version, ...]:
+    if baseline.version != candidate.version:
+        return baseline, candidate
+    if baseline.sha256 != candidate.sha256:
+        raise ValueError(f"two different versions are both called {baseline.version!r}: rename one")
+    return (baseline,)
+
+
+def _by_version(
+    versions: Sequence[Version], held: Sequence[Trajectory]
+) -> Iterator[tuple[str, tuple[Trajectory, ...]]]:
+    for version in versions:
+        yield version.version, tuple(t for t in held if t.version == version.version)
+
+
+def _control(version: Version, trajectory: Trajectory) -> Rollout:
+    return replay(
+        version,
+        trajectory.user_messages[-1:],
+        name=f"single-shot/{trajectory.trajectory_id}",
+        seed=trajectory.seed,
+        plants=trajectory.plants,
+        goal=trajectory.goal,
+        attack_type=trajectory.attack_type,
+    )
+
+
+def _failure(trajectory: Trajectory, control: Trajectory) -> Failure:
+    worst = max(trajectory.violations, key=lambda v: SEVERITIES.index(v.severity))
+    turn = trajectory.failure_turn or 1
+    return Failure(
+        failure_id="F-"
+        + sha256_of([trajectory.config_sha256, trajectory.trajectory_id, trajectory.seed])[:10],
+        rollout_id=trajectory.trajectory_id,
+        scenario_id=trajectory.scenario_id,
+        goal=trajectory.goal,
+        attack_type=trajectory.attack_type,
+        attacker=trajectory.attacker,
+        version=trajectory.version,
+        seed=trajectory.seed,
+        failure_turn=turn,
+        delayed=turn > 1 and control.outcome == "safe",
+        single_shot=control.outcome,
+        rule_id=worst.rule_id,
+        severity=worst.severity,
+        harm_level=SEVERITIES.index(worst.severity) + 1,
+        violations=trajectory.violations,
+        plants=trajectory.plants,
+        trajectory=trajectory.user_messages,
+        model_responses=trajectory.replies,
+        tool_calls=tuple(e for e in trajectory.events if e.kind == "tool_call"),
+    )
+
+
+def _summary(
+    version: str, held: Sequence[Trajectory], asked_once: Sequence[Trajectory], delayed: int
+) -> StressSummary:
+    outcomes = Counter(t.outcome for t in held)
+    broken = [t for t in held if t.outcome == "violation"]
+    return StressSummary(
+        version=version,
+        rollouts=len(held),
+        failures=len(broken),
+        delayed_failures=delayed,
+        immediate_failures=len(broken) - delayed,
+        safe=outcomes["safe"],
+        stopped_by_safeguard=sum(1 for t in held if t.ended == "stopped"),
+        errors=outcomes["error"],
+        undetermined=outcomes["undetermined"],
+        error_reasons=dict(sorted(Counter(t.error for t in held if t.error).items())),
+        by_attack_type=dict(sorted(Counter(t.attack_type for t in broken).items())),
+        by_turn=dict(sorted(Counter(t.failure_turn or 0 for t in broken).items())),
+        single_shot_violations=sum(1 for t in asked_once if t.outcome == "violation"),
+        single_shot_n=sum(1 for t in asked_once if t.outcome in ("violation", "safe")),
+    )
+
+
+def _plan_hash(jobs: Sequence[Rollout], model: str) -> str:
+    plan = [(j.rollout_id, j.version.sha256, j.seed, j.max_turns, j.turns) for j in jobs]
+    return sha256_of([model, load_policy().sha256, plan])[:16]
