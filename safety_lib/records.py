@@ -620,12 +620,13 @@ class IncidentReport(Artifact):
     version: str
     baseline: str
     claims: dict[str, str]
+    rule_id: str
     reproduction: Reproduction
     timeline: tuple[TimelineEntry, ...]
     root_cause: str
     root_cause_evidence: str
     interventions: tuple[Intervention, ...]
-    blast_radius: BlastRadius
+    blast_radius: BlastRadius | None
     new_tests: tuple[str, ...]
     gate_before: Verdict | None
     gate_after: Verdict | None

@@ -1,0 +1,239 @@
+"""The investigation: replay, cause, blast radius, new tests, and the gate again."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from safety_lib.agent.versions import Version, config_hashes
+from safety_lib.gate.report import run_gate
+from safety_lib.incident.blast_radius import estimate_blast_radius
+from safety_lib.incident.interventions import (
+    RootCause,
+    experiments,
+    intervene,
+    name_root_cause,
+)
+from safety_lib.incident.replay import Replay, failure_of, job, replay_incident, timeline
+from safety_lib.policy import load_policy
+from safety_lib.records import (
+    BlastRadius,
+    GateReport,
+    Incident,
+    IncidentReport,
+    Intervention,
+    RegressionTest,
+    Suite,
+    Trajectory,
+)
+from safety_lib.regression.generate import count, merge, propose
+from safety_lib.rollout.campaign import run_campaign
+
+KEPT_SHARE = 0.8
+
+
+@dataclass(frozen=True)
+class Investigation:
+    """What the investigation made: the report, the grown suite, and the three gate runs.
+
+    ``gates`` holds the suite as it was against the version of the incident, the grown suite against
+    it, and the grown suite against the fix, as far as they were run.
+    """
+
+    report: IncidentReport
+    suite: Suite
+    gates: tuple[GateReport, ...]
+
+
+def new_tests(replay: Replay, *, seed: int, model: str = "") -> tuple[RegressionTest, ...]:
+    """Make the incident into tests: as it happened, and as short as it still comes back.
+
+    Turns are taken out one after the other, from the first; a turn stays out if the rule still
+    breaks in at least 80% of the replays that broke before, on the same seeds.
+
+    Returns
+    -------
+    tuple of RegressionTest
+        Empty where the incident did not come back. A test that comes back too rarely is
+        quarantined, as in stage 2.
+    """
+    broken = [t for t in replay.trajectories if t.violations and _breaks(t, replay.rule_id)]
+    if not broken:
+        return ()
+    whole = min(broken, key=lambda t: (t.failure_turn or 0, t.seed))
+    short = _shortened(replay, whole.user_messages, model)
+    made = []
+    for turns in dict.fromkeys((whole.user_messages, short)):
+        held = _replayed(replay, turns, model)
+        seen = next((t for t in held if _breaks(t, replay.rule_id)), None)
+        if seen is None:
+            continue
+        failure = failure_of(replay.incident, seen, replay.rule_id)
+        failure = failure.model_copy(update={"trajectory": turns})
+        reproduction = count(replay.version.version, held, replay.rule_id)
+        made.append(propose(failure, reproduction, seed, replay.incident.incident_id))
+    return tuple(made)
+
+
+def investigate(
+    incident: Incident,
+    *,
+    version: Version,
+    baseline: Version,
+    fixed: Version | None,
+    suite: Suite,
+    log: Path,
+    replays: int = 40,
+    audit: int = 600,
+    trials: int = 10,
+    seed: int = 7,
+    model: str = "",
+    max_tests: int = 0,
+    on_result: Callable[[Trajectory], None] | None = None,
+) -> Investigation:
+    """Investigate an incident from its file to a suite that would have stopped it.
+
+    Parameters
+    ----------
+    incident : Incident
+        What was reported.
+    version : Version
+        The version that it happened on.
+    baseline : Version
+        The last version that was good.
+    fixed : Version or None
+        The version that is meant to fix it, judged by the gate with the grown suite.
+    suite : Suite
+        The suite so far; the new tests are added once.
+    log : Path
+        Parquet log of production.
+    replays : int
+        Seeds of each replay.
+    audit : int
+        Conversations of the log that are audited.
+    trials, max_tests
+        As in :func:`safety_lib.gate.report.run_gate`.
+    seed : int
+        The run's seed.
+    model : str, optional
+        The model to use in place of those that the versions name.
+
+    Raises
+    ------
+    ValueError
+        If a parameter is out of range.
+    """
+    replay = replay_incident(incident, version, replays=replays, seed=seed, model=model)
+    found = intervene(replay, list(experiments(replay, baseline)), model) if replay.rule_id else ()
+    cause = name_root_cause(replay, baseline, found, model)
+    tests = new_tests(replay, seed=seed, model=model)
+    radius = blast_radius_of(replay, log, audit=audit, seed=seed)
+    before = suite.model_copy(
+        update={
+            "tests": tuple(t for t in suite.tests if t.source.incident_id != incident.incident_id)
+        }
+    )
+    grown = before.model_copy(update={"tests": merge(before.tests, tests)})
+    gates = [
+        run_gate(
+            judged,
+            baseline,
+            candidate,
+            trials=trials,
+            seed=seed,
+            model=model,
+            max_tests=max_tests,
+            on_result=on_result,
+        )
+        for judged, candidate in ((before, version), (grown, version), (grown, fixed))
+        if candidate is not None
+    ]
+    report = make_report(
+        replay, baseline, fixed, cause, found, radius, tests, tuple(gates), grown, seed
+    )
+    return Investigation(report=report, suite=grown, gates=tuple(gates))
+
+
+def blast_radius_of(replay: Replay, log: Path, *, audit: int, seed: int) -> BlastRadius | None:
+    """Estimate how many conversations in the log broke the incident's rule; None if none did."""
+    if not replay.rule_id:
+        return None
+    return estimate_blast_radius(
+        log,
+        rule_id=replay.rule_id,
+        version=replay.version.version,
+        audit=audit,
+        seed=seed,
+        claimed=replay.incident.affected_users,
+    )
+
+
+def make_report(
+    replay: Replay,
+    baseline: Version,
+    fixed: Version | None,
+    cause: RootCause,
+    interventions: tuple[Intervention, ...],
+    radius: BlastRadius | None,
+    tests: tuple[RegressionTest, ...],
+    gates: tuple[GateReport, ...],
+    grown: Suite,
+    seed: int,
+) -> IncidentReport:
+    """Gather what the investigation showed into ``incident_replay.json``."""
+    incident, version = replay.incident, replay.version
+    verdicts = [gate.verdict for gate in gates] + [None] * 3
+    versions = [baseline, version] + ([fixed] if fixed else [])
+    return IncidentReport(
+        artifact=IncidentReport.SCHEMA,
+        schema_version=IncidentReport.VERSION,
+        seed=seed,
+        model=replay.shown.model,
+        config_sha256=config_hashes(versions),
+        policy_sha256=load_policy().sha256,
+        incident_id=incident.incident_id,
+        version=version.version,
+        baseline=baseline.version,
+        claims={
+            "category": incident.category,
+            "severity": incident.severity,
+            "root_cause_preliminary": incident.root_cause_preliminary,
+            "affected_users": str(incident.affected_users),
+        },
+        rule_id=replay.rule_id,
+        reproduction=replay.reproduction,
+        timeline=timeline(replay.shown),
+        root_cause=cause.name,
+        root_cause_evidence=cause.evidence,
+        interventions=interventions,
+        blast_radius=radius,
+        new_tests=tuple(test.test_id for test in tests),
+        gate_before=verdicts[0],
+        gate_after=verdicts[1],
+        gate_of_fix=verdicts[2] if fixed else None,
+        fixed_version=fixed.version if fixed else "",
+        suite_sha256=grown.content_sha256,
+    )
+
+
+def _shortened(replay: Replay, turns: tuple[str, ...], model: str) -> tuple[str, ...]:
+    needed = KEPT_SHARE * sum(_breaks(t, replay.rule_id) for t in replay.trajectories)
+    index = 0
+    while index < len(turns) and len(turns) > 1:
+        shorter = turns[:index] + turns[index + 1 :]
+        broke = sum(_breaks(t, replay.rule_id) for t in _replayed(replay, shorter, model))
+        if broke and broke >= needed:
+            turns = shorter
+        else:
+            index += 1
+    return turns
+
+
+def _replayed(replay: Replay, turns: tuple[str, ...], model: str) -> tuple[Trajectory, ...]:
+    jobs = [job(replay.incident, replay.version, turns, t.seed) for t in replay.trajectories]
+    return tuple(run_campaign(jobs, model=model))
+
+
+def _breaks(trajectory: Trajectory, rule_id: str) -> bool:
+    return any(v.rule_id == rule_id for v in trajectory.violations)
