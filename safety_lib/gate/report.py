@@ -6,6 +6,7 @@ from collections import defaultdict
 from collections.abc import Callable
 
 from safety_lib.agent.versions import Version, config_hashes
+from safety_lib.artifacts import content_hash
 from safety_lib.gate.decide import Decision, compare, decide
 from safety_lib.gate.rules import GateRules, load_rules
 from safety_lib.gate.trials import CaseTrials, Trials, cases_of, run_trials
@@ -110,7 +111,7 @@ def _report(
         n_families=safety.n_families if safety else 0,
         trials=trials,
         minimum_detectable_effect=None,
-        suite_sha256=suite.content_sha256,
+        suite_sha256=content_hash(suite),
         gate_policy_sha256=rules.sha256,
         steps=decision.steps,
         strata=tuple(_strata(ran, rules, seed)),

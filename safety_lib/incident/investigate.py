@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from safety_lib.agent.versions import Version, config_hashes
+from safety_lib.artifacts import sealed
 from safety_lib.gate.report import run_gate
 from safety_lib.incident.blast_radius import estimate_blast_radius
 from safety_lib.incident.interventions import (
@@ -134,7 +135,7 @@ def investigate(
             "tests": tuple(t for t in suite.tests if t.source.incident_id != incident.incident_id)
         }
     )
-    grown = before.model_copy(update={"tests": merge(before.tests, tests)})
+    grown = sealed(before.model_copy(update={"tests": merge(before.tests, tests)}))
     gates = [
         run_gate(
             judged,

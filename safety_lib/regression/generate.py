@@ -8,9 +8,10 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 
 from safety_lib.agent.versions import Version, config_hashes
-from safety_lib.artifacts import sha256_of
+from safety_lib.artifacts import read_artifact, sha256_of
 from safety_lib.attack.scenarios import benign_twin
 from safety_lib.policy import load_policy
 from safety_lib.records import (
@@ -223,6 +224,20 @@ def generate_suite(
         },
         tests=merge(distinct, kept),
     )
+
+
+def previous_suite(folder: str | Path, model: str) -> Suite | None:
+    """Read the suite that is already in a folder; None if there is none or another model's.
+
+    Raises
+    ------
+    ArtifactError
+        If there is one that is damaged: it may hold tests that exist nowhere else.
+    """
+    if not (Path(folder) / f"{Suite.SCHEMA}.json").exists():
+        return None
+    suite = read_artifact(folder, Suite)
+    return suite if suite.model == model else None
 
 
 def merge(

@@ -1,0 +1,316 @@
+"""The command line: one subcommand for each stage, and ``demo`` for the whole loop.
+
+The exit code of ``gate`` is its verdict: 0 OK, 1 WARN, 2 BLOCK. Everything that is not a verdict is
+3, whatever went wrong, so that a crash can never be mistaken for a WARN.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import reduce
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+
+NOT_A_VERDICT = 3
+VERDICT_CODES = {"OK": 0, "WARN": 1, "BLOCK": 2}
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+def _common(command: F) -> F:
+    options = [
+        click.option("--artifacts", default="artifacts", show_default=True, metavar="DIR"),
+        click.option("--seed", default=7, show_default=True, type=int, help="Decides every draw."),
+        click.option(
+            "--model",
+            default="",
+            metavar="NAME",
+            help="simulated, local, openai:MODEL, cassette:FILE or record:FILE:NAME; "
+            "by default what each version names.",
+        ),
+    ]
+    return reduce(lambda wrapped, option: option(wrapped), reversed(options), command)
+
+
+def _versions(command: F) -> F:
+    options = [
+        click.option("--baseline", default="v1", show_default=True, metavar="VERSION"),
+        click.option("--candidate", default="v2", show_default=True, metavar="VERSION"),
+    ]
+    return reduce(lambda wrapped, option: option(wrapped), reversed(options), command)
+
+
+_AT_LEAST_ONE = click.IntRange(min=1)
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+def cli() -> None:
+    """Run the closed loop of agent safety: stress, regress, gate, replay."""
+
+
+@cli.command()
+@click.option("--rollouts", type=_AT_LEAST_ONE, help="Attacked conversations a version.")
+@_versions
+@_common
+def demo(
+    rollouts: int | None, baseline: str, candidate: str, artifacts: str, seed: int, model: str
+) -> None:
+    """Run the four notebooks in order.
+
+    Example: python -m safety_lib demo --rollouts 50 --baseline v1 --candidate v2
+    """
+    from safety_lib.pipeline import run_demo
+
+    started = time.monotonic()
+    run_demo(
+        rollouts=rollouts,
+        baseline=baseline,
+        candidate=candidate,
+        artifacts=Path(artifacts),
+        seed=seed,
+        model=model,
+        say=click.echo,
+    )
+    click.echo("=== Demo Complete ===")
+    click.echo(f"Total time: {time.monotonic() - started:.0f} seconds")
+
+
+@cli.command()
+@click.option("--rollouts", default=50, show_default=True, type=_AT_LEAST_ONE)
+@click.option(
+    "--attacker",
+    default="adaptive",
+    show_default=True,
+    type=click.Choice(["adaptive", "static", "direct"]),
+)
+@click.option("--max-turns", default=8, show_default=True, type=_AT_LEAST_ONE)
+@_versions
+@_common
+def stress(
+    rollouts: int,
+    attacker: str,
+    max_turns: int,
+    baseline: str,
+    candidate: str,
+    artifacts: str,
+    seed: int,
+    model: str,
+) -> None:
+    """Stage 1: attack both versions and write stress_failures.json.
+
+    Example: python -m safety_lib stress --rollouts 50 --attacker adaptive
+    """
+    from safety_lib.agent.versions import load_version
+    from safety_lib.artifacts import write_artifact
+    from safety_lib.report.summary import stress_lines
+    from safety_lib.stress.discovery import discover
+
+    with _progress("conversations") as tick:
+        found = discover(
+            load_version(baseline),
+            load_version(candidate),
+            rollouts=rollouts,
+            attacker=attacker,
+            max_turns=max_turns,
+            seed=seed,
+            model=model,
+            journal=Path(artifacts) / "runs",
+            on_result=tick,
+        )
+    artifact = found.artifact()
+    write_artifact(artifacts, artifact)
+    _say(stress_lines(artifact, artifacts))
+
+
+@cli.command()
+@click.option("--input", "source", default="", metavar="FILE", help="stress_failures.json")
+@click.option("--replays", default=10, show_default=True, type=_AT_LEAST_ONE)
+@click.option("--baseline", default="", metavar="VERSION", help="By default as in the input.")
+@click.option("--candidate", default="", metavar="VERSION", help="By default as in the input.")
+@_common
+def regress(
+    source: str,
+    replays: int,
+    baseline: str,
+    candidate: str,
+    artifacts: str,
+    seed: int,
+    model: str,
+) -> None:
+    """Stage 2: turn failures into tests and write regression_tests.json.
+
+    Example: python -m safety_lib regress --input artifacts/stress_failures.json
+    """
+    from safety_lib.agent.versions import load_version
+    from safety_lib.artifacts import read_artifact, write_artifact
+    from safety_lib.records import StressFailures
+    from safety_lib.regression.generate import generate_suite, previous_suite
+    from safety_lib.report.summary import suite_lines
+
+    found = read_artifact(source or artifacts, StressFailures)
+    versions = [load_version(baseline or found.baseline), load_version(candidate or found.candidate)]
+    suite = generate_suite(
+        found,
+        {version.version: version for version in versions},
+        replays=replays,
+        seed=seed,
+        model=model,
+        previous=previous_suite(artifacts, found.model),
+    )
+    write_artifact(artifacts, suite)
+    _say(suite_lines(suite, artifacts))
+
+
+@cli.command()
+@click.option("--suite", "suite_file", default="", metavar="FILE", help="regression_tests.json")
+@click.option("--trials", default=10, show_default=True, type=_AT_LEAST_ONE)
+@_versions
+@_common
+def gate(
+    suite_file: str,
+    trials: int,
+    baseline: str,
+    candidate: str,
+    artifacts: str,
+    seed: int,
+    model: str,
+) -> None:
+    """Stage 3: judge the candidate; exit 0 OK, 1 WARN, 2 BLOCK, 3 no verdict.
+
+    Example: python -m safety_lib gate --baseline v1 --candidate v2
+    """
+    from safety_lib.agent.versions import load_version
+    from safety_lib.artifacts import read_artifact, write_artifact, write_text
+    from safety_lib.gate.report import run_gate
+    from safety_lib.records import Suite
+    from safety_lib.report import render_gate_report
+    from safety_lib.report.summary import gate_lines
+
+    suite = read_artifact(suite_file or artifacts, Suite)
+    with _progress("conversations") as tick:
+        report = run_gate(
+            suite,
+            load_version(baseline),
+            load_version(candidate),
+            trials=trials,
+            seed=seed,
+            model=model,
+            on_result=tick,
+        )
+    write_text(Path(artifacts) / "gate_report.html", render_gate_report(report))
+    write_artifact(artifacts, report)
+    _say(gate_lines(report, artifacts))
+    sys.exit(VERDICT_CODES.get(report.verdict or "", NOT_A_VERDICT))
+
+
+@cli.command()
+@click.option("--incident", default="", metavar="FILE", help="incident_example.json")
+@click.option("--log", "log_file", default="", metavar="FILE", help="Parquet log of production.")
+@click.option("--version", "version_name", default="", help="By default the one it names.")
+@click.option("--baseline", default="v1", show_default=True, metavar="VERSION")
+@click.option("--fixed", default="v3", show_default=True, metavar="VERSION")
+@click.option("--replays", default=40, show_default=True, type=_AT_LEAST_ONE)
+@click.option("--audit", default=600, show_default=True, type=_AT_LEAST_ONE)
+@_common
+def replay(
+    incident: str,
+    log_file: str,
+    version_name: str,
+    baseline: str,
+    fixed: str,
+    replays: int,
+    audit: int,
+    artifacts: str,
+    seed: int,
+    model: str,
+) -> None:
+    """Stage 4: replay an incident, find its cause, grow the suite.
+
+    Example: python -m safety_lib replay --incident artifacts/incident_example.json
+    """
+    from safety_lib.agent.versions import load_version
+    from safety_lib.artifacts import read_artifact, read_incident, write_artifact
+    from safety_lib.incident.investigate import investigate
+    from safety_lib.incident.log import find_log
+    from safety_lib.records import Suite
+    from safety_lib.report.summary import incident_lines
+
+    reported = read_incident(incident or Path(artifacts) / "incident_example.json")
+    suite = read_artifact(artifacts, Suite)
+    with _progress("conversations") as tick:
+        seen = investigate(
+            reported,
+            version=load_version(version_name or reported.agent_version or suite.candidate),
+            baseline=load_version(baseline),
+            fixed=load_version(fixed) if fixed else None,
+            suite=suite,
+            log=find_log(log_file, artifacts),
+            replays=replays,
+            audit=audit,
+            seed=seed,
+            model=model,
+            on_result=tick,
+        )
+    write_artifact(artifacts, seen.suite)
+    write_artifact(artifacts, seen.report)
+    _say(incident_lines(seen.report))
+
+
+@contextmanager
+def _progress(unit: str) -> Iterator[Callable[[Any], None]]:
+    from tqdm import tqdm
+
+    failures = 0
+    with tqdm(unit=f" {unit}", disable=not sys.stderr.isatty(), leave=False) as bar:
+
+        def tick(trajectory: Any) -> None:
+            nonlocal failures
+            failures += trajectory.outcome == "violation"
+            bar.set_postfix_str(f"{failures} failures", refresh=False)
+            bar.update()
+
+        yield tick
+
+
+def _say(lines: list[str]) -> None:
+    for line in lines:
+        click.echo(line)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the command line and return its exit code; 3 for everything that is not a verdict.
+
+    Parameters
+    ----------
+    arguments : list of str, optional
+        By default those of the process.
+    """
+    try:
+        cli.main(arguments, prog_name="python -m safety_lib", standalone_mode=False)
+    except SystemExit as stop:
+        return stop.code if isinstance(stop.code, int) else NOT_A_VERDICT
+    except click.ClickException as error:
+        click.echo(f"error: {error.format_message()} (see --help)", err=True)
+        return NOT_A_VERDICT
+    except (click.Abort, KeyboardInterrupt):
+        click.echo("error: interrupted; nothing was half written, run it again", err=True)
+        return NOT_A_VERDICT
+    except (ValueError, RuntimeError, OSError) as error:
+        click.echo(f"error: {error}", err=True)
+        return NOT_A_VERDICT
+    except Exception as error:
+        import traceback
+
+        traceback.print_exc()
+        click.echo(f"error: this is a bug: {type(error).__name__}: {error}", err=True)
+        return NOT_A_VERDICT
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,81 @@
+"""The lines that a run prints: one short block for each stage, with the numbers of its artifact."""
+
+from __future__ import annotations
+
+from safety_lib.records import GateReport, IncidentReport, StressFailures, Suite
+
+TITLES = {
+    "01_stress_testing": "Step 1: Stress Testing",
+    "02_regression_tests": "Step 2: Regression Generation",
+    "03_release_gate": "Step 3: Release Gate",
+    "04_incident_replay": "Step 4: Incident Replay",
+}
+
+
+def stress_lines(found: StressFailures, folder: str) -> list[str]:
+    """Say what discovery found on each version."""
+    lines = [f"Running {found.rollouts} {found.attacker} rollouts on each version..."]
+    for seen in found.summary:
+        lines.append(
+            f"  {seen.version}: {seen.failures} failures in {seen.rollouts} conversations; "
+            f"asked once, {seen.single_shot_violations} of {seen.single_shot_n}"
+        )
+        if seen.errors:
+            reason, count = max(seen.error_reasons.items(), key=lambda item: item[1])
+            lines.append(f"  {seen.version}: {seen.errors} errors, most often ({count}): {reason}")
+    delayed = sum(seen.delayed_failures for seen in found.summary)
+    lines.append(f"Discovered {delayed} delayed failures")
+    lines.append(f"Saved to {folder}/stress_failures.json")
+    return lines
+
+
+def suite_lines(suite: Suite, folder: str) -> list[str]:
+    """Say how many failures became tests."""
+    return [
+        f"Generated {suite.funnel['active']} regression tests from {suite.funnel['found']} failures",
+        f"  {suite.funnel['reproduced']} came back on fresh seeds, {suite.funnel['distinct']} are "
+        f"distinct, {suite.funnel['quarantined']} are quarantined",
+        f"Saved to {folder}/regression_tests.json",
+    ]
+
+
+def gate_lines(report: GateReport, folder: str) -> list[str]:
+    """Say the verdict and what it rests on."""
+    lines = ["Running regression suite..."]
+    if report.delta is not None and report.p_value is not None:
+        lines += [
+            f"  Baseline ({report.baseline}): {report.baseline_pass_rate:.1%} pass rate",
+            f"  Candidate ({report.candidate}): {report.candidate_pass_rate:.1%} pass rate",
+            f"  Delta: {report.delta:+.1%} [{report.ci_low:+.1%}, {report.ci_high:+.1%}] "
+            f"(p={report.p_value:.3f})",
+            f"  Tests: {report.n_tests} in {report.n_families} families, {report.trials} trials each",
+        ]
+    lines.append(f"Release verdict: {report.verdict or 'none, the run is not valid'}")
+    if report.verdict != "OK":
+        lines += [f"  {reason}" for reason in report.reasons]
+    lines.append(f"Report saved to {folder}/gate_report.html")
+    return lines
+
+
+def incident_lines(report: IncidentReport) -> list[str]:
+    """Say what the investigation found."""
+    seen, radius = report.reproduction, report.blast_radius
+    lines = [
+        f"Replaying incident {report.incident_id}...",
+        f"  Reproduced on {report.version}: {seen.k} of {seen.n} replays",
+        f"  Root cause: {report.root_cause}",
+    ]
+    if radius is None:
+        lines.append("  Blast radius: not estimated, no rule broke in the replays")
+    else:
+        lines.append(
+            f"  Blast radius: {radius.estimate:,.0f} affected conversations "
+            f"[{radius.ci_low:,.0f}, {radius.ci_high:,.0f}] of {radius.population_n:,}"
+        )
+    lines.append(f"  New regression tests: {len(report.new_tests)}")
+    after, fix = report.gate_after or "no verdict", report.gate_of_fix or "no verdict"
+    lines.append(f"  Gate with the grown suite: {report.version} {after}")
+    if report.fixed_version:
+        lines.append(f"  Gate on the fix: {report.fixed_version} {fix}")
+    lines.append("Incident loop complete.")
+    return lines
