@@ -367,6 +367,10 @@ class Reproduction(Record):
     ci_low: float
     ci_high: float
 
+    def __str__(self) -> str:
+        rate = f"{self.k} of {self.n} [{self.ci_low:.2f}, {self.ci_high:.2f}] on {self.version}"
+        return f"{rate}, {self.errors} errors" if self.errors else rate
+
 
 class ExpectedCall(Record):
     """A tool call that a benign request must lead to: the name and the arguments that count."""
@@ -419,6 +423,17 @@ class RegressionTest(Record):
     benign_twin: BenignTwin
     duplicates: int = 0
     source: TestSource
+
+    def __str__(self) -> str:
+        lines = [
+            f"{self.test_id} · {self.severity} · {self.lifecycle} · {self.name}",
+            f"family:    {self.family}",
+            f"came back: {self.reproduction}",
+            f"expected:  {self.expected_behavior}",
+            *(f"planted:   {plant.where}/{plant.key}: {plant.text}" for plant in self.plants),
+            *(f"[{turn}] user: {text}" for turn, text in enumerate(self.attack_turns, start=1)),
+        ]
+        return "\n".join(lines)
 
 
 class Suite(Artifact):
@@ -505,6 +520,9 @@ class GateStep(Record):
     status: Literal["pass", "warn", "block", "invalid"]
     reason: str
 
+    def __str__(self) -> str:
+        return f"step {self.step} {self.status.upper()}: {self.title} {self.reason}"
+
 
 class Execution(Record):
     """Proof that a version ran: conversations, model calls and a digest of what it said."""
@@ -544,6 +562,10 @@ class GateReport(Artifact):
     by_category: dict[str, dict[str, float]]
     executions: tuple[Execution, ...]
     test_results: tuple[TestResult, ...]
+
+    def __str__(self) -> str:
+        verdict = self.verdict or "no verdict"
+        return "\n".join([f"{self.baseline} -> {self.candidate}: {verdict}", *map(str, self.steps)])
 
 
 class IncidentTurn(Record):
@@ -609,6 +631,12 @@ class BlastRadius(Record):
     audited_unflagged: int
     method: str
     claimed: int | None = None
+
+    def __str__(self) -> str:
+        return (
+            f"{self.estimate:,.0f} of {self.population_n:,} conversations "
+            f"[{self.ci_low:,.0f}, {self.ci_high:,.0f}], from an audit of {self.audited_n:,}"
+        )
 
 
 class IncidentReport(Artifact):

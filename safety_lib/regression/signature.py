@@ -8,6 +8,9 @@ statistical cluster of the gate.
 
 from __future__ import annotations
 
+from collections import defaultdict
+from collections.abc import Iterable
+
 from safety_lib.records import Failure
 
 
@@ -34,3 +37,30 @@ def signature(failure: Failure) -> str:
 def family(failure: Failure) -> str:
     """Return the family: rule / channel."""
     return f"{failure.rule_id}/{channel(failure)}"
+
+
+def naive_key(failure: Failure) -> str:
+    """Return the key that a first attempt would use: the type of the attack and the turn."""
+    return f"{failure.attack_type} at turn {failure.failure_turn}"
+
+
+def wrongly_merged(failures: Iterable[Failure]) -> dict[str, tuple[str, ...]]:
+    """Return the naive keys under which failures of different rules would become one test.
+
+    Returns
+    -------
+    dict
+        Naive key to the rules that it would merge, sorted; keys that merge nothing are left out.
+    """
+    rules: defaultdict[str, set[str]] = defaultdict(set)
+    for failure in failures:
+        rules[naive_key(failure)].add(failure.rule_id)
+    return {key: tuple(sorted(found)) for key, found in sorted(rules.items()) if len(found) > 1}
+
+
+def wrongly_split(failures: Iterable[Failure]) -> dict[str, tuple[str, ...]]:
+    """Return the signatures whose failures the naive key would make into several tests."""
+    keys: defaultdict[str, set[str]] = defaultdict(set)
+    for failure in failures:
+        keys[signature(failure)].add(naive_key(failure))
+    return {name: tuple(sorted(found)) for name, found in sorted(keys.items()) if len(found) > 1}

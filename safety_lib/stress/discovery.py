@@ -84,6 +84,12 @@ class Discovery:
         """Kaplan-Meier curve of the turn of the first violation, for each version."""
         return tuple(survival_curve(name, held) for name, held in self.trajectories.items())
 
+    def example(self, version: str) -> Trajectory | None:
+        """Return the first delayed failure of a version, to look at; None if there is none."""
+        delayed = {f.rollout_id for f in self.failures if f.delayed}
+        held = self.trajectories[version]
+        return next((t for t in held if t.trajectory_id in delayed), None)
+
     def artifact(self) -> StressFailures:
         """Gather everything into ``stress_failures.json``."""
         first = next(chain.from_iterable(self.trajectories.values()), None)
