@@ -15,7 +15,9 @@ import numpy as np
 from safety_lib.gate.rules import GateRules
 from safety_lib.gate.trials import CaseTrials, Trials
 from safety_lib.records import Execution, GateStep, StratumResult, Verdict
-from safety_lib.stats import bound_without_variation, cluster_mean, family_sums, sign_flip
+from safety_lib.stats.clustered import cluster_mean, family_sums
+from safety_lib.stats.intervals import bound_without_variation
+from safety_lib.stats.paired import sign_flip
 from safety_lib.streams import generator
 
 REGRESSION_STRATA = ("baseline_found", "candidate_found", "incident")

@@ -14,7 +14,7 @@ from safety_lib.incident.replay import Replay, job, turns_of
 from safety_lib.records import Intervention, Reproduction, Trajectory
 from safety_lib.regression.generate import count
 from safety_lib.rollout.campaign import run_campaign
-from safety_lib.stats import tango
+from safety_lib.stats.differences import tango
 
 Kind = Literal["change", "turn", "memory", "version"]
 

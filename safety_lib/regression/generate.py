@@ -27,7 +27,7 @@ from safety_lib.records import (
 from safety_lib.regression.signature import family, signature
 from safety_lib.rollout.campaign import run_campaign
 from safety_lib.rollout.conversation import Rollout, replay, trial_seed
-from safety_lib.stats import wilson
+from safety_lib.stats.intervals import wilson
 
 ADMIT_RATE = 0.3
 

@@ -28,7 +28,7 @@ from safety_lib.records import (
 )
 from safety_lib.rollout.campaign import run_campaign
 from safety_lib.rollout.conversation import Rollout, attack, replay
-from safety_lib.stats import kaplan_meier
+from safety_lib.stats.survival import kaplan_meier
 from safety_lib.streams import generator
 
 
