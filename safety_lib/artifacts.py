@@ -1,18 +1,21 @@
 """Artifacts: how results travel between stages, as validated JSON that is written in one go.
 
-Two runs with the same parameters write the same bytes, so ``git diff`` shows whether a result moved.
-A file is either the old one or the new one, never a mixture; what is truncated, edited by hand or of
-another schema is refused with one line that says what to do.
+Two runs with the same parameters write the same bytes, so ``git diff`` shows whether a result
+moved. A file is either the old one or the new one, never a mixture; what is truncated, edited by
+hand or of another schema is refused with one line that says what to do.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
+import re
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 from pydantic import BaseModel, ValidationError
 
@@ -27,6 +30,9 @@ _MADE_BY = {
     "gate_report": "notebook 03_release_gate, or `python -m safety_lib gate`",
     "incident_replay": "notebook 04_incident_replay, or `python -m safety_lib replay`",
 }
+
+_LONE_SURROGATE = re.compile("[\ud800-\udfff]")
+_LONGEST_SHOWN = 120
 
 
 class ArtifactError(ValueError):
@@ -51,7 +57,7 @@ def write_artifact(folder: str | Path, artifact: Artifact) -> Path:
     Parameters
     ----------
     folder : str or Path
-        Made if it is not there.
+        Made if it is not there. A path that ends in ``.json`` is the file itself.
     artifact : Artifact
         Its ``content_sha256`` is computed here.
 
@@ -62,18 +68,39 @@ def write_artifact(folder: str | Path, artifact: Artifact) -> Path:
 
     Raises
     ------
-    ValueError
-        If a number is NaN or infinite, which JSON cannot hold.
+    ArtifactError
+        If the artifact carries the name or version of another schema, so that nobody could read
+        it, or if a number is NaN or infinite, which JSON cannot hold.
+
+    Examples
+    --------
+    >>> from safety_lib.records import Suite
+    >>> suite = Suite(
+    ...     artifact="regression_tests", schema_version=1, seed=7, model="simulated",
+    ...     config_sha256={}, policy_sha256="", baseline="v1", candidate="v2", funnel={}, tests=(),
+    ... )
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     path = write_artifact(folder, suite)
+    ...     path.name, read_artifact(folder, Suite) == sealed(suite)
+    ('regression_tests.json', True)
     """
-    tree = artifact.model_dump(mode="json")
-    tree["content_sha256"] = content_hash(artifact)
+    if (artifact.artifact, artifact.schema_version) != (artifact.SCHEMA, artifact.VERSION):
+        raise ArtifactError(
+            f"this is {_shown(artifact.artifact)} version {artifact.schema_version}, "
+            f"but its schema is {artifact.SCHEMA!r} version {artifact.VERSION}"
+        )
+    folder = Path(folder)
+    path = folder if folder.suffix == ".json" else folder / f"{artifact.SCHEMA}.json"
+    tree = _tree(sealed(artifact))
     text = json.dumps(tree, indent=1, sort_keys=True, allow_nan=False, ensure_ascii=False)
-    return write_text(Path(folder) / f"{artifact.SCHEMA}.json", text + "\n")
+    return write_text(path, text + "\n")
 
 
 def content_hash(artifact: Artifact) -> str:
     """Return the hash of everything in an artifact but the hash itself."""
-    return sha256_of(artifact.model_dump(mode="json", exclude={"content_sha256"}))
+    tree = _tree(artifact)
+    del tree["content_sha256"]
+    return sha256_of(tree)
 
 
 def sealed(artifact: A) -> A:
@@ -81,17 +108,49 @@ def sealed(artifact: A) -> A:
     return artifact.model_copy(update={"content_sha256": content_hash(artifact)})
 
 
-def write_text(path: Path, text: str) -> Path:
-    """Write a text file atomically: whoever reads sees the old file or the new one."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+def _tree(artifact: Artifact) -> dict[str, Any]:
+    # Not mode="json": pydantic would write NaN as null and refuse half surrogates.
+    tree = artifact.model_dump()
     try:
-        with os.fdopen(handle, "w", encoding="utf-8", errors="surrogatepass", newline="\n") as out:
-            out.write(text)
+        return cast("dict[str, Any]", json.loads(json.dumps(tree, allow_nan=False)))
+    except ValueError as error:
+        where = next(_not_finite(tree), "")
+        raise ArtifactError(
+            f"{artifact.SCHEMA}.{where} is NaN or infinite, which JSON cannot hold"
+        ) from error
+
+
+def _not_finite(value: Any, path: str = "") -> Iterator[str]:
+    if isinstance(value, float) and not math.isfinite(value):
+        yield path
+    elif isinstance(value, dict | list | tuple):
+        items = value.items() if isinstance(value, dict) else enumerate(value)
+        for key, inner in items:
+            yield from _not_finite(inner, f"{path}.{key}" if path else str(key))
+
+
+def write_text(path: str | Path, text: str) -> Path:
+    """Write a text file atomically: whoever reads sees the old file or the new one.
+
+    Parameters
+    ----------
+    path : str or Path
+        Its folder is made if it is not there.
+    text : str
+        Half a surrogate pair, which a model can send and UTF-8 cannot hold, is escaped as in
+        JSON.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    data = _LONE_SURROGATE.sub(lambda half: f"\\u{ord(half[0]):04x}", text).encode()
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
+    try:
+        with os.fdopen(handle, "wb") as out:
+            out.write(data)
             out.flush()
             os.fsync(out.fileno())
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, path)
+        Path(temporary).chmod(0o644)  # mkstemp's 0600 would lock colleagues out
+        os.replace(temporary, path)  # noqa: PTH105 - tests stop the write exactly here
     except BaseException:
         Path(temporary).unlink(missing_ok=True)
         raise
@@ -115,21 +174,17 @@ def read_artifact(path: str | Path, kind: type[A]) -> A:
     """
     path = Path(path)
     path = path / f"{kind.SCHEMA}.json" if path.is_dir() else path
-    again = f"make it again with {_MADE_BY[kind.SCHEMA]}" if kind.SCHEMA in _MADE_BY else ""
+    again = f"make it again with {_MADE_BY.get(kind.SCHEMA, 'the stage that writes it')}"
     tree = _read_json(path, again)
-    found = tree.get("artifact")
-    if found != kind.SCHEMA:
-        raise ArtifactError(f"{path.name}: holds {found!r}, expected {kind.SCHEMA!r}; {again}")
-    version = tree.get("schema_version")
+    name, version = tree.get("artifact"), tree.get("schema_version")
+    if name != kind.SCHEMA:
+        raise _refusal(path, f"artifact is {_shown(name)}, expected {kind.SCHEMA!r}", again)
     if version != kind.VERSION:
-        raise ArtifactError(
-            f"{path.name}: schema version {version!r}, expected {kind.VERSION}; {again}"
-        )
-    artifact = _validated(tree, kind, path)
-    if artifact.content_sha256 != content_hash(artifact):
-        raise ArtifactError(
-            f"{path.name}: its content does not match its hash, so it was edited or damaged; {again}"
-        )
+        raise _refusal(path, f"schema_version is {_shown(version)}, expected {kind.VERSION}", again)
+    artifact = _validated(tree, kind, path, again)
+    written = tree.pop("content_sha256", "")
+    if written != sha256_of(tree):
+        raise _refusal(path, "content differs from its hash, so it was edited or damaged", again)
     return artifact
 
 
@@ -141,45 +196,59 @@ def read_incident(path: str | Path) -> Incident:
     ArtifactError
         With one line: the file, the field and what was expected.
     """
-    path = Path(path)
-    return _validated(_read_json(path, "give the path of an incident file"), Incident, path)
+    advice = "give the path of an incident file, such as artifacts/incident_example.json"
+    return _validated(_read_json(Path(path), advice), Incident, Path(path), "correct the file")
 
 
 def _read_json(path: Path, advice: str) -> dict[str, Any]:
     try:
-        tree = json.loads(path.read_bytes().decode("utf-8"))
+        tree = json.loads(path.read_bytes().decode("utf-8"), parse_constant=_refuse_constant)
     except FileNotFoundError:
-        raise ArtifactError(
-            f"{path.name}: there is no such file in {path.parent}; {advice}"
-        ) from None
+        where = _plain(str(path.parent))
+        raise _refusal(path, f"there is no such file in {where}", advice) from None
     except OSError as error:
-        raise ArtifactError(f"{path.name}: cannot be read ({error.strerror}); {advice}") from error
+        raise _refusal(path, f"cannot be read ({error.strerror})", advice) from error
     except UnicodeDecodeError as error:
-        raise ArtifactError(f"{path.name}: not UTF-8 at byte {error.start}; {advice}") from error
+        raise _refusal(path, f"not UTF-8 at byte {error.start}", advice) from error
     except json.JSONDecodeError as error:
-        raise ArtifactError(
-            f"{path.name}: not JSON at line {error.lineno}, truncated or damaged; {advice}"
-        ) from error
+        where = f"line {error.lineno}, column {error.colno}"
+        raise _refusal(path, f"not JSON at {where}, so truncated or damaged", advice) from error
     except RecursionError as error:
-        raise ArtifactError(f"{path.name}: nested too deeply; {advice}") from error
+        raise _refusal(path, "nested too deeply", advice) from error
+    except ValueError as error:  # NaN, a number of thousands of digits, a path with a null byte
+        raise _refusal(path, _plain(str(error)), advice) from error
     if not isinstance(tree, dict):
-        raise ArtifactError(f"{path.name}: expected one JSON object; {advice}")
+        raise _refusal(path, f"holds {_shown(tree)}, expected one JSON object", advice)
     return tree
 
 
-def _validated(tree: dict[str, Any], kind: type[M], path: Path) -> M:
+def _validated(tree: dict[str, Any], kind: type[M], path: Path, advice: str) -> M:
     try:
         return kind.model_validate(tree)
     except ValidationError as error:
-        first, more = (
-            error.errors(include_input=False, include_url=False)[0],
-            error.error_count() - 1,
-        )
-        field = _plain(".".join(str(part) for part in first["loc"]))
+        first = error.errors(include_input=False, include_url=False)[0]
+        field = _plain(".".join(str(part) for part in first["loc"])) or "the whole"
+        more = error.error_count() - 1
         also = f" (and {more} more)" if more else ""
-        raise ArtifactError(f"{path.name}: field {field}: {_plain(first['msg'])}{also}") from error
+        raise _refusal(path, f"field {field}: {_plain(first['msg'])}{also}", advice) from error
+
+
+def _refuse_constant(name: str) -> None:
+    raise ValueError(f"{name} is not a JSON number")
+
+
+def _refusal(path: Path, what: str, advice: str) -> ArtifactError:
+    return ArtifactError(f"{_plain(path.name)}: {what}; {advice}")
+
+
+def _shown(value: Any) -> str:
+    if value is None:
+        return "missing"
+    return _plain(repr(value)) if isinstance(value, str | int | float) else type(value).__name__
 
 
 def _plain(text: str) -> str:
-    shown = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
-    return shown if len(shown) <= 160 else shown[:157] + "..."
+    # Cut before escaping: the text may be megabytes that somebody else wrote.
+    head = text[:_LONGEST_SHOWN]
+    shown = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in head)
+    return shown if len(text) <= _LONGEST_SHOWN else f"{shown}..."
