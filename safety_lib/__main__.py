@@ -153,7 +153,10 @@ def regress(
     from safety_lib.report.summary import suite_lines
 
     found = read_artifact(source or artifacts, StressFailures)
-    versions = [load_version(baseline or found.baseline), load_version(candidate or found.candidate)]
+    versions = [
+        load_version(baseline or found.baseline),
+        load_version(candidate or found.candidate),
+    ]
     suite = generate_suite(
         found,
         {version.version: version for version in versions},

@@ -127,33 +127,68 @@ def investigate(
     """
     replay = replay_incident(incident, version, replays=replays, seed=seed, model=model)
     found = intervene(replay, list(experiments(replay, baseline)), model) if replay.rule_id else ()
-    cause = name_root_cause(replay, baseline, found, model)
-    tests = new_tests(replay, seed=seed, model=model)
-    radius = blast_radius_of(replay, log, audit=audit, seed=seed)
-    before = suite.model_copy(
-        update={
-            "tests": tuple(t for t in suite.tests if t.source.incident_id != incident.incident_id)
-        }
+    return close_loop(
+        replay,
+        baseline,
+        fixed,
+        cause=name_root_cause(replay, baseline, found, model),
+        interventions=found,
+        radius=blast_radius_of(replay, log, audit=audit, seed=seed),
+        tests=new_tests(replay, seed=seed, model=model),
+        suite=suite,
+        trials=trials,
+        max_tests=max_tests,
+        seed=seed,
+        model=model,
+        on_result=on_result,
     )
-    grown = sealed(before.model_copy(update={"tests": merge(before.tests, tests)}))
-    gates = [
+
+
+def close_loop(
+    replay: Replay,
+    baseline: Version,
+    fixed: Version | None,
+    *,
+    cause: RootCause,
+    interventions: tuple[Intervention, ...],
+    radius: BlastRadius | None,
+    tests: tuple[RegressionTest, ...],
+    suite: Suite,
+    trials: int = 10,
+    max_tests: int = 0,
+    seed: int = 7,
+    model: str = "",
+    on_result: Callable[[Trajectory], None] | None = None,
+) -> Investigation:
+    """Put the incident's tests into the suite, once, and let the gate judge again.
+
+    The tests that an earlier replay of the same incident left are replaced, so replaying twice
+    leaves the suite as replaying once. Parameters are as in :func:`investigate`.
+    """
+    incident_id = replay.incident.incident_id
+    others = tuple(test for test in suite.tests if test.source.incident_id != incident_id)
+    before = sealed(suite.model_copy(update={"tests": others}))
+    grown = sealed(suite.model_copy(update={"tests": merge(others, tests)}))
+    planned = [(before, replay.version), (grown, replay.version)]
+    if fixed is not None:
+        planned.append((grown, fixed))
+    gates = tuple(
         run_gate(
             judged,
             baseline,
-            candidate,
+            version,
             trials=trials,
             seed=seed,
             model=model,
             max_tests=max_tests,
             on_result=on_result,
         )
-        for judged, candidate in ((before, version), (grown, version), (grown, fixed))
-        if candidate is not None
-    ]
-    report = make_report(
-        replay, baseline, fixed, cause, found, radius, tests, tuple(gates), grown, seed
+        for judged, version in planned
     )
-    return Investigation(report=report, suite=grown, gates=tuple(gates))
+    report = _report(
+        replay, baseline, fixed, cause, interventions, radius, tests, gates, grown, seed
+    )
+    return Investigation(report=report, suite=grown, gates=gates)
 
 
 def blast_radius_of(replay: Replay, log: Path, *, audit: int, seed: int) -> BlastRadius | None:
@@ -170,7 +205,7 @@ def blast_radius_of(replay: Replay, log: Path, *, audit: int, seed: int) -> Blas
     )
 
 
-def make_report(
+def _report(
     replay: Replay,
     baseline: Version,
     fixed: Version | None,
@@ -182,7 +217,6 @@ def make_report(
     grown: Suite,
     seed: int,
 ) -> IncidentReport:
-    """Gather what the investigation showed into ``incident_replay.json``."""
     incident, version = replay.incident, replay.version
     verdicts = [gate.verdict for gate in gates] + [None] * 3
     versions = [baseline, version] + ([fixed] if fixed else [])
