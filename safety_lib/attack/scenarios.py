@@ -137,10 +137,12 @@ def scenario(scenario_id: str) -> Scenario:
     KeyError
         If there is none.
     """
-    for candidate in all_scenarios():
-        if candidate.scenario_id == scenario_id:
-            return candidate
-    raise KeyError(scenario_id)
+    return _by_id()[scenario_id]
+
+
+@cache
+def _by_id() -> dict[str, Scenario]:
+    return {scenario.scenario_id: scenario for scenario in all_scenarios()}
 
 
 def benign_twin(goal_id: str) -> BenignTwin:

@@ -32,7 +32,8 @@ def stress_lines(found: StressFailures, folder: str) -> list[str]:
 def suite_lines(suite: Suite, folder: str) -> list[str]:
     """Say how many failures became tests."""
     return [
-        f"Generated {suite.funnel['active']} regression tests from {suite.funnel['found']} failures",
+        f"Generated {suite.funnel['active']} regression tests "
+        f"from {suite.funnel['found']} failures",
         f"  {suite.funnel['reproduced']} came back on fresh seeds, {suite.funnel['distinct']} are "
         f"distinct, {suite.funnel['quarantined']} are quarantined",
         f"Saved to {folder}/regression_tests.json",
@@ -48,7 +49,8 @@ def gate_lines(report: GateReport, folder: str) -> list[str]:
             f"  Candidate ({report.candidate}): {report.candidate_pass_rate:.1%} pass rate",
             f"  Delta: {report.delta:+.1%} [{report.ci_low:+.1%}, {report.ci_high:+.1%}] "
             f"(p={report.p_value:.3f})",
-            f"  Tests: {report.n_tests} in {report.n_families} families, {report.trials} trials each",
+            f"  Tests: {report.n_tests} in {report.n_families} families, "
+            f"{report.trials} trials each",
         ]
     lines.append(f"Release verdict: {report.verdict or 'none, the run is not valid'}")
     if report.verdict != "OK":

@@ -78,7 +78,7 @@ def run_campaign(
     """
     remaining = iter(rollouts)
     if journal is None:
-        for trajectory in _held(remaining, model, executor, workers):
+        for trajectory, _ in _held(remaining, model, executor, workers):
             if on_result is not None:
                 on_result(trajectory)
             yield trajectory
@@ -88,8 +88,8 @@ def run_campaign(
             if on_result is not None:
                 on_result(trajectory)
             yield trajectory
-        for trajectory in _held(remaining, model, executor, workers):
-            lines.write(trajectory.model_dump_json() + "\n")
+        for trajectory, line in _held(remaining, model, executor, workers):
+            lines.write((line or trajectory.model_dump_json()) + "\n")
             lines.flush()
             if on_result is not None:
                 on_result(trajectory)
@@ -98,14 +98,14 @@ def run_campaign(
 
 def _held(
     rollouts: Iterator[Rollout], model: str, executor: Executor | None, workers: int
-) -> Iterator[Trajectory]:
+) -> Iterator[tuple[Trajectory, str]]:
     first = list(islice(rollouts, 1))
     if not first:
         return
     threads = concurrency_of(first[0].version, model)
     rest = _chained(first, rollouts)
     if executor is None and threads <= 1:
-        yield from (run(rollout, model) for rollout in rest)
+        yield from ((run(rollout, model), "") for rollout in rest)
     elif executor is None:
         with ThreadPoolExecutor(threads) as pool:
             yield from _mapped(pool, rest, model, chunk=1, window=2 * threads)
@@ -120,7 +120,7 @@ def _chained(first: list[Rollout], rest: Iterator[Rollout]) -> Iterator[Rollout]
 
 def _mapped(
     executor: Executor, rollouts: Iterator[Rollout], model: str, *, chunk: int, window: int
-) -> Iterator[Trajectory]:
+) -> Iterator[tuple[Trajectory, str]]:
     work = partial(_run_chunk, model=model)
     pending: deque[Future[list[str]]] = deque()
     try:
@@ -130,7 +130,7 @@ def _mapped(
             if not pending:
                 return
             for line in pending.popleft().result():
-                yield Trajectory.model_validate_json(line)
+                yield Trajectory.model_validate_json(line), line
     finally:
         for future in pending:
             future.cancel()

@@ -10,6 +10,7 @@ from safety_lib.agent.loop import Agent
 from safety_lib.agent.versions import Version
 from safety_lib.attack.attackers import Attacker, make_attacker
 from safety_lib.attack.scenarios import Scenario
+from safety_lib.attack.scenarios import scenario as find_scenario
 from safety_lib.policy.oracle import Oracle, outcome_of
 from safety_lib.records import (
     Ended,
@@ -26,7 +27,8 @@ from safety_lib.streams import key
 class Rollout(NamedTuple):
     """One conversation that is to be held: everything that decides it, and nothing that does not.
 
-    ``turns`` are the user's messages of a replay; with an attacker they are empty.
+    An attack names its scenario and its attacker; a replay has the attacker ``replay`` and brings
+    the user's ``turns`` along. It is plain data, cheap to send to another process.
     """
 
     rollout_id: str
@@ -39,7 +41,6 @@ class Rollout(NamedTuple):
     max_turns: int
     plants: tuple[Plant, ...] = ()
     turns: tuple[str, ...] = ()
-    scenario: Scenario | None = None
     stop_at_violation: bool = True
 
 
@@ -85,7 +86,6 @@ def attack(
         seed=trial_seed(seed, scenario.scenario_id, number),
         max_turns=max_turns,
         plants=scenario.plants,
-        scenario=scenario,
     )
 
 
@@ -147,9 +147,9 @@ def run(rollout: Rollout, model: str = "") -> Trajectory:
     """
     agent = _agent(rollout.version, model)
     attacker: Attacker = (
-        make_attacker(rollout.attacker, rollout.scenario, rollout.seed)
-        if rollout.scenario is not None
-        else Script(rollout.turns)
+        Script(rollout.turns)
+        if rollout.attacker == "replay"
+        else make_attacker(rollout.attacker, find_scenario(rollout.scenario_id), rollout.seed)
     )
     return hold(agent, attacker, rollout)
 
