@@ -131,7 +131,7 @@ class Version(Record):
         Examples
         --------
         >>> [str(c) for c in load_version("v2").changes_to(load_version("v3"))]
-        ['memory.pin_policy: False -> True']
+        ['memory.window: 10 -> 24', 'memory.pin_policy: False -> True']
         """
         mine, theirs = self.settings, other.settings
         return tuple(
