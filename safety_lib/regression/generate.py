@@ -150,7 +150,8 @@ def deduplicate(tests: Iterable[RegressionTest]) -> tuple[RegressionTest, ...]:
     """Keep one test for each signature and version that it was found on.
 
     The most severe stands for its duplicates; among equals the one that comes back most often. The
-    two versions are kept apart so that the suite stays as symmetric as the discovery was.
+    two versions are kept apart so that the suite stays as symmetric as the discovery was. The very
+    same turns found on both are one test.
 
     Returns
     -------
@@ -160,11 +161,11 @@ def deduplicate(tests: Iterable[RegressionTest]) -> tuple[RegressionTest, ...]:
     groups: defaultdict[tuple[str, str], list[RegressionTest]] = defaultdict(list)
     for test in tests:
         groups[test.signature, test.source.version].append(test)
-    kept = [
-        max(group, key=_rank).model_copy(update={"duplicates": len(group) - 1})
-        for group in groups.values()
-    ]
-    return tuple(sorted(kept, key=lambda test: (test.family, test.signature, test.test_id)))
+    kept: dict[str, RegressionTest] = {}
+    for group in groups.values():
+        best = max(group, key=_rank).model_copy(update={"duplicates": len(group) - 1})
+        kept[best.test_id] = max(best, kept.get(best.test_id, best), key=_rank)
+    return tuple(sorted(kept.values(), key=lambda t: (t.family, t.signature, t.test_id)))
 
 
 def generate_suite(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -24,10 +25,7 @@ def changes_table(changes: Sequence[Change]) -> pd.DataFrame:
     """Show what one version does differently from another, a setting a row."""
     import pandas as pd
 
-    rows = [
-        {"setting": c.key, "before": _short(c.before, 34), "after": _short(c.after, 34)}
-        for c in changes
-    ]
+    rows = [{"setting": c.key, **_before_and_after(str(c.before), str(c.after))} for c in changes]
     return pd.DataFrame(rows, columns=["setting", "before", "after"]).set_index("setting")
 
 
@@ -139,6 +137,17 @@ def interventions_table(interventions: Sequence[Intervention], rows: int = 8) ->
     ]
     columns = ["intervention", "kind", "still breaks", "effect"]
     return pd.DataFrame(table, columns=columns).set_index("intervention")
+
+
+def _before_and_after(before: str, after: str) -> dict[str, str]:
+    # Two long texts differ somewhere in the middle: begin where they part.
+    same = len(os.path.commonprefix([before, after]))
+    start = before.rfind(" ", 0, same) + 1 if same > 20 else 0
+    lead = "... " if start else ""
+    return {
+        "before": lead + _short(before[start:], 40),
+        "after": lead + _short(after[start:], 40),
+    }
 
 
 def _short(value: object, width: int) -> str:
