@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 
@@ -214,20 +215,18 @@ def _validity(
 
 
 def _judge(step: int, title: str, what: str, seen: Comparison, rules: GateRules) -> GateStep:
-    points = f"{100 * seen.delta:+.1f} points on {what} ({seen})"
-    loss = seen.delta <= -rules.block_margin
-    if loss and seen.p_value < rules.alpha:
-        reason = f"a loss of {points} is significant at {rules.alpha}"
-        return GateStep(step=step, title=title, status="block", reason=reason)
-    inside = seen.lower > -rules.non_inferiority
-    if seen.delta > -rules.ok_margin and inside:
-        reason = f"{points}; the lower bound {100 * seen.lower:+.1f} is inside the margin"
-        return GateStep(step=step, title=title, status="pass", reason=reason)
-    reason = f"{points}; the lower bound is {100 * seen.lower:+.1f}: neither OK nor BLOCK"
+    evidence = f"on {what}: {seen}; one-sided lower bound {100 * seen.lower:+.1f}"
+
+    def outcome(status: Literal["pass", "warn", "block"], claim: str) -> GateStep:
+        return GateStep(step=step, title=title, status=status, reason=f"{claim} {evidence}")
+
+    if seen.delta <= -rules.block_margin and seen.p_value < rules.alpha:
+        return outcome("block", "a large and significant loss")
+    if seen.delta > -rules.ok_margin and seen.lower > -rules.non_inferiority:
+        return outcome("pass", "no loss that matters")
     more = families_to_settle(seen, rules)
-    if more:
-        reason += f". About {more} families would settle it"
-    return GateStep(step=step, title=title, status="warn", reason=reason)
+    settle = f", about {more} families would settle it" if more else ""
+    return outcome("warn", f"neither OK nor BLOCK{settle}")
 
 
 def families_to_settle(seen: Comparison, rules: GateRules) -> int:
