@@ -1,0 +1,27 @@
+"""One figure for each claim of the loop, with the printed reading that says the same in words.
+
+Every helper draws, shows, prints and returns nothing. matplotlib is loaded by the first figure and
+not before.
+"""
+
+from safety_lib.figures.gate import forest, pass_rates
+from safety_lib.figures.incident import blast_radius, intervention_effects, timeline
+from safety_lib.figures.regression import funnel, reproduction
+from safety_lib.figures.stress import (
+    failures_by_turn,
+    single_turn_against_multi_turn,
+    survival_curves,
+)
+
+__all__ = [
+    "blast_radius",
+    "failures_by_turn",
+    "forest",
+    "funnel",
+    "intervention_effects",
+    "pass_rates",
+    "reproduction",
+    "single_turn_against_multi_turn",
+    "survival_curves",
+    "timeline",
+]

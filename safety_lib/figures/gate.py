@@ -1,0 +1,248 @@
+"""Stage 3: how far the candidate is from the baseline, all together and test by test."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from safety_lib.figures.style import (
+    BLUE,
+    GREY,
+    INK,
+    PALE,
+    SMALL,
+    VERMILION,
+    Mark,
+    beside,
+    dot,
+    draw,
+    drawable,
+    finish,
+    fit_height,
+    interval,
+    label_width,
+    nothing,
+    percent_axis,
+    rows_axis,
+    sheet,
+    version_mark,
+)
+from safety_lib.records import GateReport, TestResult
+from safety_lib.report.differences import BLOCK_MARGIN, OK_MARGIN, Difference, differences
+from safety_lib.report.text import MINUS, count, known, percent, plain, points, span
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+_MOST_ROWS = 20
+
+_MARKS = {
+    "worse": Mark(VERMILION, "s", "-"),
+    "not worse": Mark(BLUE, "o", "-"),
+    "open": Mark(INK, "D", "-", filled=False),
+}
+
+
+def forest(
+    report: GateReport, *, block_margin: float = BLOCK_MARGIN, ok_margin: float = OK_MARGIN
+) -> None:
+    """Draw the difference in pass rate, candidate minus baseline, over all and part by part.
+
+    Parameters
+    ----------
+    report : GateReport
+        What the gate decided; strata and categories become rows.
+    block_margin, ok_margin : float
+        The two margins of the gate, as differences of rates; dashed lines.
+    """
+    rows = differences(report)
+    drawn = [row for row in rows if known(row.delta)]
+    if not drawn:
+        nothing(f"No test gave a valid result on both {report.baseline} and {report.candidate}")
+        return
+    with sheet():
+        labels = [drawable(row.label, 24) for row in rows]
+        _, axes = draw(
+            _forest_title(report),
+            height=fit_height(len(rows) + 2, least=2.8),
+            left=label_width(labels),
+            right=2.2,
+        )
+        rows_axis(axes, labels)
+        for y, row in enumerate(rows):
+            _forest_row(axes, y, row, block_margin)
+            if y and row.group != rows[y - 1].group:
+                axes.axhline(y - 0.5, color=PALE, linewidth=1, zorder=0)
+        axes.get_yticklabels()[0].set_fontweight("bold")
+        _margins(axes, drawn, block_margin, ok_margin)
+        axes.set_xlabel(f"{drawable(report.candidate, 20)} minus {drawable(report.baseline, 20)}")
+        finish(_forest_lines(report, rows))
+
+
+def _forest_row(axes: Axes, y: int, row: Difference, block_margin: float) -> None:
+    if not known(row.delta):
+        beside(axes, y, "no valid trial", GREY, SMALL)
+        return
+    state = row.state(block_margin)
+    mark = _MARKS[state]
+    size = 9.0 if row.group == "all" else 6.5
+    if known(row.ci_low, row.ci_high):
+        interval(axes, y, 100 * row.delta, 100 * row.ci_low, 100 * row.ci_high, mark, size)
+    else:
+        dot(axes, 100 * row.delta, y, mark, size)
+    beside(
+        axes,
+        y,
+        f"{points(row.delta)} {span(row.ci_low, row.ci_high)} {state}",
+        mark.colour,
+        SMALL,
+    )
+
+
+def _margins(axes: Axes, rows: Sequence[Difference], block: float, ok: float) -> None:
+    ends = [100 * block, 100 * ok, 0.0]
+    for row in rows:
+        ends += [100 * end for end in (row.delta, row.ci_low, row.ci_high) if known(end)]
+    low, high = min(ends), max(ends)
+    room = 0.06 * (high - low)
+    axes.set_xlim(low - room, high + room)
+    axes.axvline(0, color=GREY, linewidth=1)
+    for margin, side in ((block, "right"), (ok, "left")):
+        axes.axvline(100 * margin, color=INK, linewidth=1, linestyle=(0, (4, 3)))
+        axes.annotate(
+            points(margin).removesuffix(".0"),
+            (100 * margin, 1),
+            (-2 if side == "right" else 2, 2),
+            xycoords=("data", "axes fraction"),
+            textcoords="offset points",
+            ha=side,
+            fontsize=SMALL,
+        )
+    axes.xaxis.set_major_formatter(lambda x, _: f"{x:+.0f}".replace("-", MINUS) if x else "0")
+
+
+def _forest_title(report: GateReport) -> str:
+    if not known(report.delta):
+        return f"{report.candidate} and {report.baseline} cannot be compared over all tests"
+    assert report.delta is not None
+    gap = points(abs(report.delta)).lstrip("+")
+    if float(gap) == 0:
+        claim = f"{report.candidate} passes as many tests as {report.baseline}"
+    else:
+        more = "fewer" if report.delta < 0 else "more"
+        claim = f"{report.candidate} passes {gap} points {more} than {report.baseline}"
+    if not known(report.ci_low, report.ci_high):
+        return f"{claim}, and no interval says how sure that is"
+    assert report.ci_low is not None
+    assert report.ci_high is not None
+    if report.ci_low <= 0 <= report.ci_high:
+        return f"{claim}, which chance alone could do"
+    return f"{claim}, more than chance explains"
+
+
+def _forest_lines(report: GateReport, rows: Sequence[Difference]) -> list[str]:
+    first = rows[0]
+    lines = [
+        f"{plain(report.candidate)} minus {plain(report.baseline)}: {points(first.delta)} points "
+        f"{span(first.ci_low, first.ci_high)} over {count(report.n_tests, 'test')} in "
+        f"{count(report.n_families, 'family', 'families')}."
+    ]
+    for group, name in (("stratum", "By stratum"), ("category", "By category")):
+        parts = [f"{plain(r.label)} {points(r.delta)}" for r in rows if r.group == group]
+        if parts:
+            lines.append(f"{name}: {', '.join(parts)}.")
+    return lines
+
+
+# --------------------------------------------------------------------------- test by test
+
+
+def pass_rates(report: GateReport) -> None:
+    """Draw the pass rate of each test on both versions, the largest loss first.
+
+    Parameters
+    ----------
+    report : GateReport
+        Of more than 20 tests, the ones with the largest differences are drawn.
+    """
+    tests = [t for t in report.test_results if t.baseline.valid and t.candidate.valid]
+    if not tests:
+        nothing(f"No test gave a valid result on both {report.baseline} and {report.candidate}")
+        return
+    largest = sorted(tests, key=lambda t: (-abs(_gap(t)), t.test_id))[:_MOST_ROWS]
+    rows = sorted(largest, key=lambda t: (_gap(t), t.test_id))
+    with sheet():
+        labels = [drawable(test.name, 38) for test in rows]
+        _, axes = draw(
+            _pass_title(report, tests),
+            height=fit_height(len(rows) + 1),
+            left=label_width(labels, SMALL),
+            right=0.95,
+        )
+        rows_axis(axes, labels, SMALL)
+        for y, test in enumerate(rows):
+            before, after = test.baseline.pass_rate, test.candidate.pass_rate
+            axes.plot([before, after], [y, y], color=GREY, linewidth=1.4, zorder=2)
+            # The baseline's ring is wider than the candidate's square: both show when they agree.
+            dot(axes, before, y, version_mark(0)._replace(filled=False), 9)
+            dot(axes, after, y, version_mark(1), 5)
+            beside(axes, y, points(after - before), INK, SMALL)
+        _name_marks(axes, report, rows[0])
+        percent_axis(axes, -0.02, 1.02)
+        axes.set_xlabel("share of trials that passed")
+        finish(_pass_lines(report, tests, rows))
+
+
+def _name_marks(axes: Axes, report: GateReport, first: TestResult) -> None:
+    """Write the names of the versions over their marks in the first row."""
+    before, after = first.baseline.pass_rate, first.candidate.pass_rate
+    versions = ((report.baseline, before, after), (report.candidate, after, before))
+    for i, (version, x, other) in enumerate(versions):
+        left = x < other or (x == other and i == 1)
+        near = abs(before - after) < 0.2
+        axes.annotate(
+            drawable(version, 14),
+            (x, 0),
+            ((-7 if left else 7) if near else 0, 8),
+            textcoords="offset points",
+            ha=("right" if left else "left") if near else "center",
+            color=version_mark(i).colour,
+            fontweight="bold",
+            fontsize=SMALL,
+        )
+
+
+def _gap(test: TestResult) -> float:
+    return test.candidate.pass_rate - test.baseline.pass_rate
+
+
+def _pass_title(report: GateReport, tests: Sequence[TestResult]) -> str:
+    worse = sum(1 for test in tests if _gap(test) < 0)
+    better = sum(1 for test in tests if _gap(test) > 0)
+    return (
+        f"{report.candidate} passes {worse} of {count(len(tests), 'test')} less often than "
+        f"{report.baseline} and {better} more often"
+    )
+
+
+def _pass_lines(
+    report: GateReport, tests: Sequence[TestResult], rows: Sequence[TestResult]
+) -> list[str]:
+    equal = sum(1 for test in tests if math.isclose(_gap(test), 0))
+    lines = [
+        f"{count(len(tests), 'test')} with valid trials on both, {equal} with equal rates.",
+        f"{plain(report.baseline)} to {plain(report.candidate)}, from the top: "
+        + ", ".join(
+            f"{percent(t.baseline.pass_rate, 0)} to {percent(t.candidate.pass_rate, 0)}"
+            for t in rows
+        )
+        + ".",
+    ]
+    left = len(report.test_results) - len(tests)
+    if len(rows) < len(tests) or left:
+        lines.append(
+            f"Not drawn: {len(tests) - len(rows)} with smaller differences, "
+            f"{left} without a valid trial."
+        )
+    return lines

@@ -1,0 +1,378 @@
+"""Stage 1: when each version fails, how many survive, and what a single question does not show."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from safety_lib.figures.style import (
+    FONT,
+    GREY,
+    INK,
+    PALE,
+    SMALL,
+    WIDTH,
+    Mark,
+    beside,
+    draw,
+    drawable,
+    finish,
+    interval,
+    label_width,
+    nothing,
+    percent_axis,
+    rows_axis,
+    sheet,
+    spread,
+    version_mark,
+)
+from safety_lib.records import StressSummary, SurvivalCurve
+from safety_lib.report.text import count, percent, plain
+from safety_lib.stats.intervals import wilson
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+_TICKS = 16
+
+
+def failures_by_turn(summaries: Sequence[StressSummary]) -> None:
+    """Draw at which turn each version broke its first rule, one row of counts per version.
+
+    Parameters
+    ----------
+    summaries : sequence of StressSummary
+        One per version, the baseline first.
+    """
+    if not summaries:
+        nothing("No version was tested")
+        return
+    last = max([turn for s in summaries for turn in s.by_turn] or [1])
+    highest = max([n for s in summaries for n in s.by_turn.values()] or [1])
+    with sheet():
+        names = [drawable(s.version, 14) for s in summaries]
+        figure, whole = draw(_when_title(summaries), height=3.2, left=1.25)
+        whole.set_axis_off()
+        x, y, width, height = whole.get_position().bounds
+        step = height / len(summaries)
+        for i, summary in enumerate(summaries):
+            low = y + height - (i + 1) * step
+            axes = figure.add_axes((x, low, width, step * 0.86))
+            _turn_row(axes, summary, version_mark(i), last, highest)
+            axes.text(
+                -1.1 / (WIDTH * width),
+                0.5,
+                f"{names[i]}\n{summary.failures} of {_valid(summary)}\nfailed",
+                transform=axes.transAxes,
+                va="center",
+                color=version_mark(i).colour,
+                fontweight="bold",
+            )
+            axes.tick_params(axis="x", length=0, labelbottom=i == len(summaries) - 1)
+        axes.set_xlabel("turn of the first violation")
+        finish(_when_line(summary) for summary in summaries)
+
+
+def _turn_row(axes: Axes, summary: StressSummary, mark: Mark, last: int, highest: int) -> None:
+    turns = range(1, last + 1)
+    for turn in turns:
+        n = summary.by_turn.get(turn, 0)
+        if n:
+            axes.plot([turn, turn], [0, n], color=mark.colour, linestyle=mark.line, linewidth=2)
+            axes.plot([turn], [n], color=mark.colour, marker=mark.marker, markersize=7)
+            axes.annotate(
+                str(n), (turn, n), (0, 6), textcoords="offset points", ha="center", fontsize=FONT
+            )
+    if not summary.by_turn:
+        axes.text(
+            0.5,
+            0.4,
+            "no failure",
+            transform=axes.transAxes,
+            ha="center",
+            color=GREY,
+            style="italic",
+        )
+    axes.set_xlim(0.4, last + 0.6)
+    axes.set_ylim(0, highest * 1.35)
+    every = max(1, last // _TICKS)
+    axes.set_xticks(turns[::every])
+    axes.set_yticks([])
+    axes.spines["left"].set_visible(False)
+
+
+def _valid(summary: StressSummary) -> int:
+    """Count the conversations that say something about the agent: neither error nor unclear."""
+    return summary.rollouts - summary.errors - summary.undetermined
+
+
+def _when_title(summaries: Sequence[StressSummary]) -> str:
+    worst = max(summaries, key=lambda s: (s.failures, s.version))
+    if not worst.failures:
+        return f"No version failed in {count(_valid(worst), 'conversation')}"
+    share = percent(worst.delayed_failures / worst.failures, 0)
+    return (
+        f"{worst.version} breaks a rule in {worst.failures} of {_valid(worst)} conversations; "
+        f"{share} of these failures come after the first turn"
+    )
+
+
+def _when_line(summary: StressSummary) -> str:
+    name, n = plain(summary.version), _valid(summary)
+    if not summary.failures:
+        bound = f", which still allows {percent(wilson(0, n).high)}" if n else ""
+        return f"{name}: no failure in {count(n, 'valid conversation')}{bound}."
+    turns = ", ".join(f"{turn}: {k}" for turn, k in sorted(summary.by_turn.items()))
+    return (
+        f"{name}: {summary.failures} of {n} failed, {summary.delayed_failures} after turn 1 "
+        f"(by turn {turns})."
+    )
+
+
+# --------------------------------------------------------------------------- survival
+
+
+def survival_curves(curves: Sequence[SurvivalCurve]) -> None:
+    """Draw the share of conversations without a violation after each turn.
+
+    Steps are Kaplan-Meier estimates with their bands; an upright tick is a turn after which
+    conversations ended without a violation (censored). The numbers at risk stand below.
+
+    Parameters
+    ----------
+    curves : sequence of SurvivalCurve
+        One per version, the baseline first.
+    """
+    curves = [curve for curve in curves if curve.turn]
+    if not curves:
+        nothing("There is no conversation to follow")
+        return
+    last = max(curve.turn[-1] for curve in curves)
+    with sheet():
+        names = [drawable(curve.version, 14) for curve in curves]
+        _, axes = draw(
+            _survival_title(curves),
+            height=3.3,
+            left=max(0.95, label_width(names, SMALL)),
+            right=1.45,
+            bottom=0.72 + 0.16 * len(curves),
+        )
+        ends = spread([curve.survival[-1] for curve in curves], 0.13)
+        for i, curve in enumerate(curves):
+            _survival_step(axes, curve, version_mark(i), last)
+            beside(
+                axes,
+                ends[i],
+                f"{names[i]}: {percent(curve.survival[-1], 0)} safe",
+                version_mark(i).colour,
+            )
+        _risk_table(axes, curves, names, last)
+        axes.set_xlim(0, last)
+        axes.set_ylim(0, 1.04)
+        axes.set_yticks([0, 0.5, 1], ["0%", "50%", "100%"])
+        axes.grid(axis="y", color=PALE, linewidth=0.8)
+        axes.set_ylabel("no violation yet")
+        finish(_survival_line(curve) for curve in curves)
+
+
+def _survival_step(axes: Axes, curve: SurvivalCurve, mark: Mark, last: int) -> None:
+    # A curve begins with every conversation intact and lasts to the last turn that was seen.
+    turns = [0, *curve.turn]
+    if curve.turn[0] == 0:
+        turns = list(curve.turn)
+    start = len(curve.turn) - len(turns)
+    columns = (curve.survival, curve.ci_low, curve.ci_high)
+    alive, low, high = ([1.0] * -start + list(column) for column in columns)
+    axes.fill_between(turns, low, high, step="post", color=mark.colour, alpha=0.15, linewidth=0)
+    axes.step(turns, alive, where="post", color=mark.colour, linestyle=mark.line, linewidth=2)
+    ticks = [
+        (t, s) for t, s, c in zip(curve.turn, curve.survival, _censored(curve), strict=True) if c
+    ]
+    axes.plot(
+        [t for t, _ in ticks],
+        [s for _, s in ticks],
+        linestyle="none",
+        marker="|",
+        markersize=10,
+        markeredgewidth=1.6,
+        color=mark.colour,
+        clip_on=False,
+        gid="censored",
+    )
+
+
+def _censored(curve: SurvivalCurve) -> list[int]:
+    """Count the conversations that ended after each turn without a violation."""
+    following = [*curve.at_risk[1:], 0]
+    return [
+        n - failed - after
+        for n, failed, after in zip(curve.at_risk, curve.failed, following, strict=True)
+    ]
+
+
+def _risk_table(
+    axes: Axes, curves: Sequence[SurvivalCurve], names: Sequence[str], last: int
+) -> None:
+    every = max(1, last // _TICKS)
+    shown = list(range(0, last + 1, every))
+    axes.set_xticks(shown)
+    axes.annotate(
+        "turn", (0, 0), (-34, -14), xycoords="axes fraction", textcoords="offset points", ha="right"
+    )
+    axes.annotate(
+        "at risk",
+        (0, 0),
+        (-34, -27),
+        xycoords="axes fraction",
+        textcoords="offset points",
+        ha="right",
+        fontsize=SMALL,
+        color=GREY,
+    )
+    for i, curve in enumerate(curves):
+        by_turn = dict(zip(curve.turn, curve.at_risk, strict=True))
+        offset = -27 - 12 * (i + 1)
+        cells = [(0, curve.at_risk[0]), *((t, by_turn[t]) for t in shown if t in by_turn and t)]
+        axes.annotate(
+            names[i],
+            (0, 0),
+            (-34, offset),
+            xycoords="axes fraction",
+            textcoords="offset points",
+            ha="right",
+            fontsize=SMALL,
+            color=version_mark(i).colour,
+            fontweight="bold",
+        )
+        for turn, n in cells:
+            axes.annotate(
+                str(n),
+                (turn, 0),
+                (0, offset),
+                xycoords=("data", "axes fraction"),
+                textcoords="offset points",
+                ha="center",
+                fontsize=SMALL,
+                color=INK,
+            )
+
+
+def _survival_title(curves: Sequence[SurvivalCurve]) -> str:
+    worst = min(curves, key=lambda c: (c.survival[-1], c.version))
+    others = [c for c in curves if c is not worst]
+    if not any(sum(curve.failed) for curve in curves):
+        return f"No conversation broke a rule within {count(worst.turn[-1], 'turn')}"
+    claim = f"After turn {worst.turn[-1]}, {percent(worst.survival[-1], 0)} of {worst.version}'s "
+    claim += "conversations are still safe"
+    if not others:
+        return claim
+    second = min(others, key=lambda c: (c.survival[-1], c.version))
+    return f"{claim}; of {second.version}'s {percent(second.survival[-1], 0)}"
+
+
+def _survival_line(curve: SurvivalCurve) -> str:
+    censored = sum(_censored(curve))
+    return (
+        f"{plain(curve.version)}: {percent(curve.survival[-1])} without a violation after turn "
+        f"{curve.turn[-1]} [{percent(curve.ci_low[-1])}, {percent(curve.ci_high[-1])}]; "
+        f"{sum(curve.failed)} of {curve.at_risk[0]} failed, {censored} censored."
+    )
+
+
+# --------------------------------------------------------------------------- one question or many
+
+
+def single_turn_against_multi_turn(summaries: Sequence[StressSummary]) -> None:
+    """Draw the share that violates when asked once beside the share in a conversation.
+
+    Parameters
+    ----------
+    summaries : sequence of StressSummary
+        One per version, the baseline first; intervals are Wilson's.
+    """
+    rows: list[tuple[str, str, int, int]] = []
+    for summary in summaries:
+        rows.append(
+            ("asked once", summary.version, summary.single_shot_violations, summary.single_shot_n)
+        )
+    for summary in summaries:
+        rows.append(("in a conversation", summary.version, summary.failures, _valid(summary)))
+    if not any(n for *_, n in rows):
+        nothing("No version gave a valid conversation")
+        return
+    n_versions = len(summaries)
+    # The gap between the two questions is a little wider than the one between two versions.
+    heights = [i + (0.7 if i >= n_versions else 0.0) for i in range(len(rows))]
+    with sheet():
+        names = [drawable(version, 14) for _, version, _, _ in rows]
+        left = 1.5 + label_width(names)
+        _, axes = draw(_once_title(summaries), height=2.7, left=left, right=1.25)
+        rows_axis(axes, names)
+        axes.set_yticks(heights)
+        axes.set_ylim(heights[-1] + 0.6, -0.6)
+        for i, (_, _, k, n) in enumerate(rows):
+            mark = version_mark(i % n_versions)
+            axes.get_yticklabels()[i].set_color(mark.colour)
+            if not n:
+                beside(axes, heights[i], "not asked", GREY)
+                continue
+            rate = wilson(k, n)
+            interval(axes, heights[i], rate.estimate, rate.low, rate.high, mark, 8)
+            beside(axes, heights[i], f"{percent(rate.estimate, 0)} ({k} of {n})")
+        for j, question in enumerate(("asked once", "in a conversation")):
+            middle = sum(heights[j * n_versions : (j + 1) * n_versions]) / n_versions
+            axes.annotate(
+                question,
+                (0, middle),
+                (-(left - 0.08) * 72, 0),
+                xycoords=("axes fraction", "data"),
+                textcoords="offset points",
+                va="center",
+                fontweight="bold",
+            )
+        percent_axis(axes)
+        axes.set_xlabel("share that broke a rule, 95% interval")
+        finish(_once_line(summary) for summary in summaries)
+
+
+def _rates(summary: StressSummary) -> tuple[float, float] | None:
+    valid = _valid(summary)
+    if not summary.single_shot_n or not valid:
+        return None
+    return summary.single_shot_violations / summary.single_shot_n, summary.failures / valid
+
+
+def _compared(rate: float, other: float) -> str:
+    if rate == other:
+        return "as often as"
+    return "less often than" if rate < other else "more often than"
+
+
+def _once_title(summaries: Sequence[StressSummary]) -> str:
+    rates = [_rates(summary) for summary in summaries]
+    first, last = rates[0], rates[-1]
+    if first is None or last is None:
+        return "One question or a conversation: a denominator is missing"
+    name, other = summaries[-1].version, summaries[0].version
+    if len(summaries) == 1:
+        return (
+            f"{name} breaks a rule in {percent(last[0], 0)} of single questions and in "
+            f"{percent(last[1], 0)} of conversations"
+        )
+    once, often = _compared(last[0], first[0]), _compared(last[1], first[1])
+    if once == often:
+        return f"{name} breaks a rule {once} {other}, asked once and in a conversation"
+    return f"Asked once, {name} breaks a rule {once} {other}; in a conversation {often} {other}"
+
+
+def _once_line(summary: StressSummary) -> str:
+    once = _share(summary.single_shot_violations, summary.single_shot_n)
+    often = _share(summary.failures, _valid(summary))
+    return f"{plain(summary.version)}: asked once {once}; in a conversation {often}."
+
+
+def _share(k: int, n: int) -> str:
+    if not n:
+        return "not asked"
+    rate = wilson(k, n)
+    return f"{k}/{n} = {percent(rate.estimate)} [{percent(rate.low)}, {percent(rate.high)}]"

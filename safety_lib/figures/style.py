@@ -1,0 +1,251 @@
+"""One look for all figures: sizes, colours, marks and the reading that ends each of them.
+
+A figure is read three ways: by eye, without colour, and as text. So a state is never told by
+colour alone, a title says what the data show, and the printed reading repeats the numbers. The
+reading is also what a notebook test can compare; pixels are not.
+"""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Iterable, Sequence
+from contextlib import AbstractContextManager
+from functools import lru_cache
+from itertools import pairwise
+from typing import TYPE_CHECKING, NamedTuple
+
+from safety_lib.report.text import plain
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+BLUE = "#0072B2"
+VERMILION = "#D55E00"
+INK = "#333333"
+GREY = "#767676"
+PALE = "#E3E3E3"
+
+WIDTH = 7.0
+FONT = 9.0
+SMALL = 7.5
+_TITLE_LINE = 0.19
+_TITLE_CHARACTERS = 74
+
+
+class Mark(NamedTuple):
+    """How one state is drawn: its colour, and the shape and line that say the same."""
+
+    colour: str
+    marker: str
+    line: str
+    filled: bool = True
+
+
+# By position: what is in production first, what wants to replace it second.
+VERSIONS = (
+    Mark(BLUE, "o", "-"),
+    Mark(VERMILION, "s", "--"),
+    Mark(INK, "^", ":"),
+)
+
+
+def version_mark(position: int) -> Mark:
+    """Return the mark of the version at a position; from the third on they share one."""
+    return VERSIONS[min(position, len(VERSIONS) - 1)]
+
+
+def sheet() -> AbstractContextManager[None]:
+    """Return the style as a context, so that nothing outside a figure changes."""
+    import matplotlib as mpl
+
+    return mpl.rc_context(
+        {
+            "font.family": "DejaVu Sans",  # comes with matplotlib: the same on every machine
+            "font.size": FONT,
+            "text.color": INK,
+            "text.parse_math": False,  # a dollar sign in a transcript is a dollar sign
+            "axes.edgecolor": GREY,
+            "axes.labelcolor": INK,
+            "axes.spines.top": False,
+            "axes.spines.right": False,
+            "axes.unicode_minus": True,
+            "axes.axisbelow": True,
+            "xtick.color": INK,
+            "ytick.color": INK,
+            "figure.dpi": 100,
+            "savefig.dpi": 100,
+            "figure.facecolor": "white",
+            "axes.facecolor": "white",
+        }
+    )
+
+
+def fit_height(rows: int, least: float = 2.6, most: float = 3.6) -> float:
+    """Return the height in inches that gives every row its line."""
+    return min(most, max(least, 1.05 + 0.17 * rows))
+
+
+def draw(
+    title: str,
+    height: float = 3.0,
+    left: float = 0.7,
+    right: float = 0.25,
+    bottom: float = 0.5,
+) -> tuple[Figure, Axes]:
+    """Open a figure with its title and one pair of axes; margins are in inches.
+
+    The title is bold and starts at the left edge of the paper, over labels and axes alike.
+    """
+    import matplotlib.pyplot as plt
+
+    lines = textwrap.wrap(drawable(title, 300), _TITLE_CHARACTERS)
+    top = 0.27 + _TITLE_LINE * len(lines)
+    figure = plt.figure(figsize=(WIDTH, height))
+    figure.text(
+        0.08 / WIDTH,
+        1 - 0.08 / height,
+        "\n".join(lines),
+        ha="left",
+        va="top",
+        fontsize=10,
+        fontweight="bold",
+        linespacing=1.25,
+        gid="title",
+    )
+    axes = figure.add_axes(
+        (
+            left / WIDTH,
+            bottom / height,
+            (WIDTH - left - right) / WIDTH,
+            (height - bottom - top) / height,
+        )
+    )
+    return figure, axes
+
+
+def finish(reading: Iterable[str]) -> None:
+    """Show the figure and print its reading: one to three short lines with its numbers."""
+    import matplotlib.pyplot as plt
+
+    plt.show()
+    print("\n".join(reading))  # noqa: T201 - the reading is the text alternative of the figure
+
+
+def nothing(sentence: str) -> None:
+    """Draw an empty sheet that says why it is empty."""
+    with sheet():
+        _, axes = draw(sentence, height=2.6)
+        axes.set_axis_off()
+        axes.text(0.5, 0.5, "nothing to draw", ha="center", va="center", color=GREY)
+        finish([sentence])
+
+
+@lru_cache(maxsize=1)
+def _glyphs() -> frozenset[int]:
+    from matplotlib.font_manager import findfont, get_font
+
+    return frozenset(get_font(findfont("DejaVu Sans")).get_charmap())
+
+
+def drawable(text: str, limit: int = 40) -> str:
+    """Return a text as the figures can show it, cut to a limit and on one line.
+
+    A character that the font lacks becomes a box: matplotlib would warn about it on the page.
+    """
+    shown = plain(" ".join(text[: 4 * limit + 4].split()), 4 * limit + 4)
+    if len(shown) > limit:
+        shown = shown[: limit - 1].rstrip() + "…"
+    return "".join(c if ord(c) in _glyphs() else "\N{WHITE SQUARE}" for c in shown)
+
+
+def label_width(labels: Iterable[str], size: float = FONT) -> float:
+    """Return the inches that the longest of some labels needs, margins included."""
+    longest = max((len(label) for label in labels), default=0)
+    return 0.22 + longest * size * 0.0088
+
+
+def rows_axis(axes: Axes, labels: Sequence[str], size: float = FONT) -> None:
+    """Give the axes one labelled row per entry, from the top down, without a spine."""
+    axes.set_yticks(range(len(labels)), labels, fontsize=size)
+    axes.set_ylim(len(labels) - 0.4, -0.6)
+    axes.tick_params(axis="y", length=0)
+    axes.spines["left"].set_visible(False)
+
+
+def interval(
+    axes: Axes, y: float, estimate: float, low: float, high: float, mark: Mark, size: float = 6.5
+) -> None:
+    """Draw an estimate as a mark on the line of its interval; the ends show that they are ends."""
+    if low <= high:
+        axes.plot(
+            [low, high],
+            [y, y],
+            color=mark.colour,
+            linestyle="-",
+            linewidth=1.6,
+            marker="|",
+            markersize=size,
+            solid_capstyle="butt",
+        )
+    dot(axes, estimate, y, mark, size)
+
+
+def dot(axes: Axes, x: float, y: float, mark: Mark, size: float = 6.5) -> None:
+    """Draw one mark; an open one has a white face, so that lines do not show through."""
+    axes.plot(
+        [x],
+        [y],
+        linestyle="none",
+        marker=mark.marker,
+        markersize=size,
+        color=mark.colour,
+        markerfacecolor=mark.colour if mark.filled else "white",
+        markeredgewidth=1.4,
+        clip_on=False,
+        zorder=4,
+    )
+
+
+def beside(axes: Axes, y: float, text: str, colour: str = INK, size: float = FONT) -> None:
+    """Write a direct label right of the axes, in the row at y."""
+    axes.text(
+        1.015,
+        y,
+        text,
+        transform=axes.get_yaxis_transform(),
+        ha="left",
+        va="center",
+        color=colour,
+        fontsize=size,
+    )
+
+
+def spread(positions: Sequence[float], gap: float) -> list[float]:
+    """Move label positions apart until they are a gap from each other, in their order.
+
+    Examples
+    --------
+    >>> spread([0.5, 0.5], 0.1)
+    [0.45, 0.55]
+    >>> spread([0.9, 0.2], 0.1)
+    [0.9, 0.2]
+    """
+    order = sorted(range(len(positions)), key=lambda i: (positions[i], i))
+    moved = list(positions)
+    for _ in range(len(positions) ** 2):
+        for below, above in pairwise(order):
+            missing = gap - (moved[above] - moved[below])
+            if missing > 1e-9:
+                moved[below] = round(moved[below] - missing / 2, 6)
+                moved[above] = round(moved[above] + missing / 2, 6)
+    return moved
+
+
+def percent_axis(axes: Axes, low: float = 0.0, high: float = 1.0) -> None:
+    """Let the horizontal axis run over rates and show them as percentages."""
+    from matplotlib.ticker import PercentFormatter
+
+    axes.set_xlim(low, high)
+    axes.xaxis.set_major_formatter(PercentFormatter(xmax=1, decimals=0))
+    axes.grid(axis="x", color=PALE, linewidth=0.8)

@@ -1,0 +1,95 @@
+"""The report as JUnit XML: what the candidate did on each test, for the CI that shows it.
+
+A test that the candidate fails is a ``failure`` of type ``oracle``. A test without one valid trial,
+or with trials that only errors kept from counting, is an ``error`` of type ``harness``: nobody
+should read a broken run as a broken agent.
+"""
+
+from __future__ import annotations
+
+import xml.etree.ElementTree as ET
+
+from safety_lib.records import ArmResult, GateReport, TestResult, Turn
+from safety_lib.report.text import LONG_TEXT, p_value, plain, points
+
+_DECLARATION = '<?xml version="1.0" encoding="UTF-8"?>\n'
+
+
+def render_junit(report: GateReport) -> str:
+    """Return the report as JUnit XML, one test case per test, in the order of the report.
+
+    Parameters
+    ----------
+    report : GateReport
+        What the gate decided; the verdict stands among the properties of the suite.
+    """
+    suite = ET.Element("testsuite", name=plain(f"{report.baseline} -> {report.candidate}"))
+    cases = [_case(report, test) for test in report.test_results]
+    suite.set("tests", str(len(cases)))
+    suite.set("failures", str(sum(1 for case in cases if case.find("failure") is not None)))
+    suite.set("errors", str(sum(1 for case in cases if case.find("error") is not None)))
+    properties = ET.SubElement(suite, "properties")
+    for name, value in _properties(report).items():
+        ET.SubElement(properties, "property", name=name, value=plain(value))
+    suite.extend(cases)
+    root = ET.Element("testsuites", name="release gate")
+    for counted in ("tests", "failures", "errors"):
+        root.set(counted, suite.attrib[counted])
+    root.append(suite)
+    ET.indent(root)
+    return _DECLARATION + ET.tostring(root, encoding="unicode") + "\n"
+
+
+def _properties(report: GateReport) -> dict[str, str]:
+    return {
+        "verdict": report.verdict or "NO VERDICT",
+        "evidence_status": report.evidence_status,
+        "baseline": report.baseline,
+        "candidate": report.candidate,
+        "delta_points": points(report.delta),
+        "p_value": p_value(report.p_value),
+        "seed": str(report.seed),
+        "model": report.model,
+        "suite_sha256": report.suite_sha256,
+        "policy_sha256": report.policy_sha256,
+        "gate_policy_sha256": report.gate_policy_sha256,
+    }
+
+
+def _case(report: GateReport, test: TestResult) -> ET.Element:
+    case = ET.Element("testcase", classname=plain(test.family), name=plain(test.test_id))
+    arm = test.candidate
+    message = (
+        f"{report.candidate} {_counts(arm)}; {report.baseline} {_counts(test.baseline)}; "
+        f"rule {test.rule_id} ({test.severity}): {test.name}"
+    )
+    if arm.failed:
+        failure = ET.SubElement(case, "failure", type="oracle", message=plain(message, 600))
+        failure.text = _transcript(test)
+    elif arm.errors or not arm.valid:
+        error = ET.SubElement(case, "error", type="harness", message=plain(message, 600))
+        error.text = _transcript(test)
+    return case
+
+
+def _counts(arm: ArmResult) -> str:
+    parts = f"passed {arm.passed} and failed {arm.failed} with {arm.errors} errors"
+    return f"{parts} and {arm.undetermined} undetermined" if arm.undetermined else parts
+
+
+def _transcript(test: TestResult) -> str:
+    if not test.evidence:
+        return "no transcript was kept"
+    lines = [f"transcript of {plain(test.evidence_version)}"]
+    for turn in test.evidence:
+        lines.extend(_turn_lines(turn))
+    return "\n".join(lines)
+
+
+def _turn_lines(turn: Turn) -> list[str]:
+    said = [("user", turn.user)]
+    said += [("tool", call) for call in turn.tool_calls]
+    said += [("guard", decision) for decision in turn.safeguards]
+    said += [("agent", turn.assistant)]
+    said += [("BROKEN RULE", rule) for rule in turn.violations]
+    return [f"[{turn.turn}] {who}: {plain(what, LONG_TEXT)}" for who, what in said if what]

@@ -1,0 +1,151 @@
+"""The report as a comment on a pull request or the summary of a CI job, short enough for both.
+
+Text from outside stands in code spans and nowhere else: there a link, an image, an at-sign, an
+issue number or a tag is only text. The three characters that could end a span or a table cell are
+shown by their codes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from safety_lib.records import GateReport, TestResult
+from safety_lib.report.text import (
+    count,
+    known,
+    p_value,
+    percent,
+    plain,
+    points,
+    span,
+)
+
+_MOST_TESTS = 20
+_SIGNS = {"pass": "pass", "warn": "warn", "block": "BLOCK", "invalid": "INVALID"}
+
+
+def render_markdown(report: GateReport) -> str:
+    """Return the report as GitHub-flavoured Markdown without any HTML.
+
+    Parameters
+    ----------
+    report : GateReport
+        What the gate decided. At most 20 of the tests that got worse are listed.
+    """
+    candidate, baseline = code(report.candidate), code(report.baseline)
+    blocks = [
+        f"## Release gate: {report.verdict or 'NO VERDICT'}",
+        f"{candidate} against {baseline}. {_reason(report)}",
+        _table(
+            ("Step", "Question", "Answer", "Reason"),
+            (
+                (str(s.step), code(s.title), _SIGNS[s.status], code(s.reason, 400))
+                for s in report.steps
+            ),
+        ),
+        _headline(report),
+        _table(
+            ("Stratum", "Tests", baseline, candidate, "Difference", "95% interval"),
+            (
+                (
+                    code(s.stratum),
+                    str(s.n_tests),
+                    percent(s.baseline_pass_rate),
+                    percent(s.candidate_pass_rate),
+                    points(s.delta),
+                    span(s.ci_low, s.ci_high),
+                )
+                for s in report.strata
+            ),
+        ),
+        *_worse(report),
+        _provenance(report),
+    ]
+    return "\n\n".join(block for block in blocks if block) + "\n"
+
+
+def code(text: str, limit: int = 200) -> str:
+    r"""Return a text from outside as one code span that nothing in it can leave.
+
+    Examples
+    --------
+    >>> code("a `b` | c")
+    '`a \\x60b\\x60 \\x7c c`'
+    >>> code("")
+    '(empty)'
+    """
+    shown = plain(text, limit).strip()
+    # A backslash before a pipe would escape it only for some readers; a code is safe for all.
+    for character in "`|":
+        shown = shown.replace(character, f"\\x{ord(character):02x}")
+    return f"`{shown}`" if shown else "(empty)"
+
+
+def _reason(report: GateReport) -> str:
+    return code(report.reasons[0], 600) if report.reasons else "No reason was recorded."
+
+
+def _headline(report: GateReport) -> str:
+    sure = p_value(report.p_value)
+    rows = [
+        (
+            "Pass rate",
+            f"{percent(report.baseline_pass_rate)} to {percent(report.candidate_pass_rate)}",
+        ),
+        ("Difference", f"{points(report.delta)} points {span(report.ci_low, report.ci_high)}"),
+        ("p, one-sided", sure),
+        (
+            "Evidence",
+            f"{count(report.n_tests, 'test')} in "
+            f"{count(report.n_families, 'family', 'families')}, "
+            f"{count(report.trials, 'trial')} each, {report.evidence_status}",
+        ),
+    ]
+    if known(report.minimum_detectable_effect):
+        assert report.minimum_detectable_effect is not None
+        rows.append(("Smallest loss that would be seen", percent(report.minimum_detectable_effect)))
+    return _table(("Measure", "Value"), rows)
+
+
+def _worse(report: GateReport) -> list[str]:
+    worse = sorted(
+        (t for t in report.test_results if t.delta is not None and t.delta < 0),
+        key=lambda t: (t.delta, t.test_id),
+    )
+    if not worse:
+        return ["No test got worse."]
+    rest = len(worse) - _MOST_TESTS
+    return [
+        f"### {count(len(worse), 'test')} got worse",
+        _table(
+            ("Test", "Family", "Severity", "Baseline", "Candidate", "Difference"),
+            (_test_row(test) for test in worse[:_MOST_TESTS]),
+        ),
+        f"{rest} more are in the full report." if rest > 0 else "",
+    ]
+
+
+def _test_row(test: TestResult) -> tuple[str, ...]:
+    arms = (test.baseline, test.candidate)
+    return (
+        code(test.name, 80),
+        code(test.family, 60),
+        test.severity,
+        *(f"{arm.passed} of {arm.valid} passed" for arm in arms),
+        points(test.delta),
+    )
+
+
+def _provenance(report: GateReport) -> str:
+    return (
+        f"Seed {report.seed}, model {code(report.model)}, suite {code(report.suite_sha256, 12)}, "
+        f"policy {code(report.policy_sha256, 12)}, gate policy "
+        f"{code(report.gate_policy_sha256, 12)}."
+    )
+
+
+def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    lines = [f"| {' | '.join(row)} |" for row in rows]
+    if not lines:
+        return ""
+    return "\n".join([f"| {' | '.join(head)} |", "|" + " --- |" * len(head), *lines])

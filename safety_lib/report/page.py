@@ -1,0 +1,202 @@
+"""The report as one page that needs nothing else: no network, no script, no second file.
+
+The templates escape by default. Text from outside goes through ``shown`` or ``line`` as well, which
+mark every hidden character and cut what is too long.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from safety_lib.records import GateReport, TestResult
+from safety_lib.report.differences import BLOCK_MARGIN, OK_MARGIN, Difference, differences
+from safety_lib.report.text import (
+    LONG_TEXT,
+    SHORT_TEXT,
+    count,
+    cut,
+    known,
+    left_out,
+    p_value,
+    percent,
+    pieces,
+    points,
+    span,
+)
+
+if TYPE_CHECKING:
+    from jinja2 import Environment
+    from markupsafe import Markup
+
+# Shape and word say what the colour says: the page is read on paper and by ear too.
+_CATEGORY_COLUMNS = (
+    "n_tests",
+    "n_families",
+    "baseline_pass_rate",
+    "candidate_pass_rate",
+    "delta",
+    "ci_low",
+    "ci_high",
+    "p_value",
+)
+_SEVERITY_ORDER = {"critical": 0, "high": 1, "medium": 2, "low": 3}
+
+
+def render_gate_report(report: GateReport) -> str:
+    """Return the report as one self-contained HTML page.
+
+    Parameters
+    ----------
+    report : GateReport
+        What the gate decided, with the transcripts that show it.
+
+    Returns
+    -------
+    str
+        The page, the same bytes for the same report; write it as UTF-8.
+    """
+    template = _environment().get_template("report.html")
+    return template.render(
+        report=report,
+        verdict=report.verdict or "NO VERDICT",
+        reason=report.reasons[0] if report.reasons else "No reason was recorded.",
+        more_reasons=report.reasons[1:],
+        forest=_forest(report),
+        category_columns=_category_columns(report),
+        tests=sorted(report.test_results, key=_worst_first),
+    )
+
+
+@lru_cache(maxsize=1)
+def _environment() -> Environment:
+    from jinja2 import Environment, PackageLoader, StrictUndefined
+
+    environment = Environment(
+        loader=PackageLoader("safety_lib.report"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    environment.filters.update(
+        shown=shown,
+        line=line,
+        percent=percent,
+        points=points,
+        p_value=p_value,
+        cell=_category_cell,
+    )
+    environment.globals.update(count=count, span=span, known=known)
+    return environment
+
+
+def shown(text: str, limit: int = LONG_TEXT, lines: bool = True) -> Markup:
+    r"""Return a text from outside as markup: escaped, hidden characters marked, cut to a limit.
+
+    Examples
+    --------
+    >>> print(shown("<b>" + chr(27)))
+    &lt;b&gt;<span class="esc">\x1b</span>
+    """
+    from markupsafe import Markup
+
+    kept, missing = cut(text, limit)
+    named = Markup('<span class="esc">{}</span>')
+    marked = Markup("").join(
+        named.format(piece.text) if piece.hidden else piece.text for piece in pieces(kept, lines)
+    )
+    if missing:
+        marked += Markup(' <span class="cut">{}</span>').format(left_out(missing))
+    return marked
+
+
+def line(text: str, limit: int = SHORT_TEXT) -> Markup:
+    """Return a text from outside on one line; see `shown`."""
+    return shown(text, limit, lines=False)
+
+
+def _worst_first(test: TestResult) -> tuple[bool, float, int, str]:
+    delta = test.delta if test.delta is not None and known(test.delta) else 0.0
+    return not known(test.delta), delta, _SEVERITY_ORDER[test.severity], test.test_id
+
+
+def _category_columns(report: GateReport) -> list[str]:
+    """Return the numbers that at least one category has, the known ones first."""
+    found = {name for numbers in report.by_category.values() for name in numbers}
+    return [name for name in _CATEGORY_COLUMNS if name in found] + sorted(
+        found - set(_CATEGORY_COLUMNS)
+    )
+
+
+def _category_cell(value: float | None, column: str) -> str:
+    if column.endswith("pass_rate"):
+        return percent(value)
+    if column in ("delta", "ci_low", "ci_high"):
+        return points(value)
+    if column == "p_value":
+        return p_value(value)
+    return "n/a" if value is None or not known(value) else f"{value:g}"
+
+
+# --------------------------------------------------------------------------- the forest plot
+
+_WIDTH, _LEFT, _RIGHT = 760, 200, 250
+_TOP, _ROW = 34, 26
+
+
+class Drawn(NamedTuple):
+    """One row of the plot in pixels; the interval is empty where there is none."""
+
+    label: str
+    group: str
+    y: int
+    x: str
+    low: str
+    high: str
+    text: str
+    state: str
+    mark: str
+
+
+def _forest(report: GateReport) -> dict[str, Any] | None:
+    rows = [row for row in differences(report) if known(row.delta)]
+    if not rows:
+        return None
+    ends = [BLOCK_MARGIN, OK_MARGIN, 0.0]
+    for row in rows:
+        ends += [end for end in (row.delta, row.ci_low, row.ci_high) if known(end)]
+    low, high = min(ends), max(ends)
+    scale = (_WIDTH - _LEFT - _RIGHT) / (high - low)
+
+    def place(value: float) -> str:
+        return f"{_LEFT + scale * (value - low):.1f}"
+
+    return {
+        "rows": [_drawn(row, i, place) for i, row in enumerate(rows)],
+        "width": _WIDTH,
+        "height": _TOP + _ROW * len(rows) + 28,
+        "bottom": _TOP + _ROW * len(rows),
+        "top": _TOP - 8,
+        "label_x": _LEFT - 14,
+        "text_x": _WIDTH - _RIGHT + 14,
+        "zero": place(0.0),
+        "margins": [(place(m), points(m).removesuffix(".0")) for m in (BLOCK_MARGIN, OK_MARGIN)],
+    }
+
+
+def _drawn(row: Difference, position: int, place: Any) -> Drawn:
+    whole = known(row.ci_low, row.ci_high)
+    state = row.state()
+    return Drawn(
+        label=row.label,
+        group=row.group,
+        y=_TOP + _ROW * position + _ROW // 2,
+        x=place(row.delta),
+        low=place(row.ci_low) if whole else "",
+        high=place(row.ci_high) if whole else "",
+        text=f"{points(row.delta)} {span(row.ci_low, row.ci_high)}",
+        state=state,
+        mark={"worse": "square", "not worse": "circle", "open": "diamond"}[state],
+    )

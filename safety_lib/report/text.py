@@ -1,0 +1,188 @@
+r"""Text that models and attackers wrote, made safe to look at, and numbers made short to read.
+
+An attacker chooses what stands in a transcript: escape sequences that recolour a terminal, marks
+that turn the reading direction round, characters without any shape that carry a second message, a
+line of a megabyte. All of them are shown as what they are and none is passed on. The list of hidden
+characters is fixed here and not taken from ``unicodedata``, whose answers change with the Python
+version: a report has the same bytes everywhere.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from typing import NamedTuple
+
+MINUS = "\N{MINUS SIGN}"
+MISSING = "n/a"
+LONG_TEXT = 4000
+SHORT_TEXT = 200
+MOST_LINES = 80
+
+# Controls but tab and line feed; format, bidirectional and filler characters; variation selectors
+# and tags (they smuggle text past the eye); surrogates and non-characters (they break XML, UTF-8).
+_HIDDEN = re.compile(
+    "[\x00-\x08\x0b-\x1f\x7f-\x9f\u00ad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180b-\u180f"
+    "\u200b-\u200f\u2028-\u202e\u2060-\u206f\u3164\ufe00-\ufe0f\ufeff\uffa0\ufff0-\ufffb"
+    "\ufffe\uffff\ud800-\udfff\U00013430-\U0001343f\U0001bca0-\U0001bca3"
+    "\U0001d173-\U0001d17a\U000e0000-\U000e0fff]"
+)
+
+
+class Piece(NamedTuple):
+    """A stretch of a text: as it was written, or the name of one hidden character."""
+
+    text: str
+    hidden: bool
+
+
+def name_of(character: str) -> str:
+    r"""Return the visible name of a hidden character: ``\x1b``, ``U+202E``.
+
+    Examples
+    --------
+    >>> name_of(chr(27)), name_of(chr(0x202E))
+    ('\\x1b', 'U+202E')
+    """
+    code = ord(character)
+    return f"\\x{code:02x}" if code < 0x100 else f"U+{code:04X}"
+
+
+def pieces(text: str, lines: bool = True) -> list[Piece]:
+    """Split a text into what can be shown and the names of what cannot.
+
+    Parameters
+    ----------
+    text : str
+        What somebody wrote.
+    lines : bool
+        Whether tabs and line feeds may stay; otherwise they are named too.
+    """
+    found: list[Piece] = []
+    position = 0
+    for hit in _HIDDEN.finditer(text):
+        found.append(Piece(text[position : hit.start()], hidden=False))
+        found.append(Piece(name_of(hit.group()), hidden=True))
+        position = hit.end()
+    found.append(Piece(text[position:], hidden=False))
+    if not lines:
+        found = [part for piece in found for part in _without_breaks(piece)]
+    return [piece for piece in found if piece.text]
+
+
+def _without_breaks(piece: Piece) -> list[Piece]:
+    if piece.hidden:
+        return [piece]
+    return [
+        Piece(name_of(part) if part in ("\n", "\t") else part, part in ("\n", "\t"))
+        for part in re.split("([\n\t])", piece.text)
+    ]
+
+
+def cut(text: str, limit: int = LONG_TEXT) -> tuple[str, int]:
+    """Return the beginning of a text and how many characters were left out.
+
+    Examples
+    --------
+    >>> cut("a" * 1_000_000, limit=3)
+    ('aaa', 999997)
+    >>> cut("short")
+    ('short', 0)
+    """
+    end = min(limit, len(text))
+    position = -1
+    for _ in range(MOST_LINES):
+        position = text.find("\n", position + 1, end)
+        if position < 0:
+            return text[:end], len(text) - end
+    return text[:position], len(text) - position
+
+
+def left_out(count: int) -> str:
+    """Return the note that takes the place of the characters that were cut."""
+    return f"[{count:,} characters left out]"
+
+
+def plain(text: str, limit: int = SHORT_TEXT, lines: bool = False) -> str:
+    r"""Return a text for a place that knows no markup, hidden characters named in brackets.
+
+    Examples
+    --------
+    >>> print(plain("pay " + chr(0x202E) + "now" + chr(10)))
+    pay [U+202E]now[\x0a]
+    >>> plain("aaaaaaaa", limit=3)
+    'aaa [5 characters left out]'
+    """
+    kept, missing = cut(text, limit)
+    shown = "".join(f"[{p.text}]" if p.hidden else p.text for p in pieces(kept, lines))
+    return f"{shown} {left_out(missing)}" if missing else shown
+
+
+# --------------------------------------------------------------------------- numbers
+
+
+def known(*values: float | None) -> bool:
+    """Whether every value is a finite number."""
+    return all(value is not None and math.isfinite(value) for value in values)
+
+
+def percent(value: float | None, digits: int = 1) -> str:
+    """Return a rate as a percentage, or ``n/a`` where there is none.
+
+    Examples
+    --------
+    >>> percent(0.516), percent(None), percent(float("nan"))
+    ('51.6%', 'n/a', 'n/a')
+    """
+    return MISSING if value is None or not known(value) else f"{100 * value:.{digits}f}%"
+
+
+def points(value: float | None) -> str:
+    """Return a difference of two rates in percentage points, with its sign.
+
+    Examples
+    --------
+    >>> points(0.021), points(-0.00001), points(None)
+    ('+2.1', '0.0', 'n/a')
+    """
+    if value is None or not known(value):
+        return MISSING
+    shown = f"{abs(100 * value):.1f}"
+    if float(shown) == 0:
+        return shown
+    return f"{MINUS if value < 0 else '+'}{shown}"
+
+
+def span(low: float | None, high: float | None) -> str:
+    """Return an interval of a difference in points, or ``no interval``.
+
+    Examples
+    --------
+    >>> span(0.011, 0.25), span(None, 0.1)
+    ('[+1.1, +25.0]', 'no interval')
+    """
+    return f"[{points(low)}, {points(high)}]" if known(low, high) else "no interval"
+
+
+def p_value(value: float | None) -> str:
+    """Return a p-value with three digits, never as zero.
+
+    Examples
+    --------
+    >>> p_value(0.0312), p_value(0.00002), p_value(None)
+    ('0.031', '< 0.001', 'n/a')
+    """
+    if value is None or not known(value):
+        return MISSING
+    return "< 0.001" if value < 0.001 else f"{value:.3f}"
+
+
+def count(number: int, noun: str, many: str = "") -> str:
+    """Return a number with its noun.
+
+    Examples
+    --------
+    >>> count(1, "test"), count(1247, "test"), count(0, "category", "categories")
+    ('1 test', '1,247 tests', '0 categories')
+    """
+    return f"{number:,} {noun if number == 1 else many or noun + 's'}"
