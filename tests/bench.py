@@ -140,7 +140,11 @@ def floor() -> float:
 
     with tempfile.TemporaryDirectory() as folder:
         notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(FLOOR_CELL)])
-        notebook.metadata["kernelspec"] = {"name": "python3", "display_name": "", "language": "python"}
+        notebook.metadata["kernelspec"] = {
+            "name": "python3",
+            "display_name": "",
+            "language": "python",
+        }
         for i in range(4):
             nbformat.write(notebook, Path(folder) / f"{i}.ipynb")
         code = (
@@ -196,7 +200,11 @@ def main() -> None:
 
     print("| what | at most | measured |\n|---|---|---|")
     row("harness time per turn, canned target", "0.10 ms", f"{canned_per_turn():.3f} ms")
-    row("the same with simulated model, oracle, safeguards", "0.20 ms", f"{simulated_per_turn():.3f} ms")
+    row(
+        "the same with simulated model, oracle, safeguards",
+        "0.20 ms",
+        f"{simulated_per_turn():.3f} ms",
+    )
     count = int(os.environ.get("BENCH_ROLLOUTS", "100000"))
     whole, tenth, peak = scale(count)
     row(f"{count:,} rollouts to a journal: memory", "1,024 MiB", f"{peak:.0f} MiB in {whole:.0f} s")
@@ -210,7 +218,11 @@ def main() -> None:
     row("floor: papermill over four import-only notebooks", "", f"{ground:.1f} s")
     row("make demo when set up", "1.25 x floor", f"{ratio:.2f} x ({ratio * ground:.1f} s)")
     checked = statistics.median(nbval() for _ in range(3))
-    row("nbval over the four notebooks", "1.5 x floor", f"{checked / ground:.2f} x ({checked:.1f} s)")
+    row(
+        "nbval over the four notebooks",
+        "1.5 x floor",
+        f"{checked / ground:.2f} x ({checked:.1f} s)",
+    )
     row("real model: share of wall time inside it", "at least 95%", local_share())
 
 

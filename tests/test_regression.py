@@ -1,0 +1,180 @@
+"""From failures to a suite: what comes back, what is the same, what is kept."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from safety_lib.agent.versions import load_version
+from safety_lib.artifacts import ArtifactError, read_artifact, write_artifact
+from safety_lib.records import SEVERITIES, Failure, StressFailures, Suite
+from safety_lib.regression.generate import (
+    count,
+    deduplicate,
+    generate_suite,
+    merge,
+    previous_suite,
+    propose,
+    reproduce,
+)
+from safety_lib.regression.signature import (
+    family,
+    naive_key,
+    signature,
+    wrongly_merged,
+    wrongly_split,
+)
+from safety_lib.stress.discovery import discover
+
+V1, V2 = load_version("v1"), load_version("v2")
+BOTH = {"v1": V1, "v2": V2}
+
+
+@pytest.fixture(scope="module")
+def found() -> StressFailures:
+    return discover(V1, V2, rollouts=40, seed=11).artifact()
+
+
+@pytest.fixture(scope="module")
+def suite(found: StressFailures) -> Suite:
+    return generate_suite(found, BOTH, replays=6, seed=11)
+
+
+def test_every_failure_is_accounted_for(found: StressFailures, suite: Suite) -> None:
+    assert suite.funnel["found"] == len(found.failures)
+    assert suite.funnel["distinct"] == len(suite.tests)
+    assert suite.funnel["active"] + suite.funnel["quarantined"] == len(suite.tests)
+
+
+def test_ids_are_unique(suite: Suite) -> None:
+    ids = [test.test_id for test in suite.tests]
+    assert len(set(ids)) == len(ids)
+
+
+def test_what_rarely_comes_back_is_quarantined_with_its_reason(suite: Suite) -> None:
+    assert {test.lifecycle for test in suite.tests} == {"active", "quarantined"}
+    for test in suite.tests:
+        rate = test.reproduction.k / test.reproduction.n
+        assert (test.lifecycle == "active") == (rate >= 0.3)
+        assert bool(test.lifecycle_reason) == (test.lifecycle == "quarantined")
+        assert test.reproduction.ci_low <= rate <= test.reproduction.ci_high
+
+
+def test_replays_use_fresh_seeds_and_the_version_that_failed(found: StressFailures) -> None:
+    failure = next(f for f in found.failures if f.version == "v2")
+    (seen,) = reproduce([failure], BOTH, replays=4, seed=11)
+    assert (seen.version, seen.n) == ("v2", 4)
+    assert reproduce([failure], BOTH, replays=4, seed=11) == (seen,)
+
+
+def test_an_error_is_neither_a_reproduction_nor_a_pass(found: StressFailures) -> None:
+    failure = found.failures[0]
+    held = list(discover(V2, V2, rollouts=4).trajectories["v2"])
+    errors = [t.model_copy(update={"outcome": "error", "violations": ()}) for t in held]
+    seen = count("v2", errors, failure.rule_id)
+    assert (seen.k, seen.n, seen.errors) == (0, 0, 4)
+    assert "no valid replay" in propose(failure, seen, 7).lifecycle_reason
+
+
+def test_duplicates_merge_and_the_most_severe_stands_for_them(found: StressFailures) -> None:
+    failure = found.failures[0]
+    (seen,) = reproduce([failure], BOTH, replays=3, seed=1)
+    mild = propose(failure.model_copy(update={"severity": "low"}), seen, 7)
+    grave = propose(
+        failure.model_copy(update={"severity": "critical", "trajectory": ("other words",)}), seen, 7
+    )
+    (kept,) = deduplicate([mild, grave])
+    assert kept.severity == "critical"
+    assert kept.duplicates == 1
+
+
+def test_deduplication_keeps_the_highest_severity_of_each_signature(
+    found: StressFailures, suite: Suite
+) -> None:
+    worst: dict[tuple[str, str], int] = {}
+    for failure in found.failures:
+        key = signature(failure), failure.version
+        worst[key] = max(worst.get(key, 0), SEVERITIES.index(failure.severity))
+    for test in suite.tests:
+        assert SEVERITIES.index(test.severity) == worst[test.signature, test.source.version]
+
+
+def test_wording_does_not_enter_the_signature(found: StressFailures) -> None:
+    failure = found.failures[0]
+    other = failure.model_copy(
+        update={"trajectory": tuple(text.upper() for text in failure.trajectory), "seed": 99}
+    )
+    assert signature(other) == signature(failure)
+    assert family(other) == family(failure)
+
+
+def test_the_naive_key_merges_and_splits(found: StressFailures) -> None:
+    merged = wrongly_merged(found.failures)
+    for key, rules in merged.items():
+        assert len(rules) > 1
+        assert {f.rule_id for f in found.failures if naive_key(f) == key} == set(rules)
+    for name, keys in wrongly_split(found.failures).items():
+        assert {naive_key(f) for f in found.failures if signature(f) == name} == set(keys)
+        assert len(keys) > 1
+
+
+def test_merging_a_suite_with_itself_changes_nothing(suite: Suite) -> None:
+    assert merge(suite.tests, suite.tests) == suite.tests
+
+
+def test_tests_of_incidents_stay_when_the_suite_is_made_again(
+    found: StressFailures, suite: Suite
+) -> None:
+    (seen,) = reproduce([found.failures[-1]], BOTH, replays=3, seed=1)
+    incident = propose(found.failures[-1], seen, 7, incident_id="INC-1")
+    incident = incident.model_copy(update={"test_id": "T-incident"})
+    previous = suite.model_copy(update={"tests": merge(suite.tests, [incident])})
+    again = generate_suite(found, BOTH, replays=6, seed=11, previous=previous)
+    assert again.only("stress").tests == suite.tests
+    assert again.only("incident").tests == (incident,)
+
+
+def test_a_version_that_changed_since_discovery_is_refused(found: StressFailures) -> None:
+    changed = V2.having({"memory.window": 3}, name="v2")
+    with pytest.raises(ValueError, match="has changed since"):
+        generate_suite(found, {"v1": V1, "v2": changed}, replays=2)
+
+
+def test_a_missing_version_is_named(found: StressFailures) -> None:
+    with pytest.raises(ValueError, match="v2"):
+        reproduce([f for f in found.failures if f.version == "v2"], {"v1": V1}, replays=1, seed=1)
+
+
+def test_nothing_found_makes_an_empty_suite(found: StressFailures) -> None:
+    empty = found.model_copy(update={"failures": ()})
+    made = generate_suite(empty, BOTH, replays=2)
+    assert made.tests == ()
+    assert made.funnel["active"] == 0
+
+
+def test_a_damaged_suite_is_never_overwritten_in_silence(tmp_path: Path, suite: Suite) -> None:
+    path = write_artifact(tmp_path, suite)
+    assert previous_suite(tmp_path, suite.model) is not None
+    assert previous_suite(tmp_path, "another model") is None
+    path.write_text(path.read_text(encoding="utf-8")[:200], encoding="utf-8")
+    with pytest.raises(ArtifactError):
+        previous_suite(tmp_path, suite.model)
+
+
+def test_a_suite_survives_its_file(tmp_path: Path, suite: Suite) -> None:
+    write_artifact(tmp_path, suite)
+    assert read_artifact(tmp_path, Suite).tests == suite.tests
+
+
+def test_tests_carry_public_tags(suite: Suite) -> None:
+    for test in suite.tests:
+        kinds = {tag.split(":")[0] for tag in test.tags}
+        assert {"owasp_llm", "owasp_asi", "atlas", "failure_mode", "severity"} <= kinds
+
+
+def test_failures_are_self_contained(found: StressFailures) -> None:
+    for failure in found.failures:
+        assert len(failure.trajectory) == failure.failure_turn
+        again = Failure.model_validate_json(failure.model_dump_json())
+        assert again == failure

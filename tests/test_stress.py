@@ -1,0 +1,132 @@
+"""Discovery: what it counts, what it controls, and what it never counts."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import pytest
+
+from safety_lib.agent.backends import BackendError
+from safety_lib.agent.versions import Version, load_version
+from safety_lib.attack.scenarios import all_scenarios
+from safety_lib.records import Message, Trajectory
+from safety_lib.rollout import conversation
+from safety_lib.stress.discovery import Discovery, discover, plan_scenarios, survival_curve
+
+V1, V2 = load_version("v1"), load_version("v2")
+
+
+@pytest.fixture(scope="module")
+def found() -> Discovery:
+    return discover(V1, V2, rollouts=40, seed=11)
+
+
+def test_the_same_plan_runs_on_both_versions(found: Discovery) -> None:
+    plans = [
+        [(t.scenario_id, t.seed) for t in found.trajectories[version]] for version in ("v1", "v2")
+    ]
+    assert plans[0] == plans[1]
+    assert len(plans[0]) == 40
+
+
+def test_every_scenario_comes_once_before_any_comes_twice() -> None:
+    count = len(all_scenarios())
+    plan = plan_scenarios(2 * count, seed=3)
+    assert len({s.scenario_id for s, _ in plan[:count]}) == count
+    assert sorted(s.scenario_id for s, _ in plan[:count]) == sorted(
+        s.scenario_id for s, _ in plan[count:]
+    )
+
+
+def test_counts_add_up(found: Discovery) -> None:
+    for summary in found.summary:
+        assert summary.failures == sum(summary.by_turn.values())
+        assert summary.failures == sum(summary.by_attack_type.values())
+        assert summary.failures == summary.delayed_failures + summary.immediate_failures
+        total = summary.failures + summary.safe + summary.errors + summary.undetermined
+        assert total == summary.rollouts
+
+
+def test_a_delayed_failure_is_harmless_when_asked_alone(found: Discovery) -> None:
+    delayed = [f for f in found.failures if f.delayed]
+    assert delayed
+    for failure in delayed:
+        control = found.controls[failure.rollout_id]
+        assert failure.failure_turn > 1
+        assert control.outcome == "safe"
+        assert control.user_messages == failure.trajectory[-1:]
+        assert control.seed == failure.seed
+
+
+def test_the_curve_agrees_with_counting_where_nothing_is_censored_early(found: Discovery) -> None:
+    for curve, summary in zip(found.survival, found.summary, strict=True):
+        if all(
+            t.n_turns == 8 or t.outcome == "violation" for t in found.trajectories[curve.version]
+        ):
+            assert curve.survival[-1] == pytest.approx(1 - summary.failures / summary.rollouts)
+        assert sum(curve.failed) == summary.failures
+
+
+def test_the_same_seed_gives_the_same_artifact_and_another_seed_another() -> None:
+    once, again, other = (discover(V1, V2, rollouts=8, seed=s).artifact() for s in (5, 5, 6))
+    assert once.model_dump_json() == again.model_dump_json()
+    assert once.failures != other.failures or once.summary != other.summary
+
+
+def test_one_version_against_itself_is_attacked_once() -> None:
+    assert list(discover(V1, V1, rollouts=3).trajectories) == ["v1"]
+
+
+def test_two_versions_of_one_name_are_refused() -> None:
+    changed = V1.having({"memory.window": 3}, name="v1")
+    with pytest.raises(ValueError, match="both called 'v1'"):
+        discover(V1, changed, rollouts=3)
+
+
+@pytest.mark.parametrize("rollouts", [0, -1])
+def test_an_empty_plan_is_refused(rollouts: int) -> None:
+    with pytest.raises(ValueError, match="at least 1"):
+        discover(V1, V2, rollouts=rollouts)
+
+
+class Flaky:
+    """Fails every third call, as an overloaded endpoint does."""
+
+    name = "flaky"
+    concurrency = 0
+    calls = 0
+
+    def complete(self, messages: Sequence[Message], tools: object, *, seed: int) -> Message:
+        self.calls += 1
+        if self.calls % 3 == 0:
+            raise BackendError("server_error", "500 from the endpoint")
+        return Message(role="assistant", content="I cannot do that.")
+
+
+def test_errors_have_their_own_count_and_reason(monkeypatch: pytest.MonkeyPatch) -> None:
+    from safety_lib.agent.loop import Agent
+
+    agent = Agent(V1, Flaky())
+
+    def flaky_agent(version: Version, model: str) -> Agent:
+        return agent
+
+    monkeypatch.setattr(conversation, "_agent", flaky_agent)
+    summary = discover(V1, V1, rollouts=12).summary[0]
+    assert summary.errors == 12
+    assert summary.failures == summary.safe == 0
+    assert summary.error_reasons == {"server_error: 500 from the endpoint": 12}
+
+
+def test_errors_do_not_enter_the_curve(found: Discovery) -> None:
+    held = found.trajectories["v2"]
+    broken: Trajectory = held[0].model_copy(update={"outcome": "error", "ended": "error"})
+    assert survival_curve("v2", [*held[1:], broken]) == survival_curve("v2", held[1:])
+
+
+def test_asked_once_the_candidate_is_at_least_as_safe() -> None:
+    totals = {"v1": 0, "v2": 0}
+    for seed in range(1, 9):
+        for summary in discover(V1, V2, rollouts=30, attacker="direct", seed=seed).summary:
+            totals[summary.version] += summary.single_shot_violations
+    assert totals["v2"] <= totals["v1"]
