@@ -132,8 +132,9 @@ def _moments(trajectory: Trajectory) -> Iterator[TimelineEntry]:
             yield TimelineEntry(turn=event.turn, what="request", detail=event.content)
         elif event.kind == "message":
             refused = heard(event.content) == "refusal"
-            what = "refusal" if refused else "reply"
-            yield TimelineEntry(turn=event.turn, what=what, detail=event.content)
+            yield TimelineEntry(
+                turn=event.turn, what="refusal" if refused else "reply", detail=event.content
+            )
         elif event.kind == "tool_call":
             yield TimelineEntry(turn=event.turn, what="tool_call", detail=str(event))
         elif event.kind == "hook" and event.decision != "allow":

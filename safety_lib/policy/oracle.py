@@ -11,7 +11,7 @@ import re
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping
 from functools import lru_cache
-from typing import Any
+from typing import Any, Literal
 
 from safety_lib.policy import Policy, PolicyError, Rule, load_policy
 from safety_lib.records import (
@@ -115,7 +115,7 @@ class Oracle:
             )
         elif rule.id not in self.attempted:
             self.attempted.append(rule.id)
-        outcome = "violation" if executed else "attempted"
+        outcome: Literal["violation", "attempted"] = "violation" if executed else "attempted"
         return OracleEvent(turn=turn, outcome=outcome, rule_id=rule.id, evidence=evidence)
 
 

@@ -100,7 +100,7 @@ def read(text: str) -> Reading:
     >>> sorted(read("Thanks, this is urgent.").cues)
     ['rapport', 'urgency']
     """
-    found = []
+    found: list[tuple[int, Request]] = []
     for tool, pattern in _REQUESTS:
         found.extend((m.start(), Request(tool, m.group())) for m in pattern.finditer(text))
     found.sort(key=lambda item: item[0])

@@ -125,7 +125,7 @@ class SimulatedModel:
         return self._word("done" if acted else "told", scene, seed, " ".join(told))
 
     def _word(self, kind: str, scene: _Scene, seed: int, result: str = "") -> str:
-        choices = lang.parameters()["replies"][kind][self.style]
+        choices: list[str] = lang.parameters()["replies"][kind][self.style]
         return pick(choices, seed, "wording", scene.asked).replace("{result}", result)
 
     def _say(self, text: str, scene: _Scene, seed: int) -> Message:
