@@ -263,3 +263,10 @@ def test_bad_input_is_a_value_error(call):
 def test_importing_the_package_does_not_import_scipy():
     code = "import sys, safety_lib.stats; sys.exit('scipy' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_public_names_exist():
+    from safety_lib import stats as package
+
+    for name in package.__all__:
+        assert callable(getattr(package, name))

@@ -1,0 +1,189 @@
+"""What a suite of families would detect, by simulating the tests that the gate runs."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from safety_lib.stats.intervals import FloatArray, share
+from safety_lib.stats.paired import finite_array
+
+_ENUMERATED_FAMILIES = 10
+
+
+@dataclass(frozen=True, slots=True)
+class ClusterPower:
+    """What the gate's two tests do at one true effect; result of `cluster_power`."""
+
+    effect: float
+    detected: float
+    cleared: float
+    runs: int
+
+    def __str__(self) -> str:
+        return (
+            f"true difference {self.effect:.3f}: detected {self.detected:.3f}, "
+            f"cleared {self.cleared:.3f} ({self.runs} simulated suites)"
+        )
+
+
+def cluster_power(
+    sizes: ArrayLike,
+    rates: ArrayLike,
+    trials: int,
+    effect: float,
+    rng: np.random.Generator,
+    *,
+    rho: float = 0.3,
+    alpha: float = 0.05,
+    at_least: float = 0.0,
+    margin: float = 0.05,
+    runs: int = 500,
+    flips: int = 499,
+) -> ClusterPower:
+    """Simulate suites with a true rise in failure rate and test them as the gate does.
+
+    In family g a test that passes fails after the change with chance h_g, the mean of h being set
+    by `effect` and its spread over families by `rho`. Trials are independent given the rates, so
+    versions that share random numbers do no worse than this.
+
+    Parameters
+    ----------
+    sizes
+        Tests of each family, at least 1, shape (families,) with at least 2 families.
+    rates
+        Failure rate of the baseline in each family, in [0, 1]: one number or shape (families,).
+    trials
+        Trials per test and version, at least 1.
+    effect
+        True rise of the failure rate, mean over tests, in [0, mean of 1 - rates].
+    rng
+        Source of the simulated suites.
+    rho
+        How far the effect is concentrated, in [0, 1): at 0 all families get worse alike, towards 1
+        some break entirely and the others not at all.
+    alpha
+        Level of the one-sided cluster sign-flip test and of the CR1 upper bound.
+    at_least
+        Estimated rise that is needed, besides p <= alpha, to count as detected.
+    margin
+        A suite is cleared when the CR1 upper bound lies below this rise.
+    runs
+        Simulated suites.
+    flips
+        Random sign flips per suite of more than 10 families; fewer are flipped in all ways.
+
+    Raises
+    ------
+    ValueError
+        If a size, rate, the effect or another setting is outside its range.
+
+    Examples
+    --------
+    >>> rng = np.random.default_rng(0)
+    >>> print(cluster_power(np.full(40, 4), 0.2, trials=3, effect=0.1, rng=rng))
+    true difference 0.100: detected 0.866, cleared 0.004 (500 simulated suites)
+    """
+    from scipy.special import stdtrit
+
+    sizes = finite_array("sizes", sizes)
+    rates = np.broadcast_to(np.asarray(rates, dtype=np.float64), sizes.shape)
+    families, n = sizes.size, float(sizes.sum())
+    if families < 2 or sizes.min() < 1 or trials < 1:
+        raise ValueError("needs at least 2 families, with sizes and trials of at least 1")
+    if not ((rates >= 0) & (rates <= 1)).all() or not 0 <= rho < 1:
+        raise ValueError("rates must lie in [0, 1] and rho in [0, 1)")
+    room = float(sizes @ (1 - rates)) / n
+    if not 0 <= effect <= room:
+        raise ValueError(f"effect must lie between 0 and the mean pass rate {room:.3f}")
+    share("alpha", alpha)
+
+    broken = effect / room if room else 0.0
+    hit: FloatArray = np.full((runs, families), broken)
+    if rho > 0 and 0 < broken < 1:
+        spread = 1 / rho - 1
+        hit = rng.beta(broken * spread, (1 - broken) * spread, (runs, families))
+    total = np.rint(sizes * trials).astype(np.int64)
+    before = rng.binomial(total, rates, (runs, families))
+    after = rng.binomial(total, np.minimum(1.0, rates + (1 - rates) * hit))
+    sums = (after - before) / trials
+
+    rise = sums.sum(axis=1) / n
+    residuals = sums - rise[:, None] * sizes
+    se = np.sqrt(families / (families - 1) * np.sum(residuals**2, axis=1)) / n
+    unseen = 1 - alpha ** (1 / families)
+    upper = np.where(
+        se < 1e-12, rise + unseen * (1 - rise), rise - stdtrit(families - 1, alpha) * se
+    )
+    # All flips of a few families, so that too few of them are seen to be too few.
+    every = families <= _ENUMERATED_FAMILIES
+    halves = (
+        np.arange(2**families)[:, None] >> np.arange(families) & 1
+        if every
+        else rng.integers(0, 2, (flips, families))
+    )
+    reached = np.count_nonzero((2.0 * halves - 1) @ sums.T >= sums.sum(axis=1) - 1e-9, axis=0)
+    p_value = reached / 2**families if every else (1 + reached) / (1 + flips)
+    detected = np.mean((p_value <= alpha) & (rise >= at_least))
+    return ClusterPower(effect, float(detected), float(np.mean(upper < margin)), runs)
+
+
+def minimum_detectable_effect(
+    sizes: ArrayLike,
+    rates: ArrayLike,
+    trials: int,
+    rng: np.random.Generator,
+    *,
+    power: float = 0.8,
+    rho: float = 0.3,
+    alpha: float = 0.05,
+    at_least: float = 0.0,
+    runs: int = 300,
+    flips: int = 199,
+) -> float:
+    """Smallest true rise in failure rate that this suite detects with the power asked for.
+
+    Parameters and errors are those of `cluster_power`; the suite keeps its families, and the
+    simulations of all effects share one seed drawn from rng.
+
+    Returns
+    -------
+    float
+        A rise to within 0.002, or infinity when even a total failure would not be detected.
+
+    Examples
+    --------
+    >>> rng = np.random.default_rng(0)
+    >>> round(minimum_detectable_effect(np.full(40, 4), 0.2, trials=3, rng=rng), 3)
+    0.084
+    """
+    share("power", power)
+    seed = int(rng.integers(2**63))
+    sizes = finite_array("sizes", sizes)
+
+    def enough(effect: float) -> bool:
+        found = cluster_power(
+            sizes,
+            rates,
+            trials,
+            effect,
+            np.random.default_rng(seed),
+            rho=rho,
+            alpha=alpha,
+            at_least=at_least,
+            runs=runs,
+            flips=flips,
+        )
+        return found.detected >= power
+
+    passing = 1 - np.broadcast_to(np.asarray(rates, dtype=np.float64), sizes.shape)
+    low, high = 0.0, float(sizes @ passing / sizes.sum())
+    if not enough(high):
+        return math.inf
+    while high - low > 0.002:
+        middle = (low + high) / 2
+        low, high = (low, middle) if enough(middle) else (middle, high)
+    return high
