@@ -96,6 +96,8 @@ class ClusterMean:
 
         if alternative == "two-sided":
             return min(1.0, 2 * min(self.p_value(side, margin) for side in ("greater", "less")))
+        if alternative not in ("greater", "less"):
+            raise ValueError(f"alternative must be two-sided, greater or less, not {alternative!r}")
         sign = 1 if alternative == "greater" else -1
         if self.se == 0:
             # The level at which bound_without_variation just reaches the margin.

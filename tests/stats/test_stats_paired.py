@@ -341,6 +341,7 @@ def test_repeats_are_the_binomial_ratios(n, data):
         lambda: cluster_mean([0, 1], [0, 0]),
         lambda: cluster_mean([0, math.nan], [0, 1]),
         lambda: cluster_mean([0, 2], [0, 1]),
+        lambda: cluster_mean([0, 1], [0, 1]).p_value("up"),
         lambda: clustered_mcnemar([1], [1], [1], "yang"),
         lambda: clustered_mcnemar([1, 2], [1], [3], "yang"),
         lambda: clustered_mcnemar([1], [1], [2], "mine"),
