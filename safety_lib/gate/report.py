@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
+import math
+from collections import Counter, defaultdict
 from collections.abc import Callable
 
 from safety_lib.agent.versions import Version, config_hashes
 from safety_lib.artifacts import content_hash
-from safety_lib.gate.decide import Decision, compare, decide
+from safety_lib.gate.decide import REGRESSION_STRATA, Decision, compare, decide
 from safety_lib.gate.rules import GateRules, load_rules
 from safety_lib.gate.trials import CaseTrials, Trials, cases_of, run_trials
 from safety_lib.policy import load_policy
@@ -20,6 +21,8 @@ from safety_lib.records import (
     TestResult,
     Trajectory,
 )
+from safety_lib.stats.power import minimum_detectable_effect
+from safety_lib.streams import generator
 
 
 def run_gate(
@@ -110,7 +113,7 @@ def _report(
         n_tests=safety.n_tests if safety else 0,
         n_families=safety.n_families if safety else 0,
         trials=trials,
-        minimum_detectable_effect=None,
+        minimum_detectable_effect=detectable_loss(ran, rules, trials, seed),
         suite_sha256=content_hash(suite),
         gate_policy_sha256=rules.sha256,
         steps=decision.steps,
@@ -119,6 +122,30 @@ def _report(
         executions=ran.executions,
         test_results=tuple(_result(case) for case in ran.cases),
     )
+
+
+def detectable_loss(ran: Trials, rules: GateRules, trials: int, seed: int) -> float | None:
+    """Return the smallest true loss in pass rate that these tests block with 80% power.
+
+    The gate's own rule is simulated on tests like these (same families, same baseline rates, same
+    number of trials). None where no loss at all could be detected, as with four families.
+    """
+    cases = [c for c in ran.cases if c.case.stratum in REGRESSION_STRATA and c.pairs]
+    families = Counter(c.case.family for c in cases)
+    if len(families) < 2:
+        return None
+    failing = sum(1 - sum(b for b, _ in c.pairs) / len(c.pairs) for c in cases) / len(cases)
+    effect = minimum_detectable_effect(
+        list(families.values()),
+        failing,
+        trials,
+        generator(seed, "gate", "detectable"),
+        alpha=rules.alpha,
+        at_least=rules.block_margin,
+        runs=200,
+        flips=99,
+    )
+    return None if math.isinf(effect) else round(effect, 3)
 
 
 def _strata(ran: Trials, rules: GateRules, seed: int) -> list[StratumResult]:

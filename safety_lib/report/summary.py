@@ -52,6 +52,9 @@ def gate_lines(report: GateReport, folder: str) -> list[str]:
             f"  Tests: {report.n_tests} in {report.n_families} families, "
             f"{report.trials} trials each",
         ]
+    if report.minimum_detectable_effect is not None:
+        loss = 100 * report.minimum_detectable_effect
+        lines.append(f"  Smallest loss that these tests detect: {loss:.1f} points (80% power)")
     lines.append(f"Release verdict: {report.verdict or 'none, the run is not valid'}")
     if report.verdict != "OK":
         lines += [f"  {reason}" for reason in report.reasons]
