@@ -90,7 +90,7 @@ def write_artifact(folder: str | Path, artifact: Artifact) -> Path:
             f"but its schema is {artifact.SCHEMA!r} version {artifact.VERSION}"
         )
     folder = Path(folder)
-    path = folder if folder.suffix == ".json" else folder / f"{artifact.SCHEMA}.json"
+    path = folder if folder.suffix == ".json" else folder / artifact.file_name
     tree = _tree(sealed(artifact))
     text = json.dumps(tree, indent=1, sort_keys=True, allow_nan=False, ensure_ascii=False)
     return write_text(path, text + "\n")

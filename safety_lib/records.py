@@ -286,6 +286,11 @@ class Artifact(Record):
     policy_sha256: str
     content_sha256: str = ""
 
+    @property
+    def file_name(self) -> str:
+        """Name of the file that holds it."""
+        return f"{self.SCHEMA}.json"
+
 
 class Failure(Record):
     """A conversation in which the agent broke a rule, self-contained enough to be run again."""
@@ -661,3 +666,22 @@ class IncidentReport(Artifact):
     gate_of_fix: Verdict | None
     fixed_version: str
     suite_sha256: str
+
+
+class Experiment(Artifact):
+    """``experiments/<name>.json``: a result that takes longer than a notebook may.
+
+    ``command`` makes it again from ``parameters`` and the seed; notebooks show ``result`` beside it.
+    """
+
+    SCHEMA: ClassVar[str] = "experiment"
+
+    name: str
+    command: str
+    parameters: dict[str, Any]
+    result: dict[str, Any]
+
+    @property
+    def file_name(self) -> str:
+        """Name of the file that holds it: that of the experiment."""
+        return f"{self.name}.json"
