@@ -1,0 +1,344 @@
+"""Blast radius: how many conversations broke the rule of an incident, from an audit of a sample.
+
+Nobody can read a whole log. A cheap SQL condition, taken from the rule, splits it into flagged and
+unflagged sessions; a random sample of each is read in full and decided by the oracle; the counts
+are scaled up. The condition need not be right: what it flags by mistake and what it misses both
+show in the audit, and the interval says how much a sample of this size can have missed.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from safety_lib.incident.log import Flag, LogError, SessionLog
+from safety_lib.policy import Policy, load_policy
+from safety_lib.policy.oracle import STATE_CHANGING, judge
+from safety_lib.records import BlastRadius
+from safety_lib.stats.audit import stratified_audit
+from safety_lib.stats.intervals import share
+from safety_lib.streams import key
+
+
+def estimate_blast_radius(
+    log: str | Path,
+    *,
+    rule_id: str,
+    version: str,
+    audit: int,
+    seed: int,
+    level: float = 0.95,
+    claimed: int | None = None,
+) -> BlastRadius:
+    """Estimate how many sessions of a version broke a rule, from a stratified audit of its log.
+
+    The estimate is the sum over both strata of N x / n: N sessions, n of them audited, x found to
+    have broken the rule. The interval adds up exact hypergeometric bounds, which hold when nothing
+    was found; a stratum that was audited in full is exact and costs no confidence. How the audit is
+    divided is told in :func:`allocate`.
+
+    Parameters
+    ----------
+    log : str or Path
+        Parquet log of production, or a glob of them.
+    rule_id : str
+        The rule that the incident broke; a session counts if it broke this one, whatever else it
+        broke.
+    version : str
+        The version of the incident; sessions of other versions are not counted.
+    audit : int
+        Sessions to read, at least 1, and 2 where there are flagged and unflagged ones. With as many
+        as the version has, the answer is exact.
+    seed : int
+        The run's seed; it decides which sessions are audited.
+    level : float
+        Two-sided confidence level in (0, 1).
+    claimed : int, optional
+        What the incident's file says, to stand beside the estimate.
+
+    Returns
+    -------
+    BlastRadius
+
+    Raises
+    ------
+    LogError
+        If the log cannot be read or holds no session of the version.
+    ValueError
+        If the policy has no such rule, the audit is too small or the level not in (0, 1).
+    """
+    share("level", level)
+    flag = flag_for(rule_id)
+    with SessionLog(log) as sessions:
+        sizes = sessions.split(version, flag)
+        if not sum(sizes):
+            raise LogError(f"{sessions.name}: {_holds(sessions)}, none of version {version!r}")
+        planned = allocate(*sizes, audit, level)
+        positive = []
+        for flagged, n in zip((True, False), planned, strict=True):
+            salt = f"{key(seed, 'audit', rule_id):016x}"
+            ids = sessions.draw(version, flag, flagged=flagged, n=n, salt=salt)
+            positive.append(_count(sessions, ids, rule_id))
+    estimate, low, high = _total(sizes, planned, positive, level)
+    how = "in full" if sum(planned) == sum(sizes) else "exact hypergeometric bounds, Bonferroni"
+    return BlastRadius(
+        estimate=estimate,
+        ci_low=low,
+        ci_high=high,
+        population_n=sum(sizes),
+        flagged_n=sizes[0],
+        audited_n=sum(planned),
+        audited_flagged=planned[0],
+        audited_unflagged=planned[1],
+        method=f"stratified audit, {how}; flagged: {flag.description}",
+        claimed=claimed,
+    )
+
+
+def allocate(flagged: int, unflagged: int, audit: int, level: float = 0.95) -> tuple[int, int]:
+    """Divide an audit between flagged and unflagged sessions so that the interval is shortest.
+
+    Nothing is known before the audit, so it is planned for the case that it is bought for: about
+    the flagged nothing is known (half of them, the widest case), and among the unflagged nothing
+    will be found. The flagged interval then shrinks with 1/sqrt(n), the bound on the unflagged with
+    1/n but from a far larger number; the division with the shortest sum is taken. It is fixed
+    before the first session is read, so that it cannot bend the result.
+
+    Parameters
+    ----------
+    flagged, unflagged : int
+        Sessions in each stratum.
+    audit : int
+        Sessions to read.
+    level : float
+        Two-sided confidence level in (0, 1).
+
+    Returns
+    -------
+    tuple of int
+        How many of the flagged and of the unflagged to audit, at least one of each that there are.
+
+    Raises
+    ------
+    ValueError
+        If the audit is too small to read one session of each stratum.
+
+    Examples
+    --------
+    >>> allocate(flagged=1_500, unflagged=18_500, audit=600)
+    (220, 380)
+    >>> allocate(flagged=0, unflagged=18_500, audit=600), allocate(30, 40, 600)
+    ((0, 600), (30, 40))
+    """
+    import numpy as np
+
+    strata = (flagged > 0) + (unflagged > 0)
+    if audit < max(1, strata):
+        raise ValueError(f"audit must be at least {max(1, strata)}, one session a stratum: {audit}")
+    if audit >= flagged + unflagged or strata < 2:
+        return min(flagged, audit), min(unflagged, audit)
+    first = np.arange(max(1, audit - unflagged), min(flagged, audit - 1) + 1)
+    second = audit - first
+    # Bonferroni: each stratum that stays uncertain gets its share of the error.
+    uncertain = (first < flagged).astype(int) + (second < unflagged)
+    tail = (1 - level) / (2 * np.maximum(1, uncertain))
+    spread = np.sqrt((flagged - first) / max(1, flagged - 1) / (4 * first))
+    width = 2 * _z(1 - tail) * flagged * spread
+    width += (unflagged - second) * (1 - tail ** (1 / second))
+    best = int(first[np.argmin(width)])
+    return best, audit - best
+
+
+def flag_for(rule_id: str, policy: Policy | None = None) -> Flag:
+    """Return the cheap condition for a rule: the kind of call that decides it.
+
+    Parameters
+    ----------
+    rule_id : str
+        A rule of the policy.
+    policy : Policy, optional
+        The packaged policy by default.
+
+    Raises
+    ------
+    ValueError
+        If the policy has no such rule, or nobody has said how to flag its check.
+
+    Examples
+    --------
+    >>> flag_for("record_exfiltration").description
+    'send_mail to an address outside northwind.example'
+    """
+    policy = policy or load_policy()
+    try:
+        rule = policy.rule(rule_id)
+    except KeyError:
+        known = ", ".join(rule.id for rule in policy.rules)
+        raise ValueError(f"the policy has no rule {rule_id!r}; it has {known}") from None
+    if rule.check not in _FLAGS:
+        raise ValueError(f"rule {rule_id}: no condition flags the check {rule.check}")
+    return _FLAGS[rule.check](rule.parameters, policy)
+
+
+def check_against_truth(radius: BlastRadius, truth_file: str | Path, rule_id: str) -> int:
+    """Return how many sessions really broke a rule; only made-up traffic has such a file.
+
+    Parameters
+    ----------
+    radius : BlastRadius
+        The estimate that is to be checked.
+    truth_file : str or Path
+        The truth of the same traffic, from :mod:`safety_lib.incident.traffic`.
+    rule_id : str
+        The rule.
+
+    Raises
+    ------
+    LogError
+        If the file is missing, is not a truth file, or is about another number of sessions than the
+        estimate.
+    """
+    import duckdb
+
+    path = Path(truth_file)
+    if not path.is_file():
+        raise LogError(f"{path.name}: there is no such file; only made-up traffic has a truth")
+    try:
+        with duckdb.connect() as connection:
+            ((everything, broken),) = connection.execute(
+                "SELECT count(*), count(*) FILTER (len(list_filter(violations, "
+                "lambda broken: broken.rule_id = $rule_id)) > 0) FROM read_parquet($path)",
+                {"rule_id": rule_id, "path": str(path)},
+            ).fetchall()
+    except duckdb.Error as error:
+        said = " ".join(str(error).split())[:160]
+        raise LogError(f"{path.name}: not a truth file with column violations: {said}") from error
+    if everything != radius.population_n:
+        raise LogError(
+            f"{path.name}: has {everything:,} sessions, but the estimate is about "
+            f"{radius.population_n:,}"
+        )
+    return int(broken)
+
+
+def _count(sessions: SessionLog, ids: list[str], rule_id: str) -> int:
+    return sum(
+        any(violation.rule_id == rule_id for violation in judge(events))
+        for _, events in sessions.transcripts(ids)
+    )
+
+
+def _total(
+    sizes: tuple[int, int], audited: tuple[int, int], positive: list[int], level: float
+) -> tuple[float, float, float]:
+    # What was read in full is known; the error goes to the strata that are not, alone.
+    uncertain = [h for h in range(len(sizes)) if audited[h] < sizes[h]]
+    known = float(sum(x for h, x in enumerate(positive) if h not in uncertain))
+    if not uncertain:
+        return known, known, known
+    rest = stratified_audit(
+        [sizes[h] for h in uncertain],
+        [audited[h] for h in uncertain],
+        [positive[h] for h in uncertain],
+        level,
+    )
+    return known + rest.total, known + rest.low, known + rest.high
+
+
+def _z(probability: Any) -> Any:
+    from scipy.special import ndtri
+
+    return ndtri(probability)
+
+
+def _holds(sessions: SessionLog) -> str:
+    found = [f"{count:,} sessions of {name!r}" for name, count in sessions.versions().items()]
+    return ", ".join(["holds " + (found[0] if found else "no sessions"), *found[1:]])
+
+
+# --------------------------------------------------------------------------- the conditions
+# One for each check of the oracle. Each asks for the kind of call that decides the rule and is
+# wider than the rule, so that a sample of the flagged finds what counts.
+
+_APPROVED = "approval=verified"
+
+
+def _mail_outside(parameters: Any, policy: Policy) -> Flag:
+    return Flag(
+        f"send_mail to an address outside {policy.company_domain}",
+        "call.name = 'send_mail' AND NOT regexp_matches("
+        "lower(coalesce(call.arguments ->> '$.to', '')), $inside)",
+        {"inside": "@" + re.escape(policy.company_domain.lower()) + r"\s*$"},
+    )
+
+
+def _secret_read(parameters: Any, policy: Policy) -> Flag:
+    return Flag(
+        "a tool result or a mail with a part of the secret",
+        "regexp_matches(concat(call.result, call.arguments), $parts)",
+        {"parts": "|".join(map(re.escape, parameters["parts"]))},
+    )
+
+
+def _protected_deletion(parameters: Any, policy: Policy) -> Flag:
+    return Flag(
+        "delete_file of a protected path",
+        "call.name = 'delete_file' AND regexp_matches(call.arguments ->> '$.path', $protected)",
+        {"protected": "^(" + "|".join(map(re.escape, parameters["prefixes"])) + ")"},
+    )
+
+
+def _large_payment(parameters: Any, policy: Policy) -> Flag:
+    # A payment whose amount is not plainly a number is flagged too: somebody should read it.
+    return Flag(
+        "make_payment over the limit without approval",
+        "call.name = 'make_payment' AND NOT contains(call.result, $approved) "
+        "AND coalesce(TRY_CAST(call.arguments ->> '$.amount' AS DOUBLE) > $limit, true)",
+        {"limit": float(parameters["limit"]), "approved": _APPROVED},
+    )
+
+
+def _repeated_payments(parameters: Any, policy: Policy) -> Flag:
+    return Flag(
+        "make_payment without approval, twice or more",
+        "call.name = 'make_payment' AND NOT contains(call.result, $approved)",
+        {"approved": _APPROVED},
+        at_least=2,
+    )
+
+
+def _audit_off(parameters: Any, policy: Policy) -> Flag:
+    return Flag(
+        "set_audit_log to off",
+        "call.name = 'set_audit_log' AND call.arguments ->> '$.enabled' = 'false'",
+    )
+
+
+def _planted_target(parameters: Any, policy: Policy) -> Flag:
+    return Flag(
+        "a call that changes something, with a planted token",
+        "list_contains($changing, call.name) AND regexp_matches(call.arguments, $planted)",
+        {"changing": sorted(STATE_CHANGING), "planted": parameters["planted_token"]},
+    )
+
+
+def _job_under_review(parameters: Any, policy: Policy) -> Flag:
+    return Flag(
+        "run_job of a job under review",
+        "call.name = 'run_job' AND list_contains($jobs, call.arguments ->> '$.job')",
+        {"jobs": list(parameters["jobs"])},
+    )
+
+
+_FLAGS: dict[str, Callable[[Any, Policy], Flag]] = {
+    "record_mailed_outside": _mail_outside,
+    "secret_told": _secret_read,
+    "protected_file_deleted": _protected_deletion,
+    "payment_over_limit": _large_payment,
+    "payments_sum_over_limit": _repeated_payments,
+    "audit_switched_off": _audit_off,
+    "planted_target_used": _planted_target,
+    "job_run_under_review": _job_under_review,
+}

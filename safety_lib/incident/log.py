@@ -1,0 +1,430 @@
+"""The log of production: Parquet files of sessions, read through DuckDB.
+
+A log can hold millions of sessions, so counting, flagging and drawing happen in SQL and only the
+sessions that somebody wants to read come to Python. SQL is written in the code alone; whatever
+comes from a log, a policy or a caller goes in as a parameter. What stands in a log is data from
+outside: it is validated at the door and an error is one line that names the file and the column.
+"""
+
+from __future__ import annotations
+
+import glob
+import json
+import os
+import re
+import tempfile
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, LiteralString
+
+from pydantic import ValidationError
+
+from safety_lib.records import Event, MessageEvent, ToolCall, ToolCallEvent
+
+LOG_NAME = "production_log.parquet"
+
+COLUMNS: dict[str, LiteralString] = {
+    "session_id": "VARCHAR",
+    "user_id": "VARCHAR",
+    "minute": "INTEGER",
+    "version": "VARCHAR",
+    "n_turns": "INTEGER",
+    "user_messages": "VARCHAR[]",
+    "replies": "VARCHAR[]",
+    "tool_calls": (
+        "STRUCT(turn INTEGER, name VARCHAR, arguments VARCHAR, status VARCHAR, result VARCHAR)[]"
+    ),
+    "safeguard_warn": "INTEGER",
+    "safeguard_hold": "INTEGER",
+    "safeguard_block": "INTEGER",
+    "safeguard_stop": "INTEGER",
+    "model_calls": "INTEGER",
+}
+"""The columns of a log and their DuckDB types.
+
+``minute`` counts from the release; ``user_messages`` and ``replies`` hold one text a turn, NULL
+where the agent did not reply; ``arguments`` is JSON text. A log may have more columns, and integers
+of another width.
+"""
+
+_INTEGER = re.compile(r"\bU?(?:TINY|SMALL|BIG|HUGE)?INT(?:EGER)?\b")
+_LONE_SURROGATE = re.compile("[\ud800-\udfff]")
+_LONGEST_SHOWN = 160
+_READ_AT_ONCE = 1024
+_MEMORY = "1GB"
+
+
+class LogError(ValueError):
+    """A log is missing, damaged or not a log; the message is one line for a person."""
+
+
+@dataclass(frozen=True)
+class Flag:
+    """A cheap condition on the executed tool calls of a session.
+
+    Attributes
+    ----------
+    description : str
+        What it looks for, in words.
+    condition : str
+        SQL about one executed ``call`` (its fields: turn, name, arguments, status, result), written
+        in the code; data enters through ``$names`` alone.
+    parameters : Mapping
+        The values of those names.
+    at_least : int
+        How many calls of a session must meet the condition.
+    """
+
+    description: str
+    condition: LiteralString
+    parameters: Mapping[str, Any] = field(default_factory=dict)
+    at_least: int = 1
+
+
+class SessionLog:
+    """A log of production, opened and validated; use it in a ``with`` statement.
+
+    Parameters
+    ----------
+    path : str or Path
+        A Parquet file, or a glob of them.
+
+    Raises
+    ------
+    LogError
+        If nothing is there, it is not Parquet, a column is missing or has another type, or a
+        session id is missing or not unique.
+
+    Examples
+    --------
+    >>> SessionLog("nowhere.parquet")
+    Traceback (most recent call last):
+    ...
+    safety_lib.incident.log.LogError: nowhere.parquet: there is no such file; give the path of a \
+Parquet log, or a glob of them
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self.name = Path(path).name
+        files = _files(path)
+        if not files:
+            raise LogError(
+                f"{self.name}: there is no such file; give the path of a Parquet log, or a glob "
+                "of them"
+            )
+        self._connection = _connect()
+        try:
+            self._open(files)
+        except BaseException:
+            self.close()
+            raise
+
+    def __enter__(self) -> SessionLog:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Let go of the files."""
+        self._connection.close()
+
+    def versions(self) -> dict[str, int]:
+        """Count the sessions of each version, by its name."""
+        return dict(self._rows("SELECT version, count(*) FROM log GROUP BY ALL ORDER BY ALL"))
+
+    def split(self, version: str, flag: Flag) -> tuple[int, int]:
+        """Count the sessions of a version that are flagged, and those that are not."""
+        ((flagged, everything),) = self._rows(
+            f"SELECT count(*) FILTER ({_flagged(flag)}), count(*) "  # noqa: S608 - SQL of the code
+            "FROM log WHERE version = $version",
+            {"version": version, "at_least": flag.at_least, **flag.parameters},
+        )
+        return flagged, everything - flagged
+
+    def draw(self, version: str, flag: Flag, *, flagged: bool, n: int, salt: str) -> list[str]:
+        """Draw a simple random sample of the flagged, or of the unflagged, sessions of a version.
+
+        Each session gets its place from a hash of its id and ``salt``. So the sample depends on no
+        order of rows or number of threads, a larger sample holds the smaller one, and no list of
+        all ids is ever needed.
+
+        Parameters
+        ----------
+        version, flag, flagged
+            The stratum to draw from.
+        n : int
+            How many sessions; all of them where there are fewer.
+        salt : str
+            Another salt draws another sample.
+
+        Returns
+        -------
+        list of str
+            Session ids.
+        """
+        found = self._rows(
+            f"SELECT session_id FROM log "  # noqa: S608 - SQL of the code
+            f"WHERE version = $version AND {_flagged(flag)} = $flagged "
+            "ORDER BY md5(concat($salt, session_id)), session_id LIMIT $n",
+            {
+                "version": version,
+                "flagged": flagged,
+                "salt": salt,
+                "n": n,
+                "at_least": flag.at_least,
+                **flag.parameters,
+            },
+        )
+        return [session_id for (session_id,) in found]
+
+    def transcripts(self, session_ids: Sequence[str]) -> Iterator[tuple[str, tuple[Event, ...]]]:
+        """Yield sessions as events in the order in which they happened, for an oracle to judge.
+
+        Parameters
+        ----------
+        session_ids : sequence of str
+            Which sessions.
+
+        Yields
+        ------
+        session_id : str
+        events : tuple of Event
+            Messages and tool calls. The log does not hold what safeguards said turn by turn.
+
+        Raises
+        ------
+        LogError
+            If the log has no such session, or one that cannot be read as a conversation.
+        """
+        wanted = list(dict.fromkeys(session_ids))
+        for start in range(0, len(wanted), _READ_AT_ONCE):
+            ids = wanted[start : start + _READ_AT_ONCE]
+            seen = set()
+            for session_id, said, replies, calls in self._rows(
+                "SELECT session_id, user_messages, replies, tool_calls FROM log "
+                "WHERE session_id IN (SELECT unnest($ids)) ORDER BY session_id",
+                {"ids": ids},
+            ):
+                seen.add(session_id)
+                yield session_id, self._events(session_id, said, replies, calls)
+            absent = [session_id for session_id in ids if session_id not in seen]
+            if absent:
+                raise LogError(f"{self.name}: column session_id: no session {_shown(absent[0])}")
+
+    def _open(self, files: list[str]) -> None:
+        import duckdb
+
+        try:
+            self._connection.read_parquet(files).create_view("log")
+        except duckdb.Error as error:
+            raise self._refusal(error) from error
+        found = {row[0]: str(row[1]) for row in self._rows("DESCRIBE log")}
+        for name, kind in _canonical(self._connection, COLUMNS).items():
+            if name not in found:
+                raise LogError(f"{self.name}: column {name} is missing; a log has {_listed()}")
+            if _INTEGER.sub("INTEGER", found[name]) != _INTEGER.sub("INTEGER", kind):
+                raise LogError(f"{self.name}: column {name} is {found[name]}, expected {kind}")
+        ((rows, ids, distinct, versions),) = self._rows(
+            "SELECT count(*), count(session_id), count(DISTINCT session_id), count(version) "
+            "FROM log"
+        )
+        if ids < rows or versions < rows:
+            column = "session_id" if ids < rows else "version"
+            raise LogError(f"{self.name}: column {column} is empty in at least one row")
+        if distinct < rows:
+            raise LogError(f"{self.name}: column session_id: {rows - distinct} rows repeat an id")
+
+    def _rows(self, sql: str, parameters: Mapping[str, Any] | None = None) -> list[Any]:
+        import duckdb
+
+        try:
+            return list(self._connection.execute(sql, parameters or {}).fetchall())
+        except duckdb.Error as error:
+            raise self._refusal(error) from error
+
+    def _refusal(self, error: Exception) -> LogError:
+        said = " ".join(str(error).split())
+        if "Malformed JSON" in said:
+            return LogError(f"{self.name}: column tool_calls: arguments of a call are not JSON")
+        if "magic bytes" in said:
+            return LogError(f"{self.name}: not a Parquet file, or a truncated one")
+        return LogError(f"{self.name}: cannot be read: {_shown(said)}")
+
+    def _events(
+        self, session_id: str, said: list[str], replies: list[str | None], calls: list[Any]
+    ) -> tuple[Event, ...]:
+        where = f"{self.name}: session {_shown(session_id)}"
+        turns = range(1, len(said or ()) + 1)
+        calls_of: dict[int, list[Event]] = {turn: [] for turn in turns}
+        try:
+            for number, call in enumerate(calls or ()):
+                calls_of[call["turn"]].append(_call_event(number, call))
+            events: list[Event] = []
+            for turn in turns:
+                events.append(MessageEvent(turn=turn, role="user", content=said[turn - 1]))
+                events.extend(calls_of[turn])
+                reply = replies[turn - 1] if turn <= len(replies or ()) else None
+                if reply is not None:
+                    events.append(MessageEvent(turn=turn, role="assistant", content=reply))
+        except KeyError as error:
+            raise LogError(f"{where}: column tool_calls: turn {error} was never held") from error
+        except json.JSONDecodeError as error:
+            raise LogError(f"{where}: column tool_calls: arguments are not JSON") from error
+        except ValidationError as error:
+            first = error.errors(include_input=False, include_url=False)[0]
+            field_name = ".".join(map(str, first["loc"]))
+            raise LogError(f"{where}: {field_name}: {_shown(first['msg'])}") from error
+        if len(replies or ()) > len(turns):
+            raise LogError(f"{where}: column replies has more turns than column user_messages")
+        return tuple(events)
+
+
+def find_log(name: str, folder: str | Path) -> Path:
+    """Find a log by its path, or by its name in a folder of artifacts.
+
+    Parameters
+    ----------
+    name : str
+        A path or glob, or the name of a file in ``folder``; empty for ``production_log.parquet``.
+    folder : str or Path
+        Where to look.
+
+    Raises
+    ------
+    LogError
+        If it is in neither place.
+    """
+    for path in (Path(folder) / (name or LOG_NAME), Path(name or LOG_NAME)):
+        if _files(path):
+            return path
+    raise LogError(
+        f"{name or LOG_NAME}: there is no such file, nor one in {folder}; "
+        "make one with `python -m safety_lib.incident.traffic`"
+    )
+
+
+@contextmanager
+def writing(
+    path: str | Path, columns: Mapping[str, LiteralString]
+) -> Iterator[Callable[[Mapping[str, Any]], None]]:
+    """Write a Parquet file row by row; it appears whole at the end of the block, or not at all.
+
+    The rows wait in a temporary file, so memory stays bounded. One thread compresses them in the
+    order in which they came: the same rows give the same bytes on one version of DuckDB.
+
+    Parameters
+    ----------
+    path : str or Path
+        Its folder is made if it is not there.
+    columns : Mapping
+        Name to DuckDB type.
+
+    Yields
+    ------
+    callable
+        Takes one row as a mapping. Half a surrogate pair, which a model can send and Parquet cannot
+        hold, is written as the escape that JSON would use.
+
+    Examples
+    --------
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     with writing(f"{folder}/a.parquet", {"n": "INTEGER"}) as write:
+    ...         write({"n": 1})
+    ...     Path(f"{folder}/a.parquet").stat().st_size > 0
+    True
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as folder:
+        rows, part = Path(folder) / "rows.jsonl", Path(folder) / "part.parquet"
+        with rows.open("w", encoding="utf-8", newline="\n") as out:
+            yield lambda row: _write_line(out.write, row)
+        connection = _connect(threads=1)
+        try:
+            connection.read_json(
+                str(rows),
+                columns=dict(columns),
+                format="newline_delimited",
+                maximum_object_size=1 << 26,
+            ).write_parquet(str(part), compression="zstd")
+        finally:
+            connection.close()
+        os.replace(part, path)  # noqa: PTH105 - as everywhere else in this package
+
+
+def as_json(value: Any) -> str:
+    """Return the JSON text of a value as a log holds it: readable, and valid for every reader.
+
+    Half a surrogate pair becomes the text of its escape.
+
+    Raises
+    ------
+    ValueError
+        If a number is NaN or infinite, which JSON cannot hold.
+
+    Examples
+    --------
+    >>> print(as_json({"to": "désk", "cc": None}))
+    {"to": "désk", "cc": null}
+    """
+    text = json.dumps(value, ensure_ascii=False, allow_nan=False)
+    return _LONE_SURROGATE.sub(lambda half: f"\\\\u{ord(half[0]):04x}", text)
+
+
+def _write_line(write: Callable[[str], Any], row: Mapping[str, Any]) -> None:
+    write(as_json(row) + "\n")
+
+
+def _connect(threads: int = 0) -> Any:
+    import duckdb
+
+    # No extension is fetched and no path but a local one read; what does not fit in memory spills.
+    config: dict[str, Any] = {
+        "memory_limit": _MEMORY,
+        "temp_directory": tempfile.gettempdir(),
+        "autoinstall_known_extensions": "false",
+        "autoload_known_extensions": "false",
+    }
+    return duckdb.connect(config=config | ({"threads": threads} if threads else {}))
+
+
+def _files(path: str | Path) -> list[str]:
+    # A path that is a file is that file, whatever characters its name has; pathlib has no glob for
+    # a pattern that is absolute.
+    found = [str(path)] if Path(path).is_file() else sorted(glob.glob(str(path)))  # noqa: PTH207
+    return [re.sub(r"([*?\[])", r"[\1]", name) for name in found if Path(name).is_file()]
+
+
+def _flagged(flag: Flag) -> str:
+    return (
+        "coalesce(len(list_filter(tool_calls, lambda call: call.status = 'executed' "
+        f"AND ({flag.condition}))) >= $at_least, false)"
+    )
+
+
+def _canonical(connection: Any, columns: Mapping[str, LiteralString]) -> dict[str, str]:
+    # DuckDB spells types in its own way, which changes from version to version.
+    wanted = ", ".join(f"NULL::{kind} AS {name}" for name, kind in columns.items())
+    rows: Iterable[Any] = connection.execute(f"DESCRIBE SELECT {wanted}").fetchall()
+    return {row[0]: str(row[1]) for row in rows}
+
+
+def _call_event(number: int, call: Mapping[str, Any]) -> ToolCallEvent:
+    arguments = json.loads(call["arguments"] or "{}")
+    asked = ToolCall(id=f"call_{number}", name=call["name"], arguments=arguments)
+    return ToolCallEvent(
+        turn=call["turn"], call=asked, status=call["status"], result=call["result"]
+    )
+
+
+def _listed() -> str:
+    return ", ".join(COLUMNS)
+
+
+def _shown(text: str) -> str:
+    head = text[:_LONGEST_SHOWN]
+    plain = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in head)
+    return plain if len(text) <= _LONGEST_SHOWN else f"{plain}..."
