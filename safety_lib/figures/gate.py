@@ -76,7 +76,8 @@ def forest(
                 axes.axhline(y - 0.5, color=PALE, linewidth=1, zorder=0)
         axes.get_yticklabels()[0].set_fontweight("bold")
         _margins(axes, drawn, block_margin, ok_margin)
-        axes.set_xlabel(f"{drawable(report.candidate, 20)} minus {drawable(report.baseline, 20)}")
+        versions = f"{drawable(report.candidate, 20)} minus {drawable(report.baseline, 20)}"
+        axes.set_xlabel(f"{versions}, points of pass rate")
         finish(_forest_lines(report, rows))
 
 
@@ -94,7 +95,8 @@ def _forest_row(axes: Axes, y: int, row: Difference, block_margin: float) -> Non
     beside(
         axes,
         y,
-        f"{points(row.delta)} {span(row.ci_low, row.ci_high)} {state}",
+        f"{points(row.delta)} {span(row.ci_low, row.ci_high)}"
+        + (f" {state}" if known(row.ci_low, row.ci_high) else ""),
         mark.colour,
         SMALL,
     )
@@ -108,10 +110,10 @@ def _margins(axes: Axes, rows: Sequence[Difference], block: float, ok: float) ->
     room = 0.06 * (high - low)
     axes.set_xlim(low - room, high + room)
     axes.axvline(0, color=GREY, linewidth=1)
-    for margin, side in ((block, "right"), (ok, "left")):
+    for margin, name, side in ((block, "BLOCK from", "right"), (ok, "OK above", "left")):
         axes.axvline(100 * margin, color=INK, linewidth=1, linestyle=(0, (4, 3)))
         axes.annotate(
-            points(margin).removesuffix(".0"),
+            f"{name} {points(margin).removesuffix('.0')}",
             (100 * margin, 1),
             (-2 if side == "right" else 2, 2),
             xycoords=("data", "axes fraction"),
@@ -128,16 +130,16 @@ def _forest_title(report: GateReport) -> str:
     assert report.delta is not None
     gap = points(abs(report.delta)).lstrip("+")
     if float(gap) == 0:
-        claim = f"{report.candidate} passes as many tests as {report.baseline}"
+        claim = f"{report.candidate}'s pass rate equals {report.baseline}'s"
     else:
-        more = "fewer" if report.delta < 0 else "more"
-        claim = f"{report.candidate} passes {gap} points {more} than {report.baseline}"
+        side = "below" if report.delta < 0 else "above"
+        claim = f"{report.candidate}'s pass rate is {gap} points {side} {report.baseline}'s"
     if not known(report.ci_low, report.ci_high):
         return f"{claim}, and no interval says how sure that is"
     assert report.ci_low is not None
     assert report.ci_high is not None
     if report.ci_low <= 0 <= report.ci_high:
-        return f"{claim}, which chance alone could do"
+        return f"{claim}: chance alone could do that"
     return f"{claim}, more than chance explains"
 
 
@@ -173,7 +175,7 @@ def pass_rates(report: GateReport) -> None:
     largest = sorted(tests, key=lambda t: (-abs(_gap(t)), t.test_id))[:_MOST_ROWS]
     rows = sorted(largest, key=lambda t: (_gap(t), t.test_id))
     with sheet():
-        labels = [drawable(test.name, 38) for test in rows]
+        labels = [drawable(_label(test), 54) for test in rows]
         _, axes = draw(
             _pass_title(report, tests),
             height=fit_height(len(rows) + 1),
@@ -189,9 +191,15 @@ def pass_rates(report: GateReport) -> None:
             dot(axes, after, y, version_mark(1), 5)
             beside(axes, y, points(after - before), INK, SMALL)
         _name_marks(axes, report, rows[0])
-        percent_axis(axes, -0.02, 1.02)
+        percent_axis(axes)
         axes.set_xlabel("share of trials that passed")
         finish(_pass_lines(report, tests, rows))
+
+
+def _label(test: TestResult) -> str:
+    """Name a test by its rule and attack: the written names begin alike and are long."""
+    words = f"{test.rule_id}: {test.category}".replace("_", " ")
+    return f"{words}, {test.stratum}" if test.stratum in ("control", "benign") else words
 
 
 def _name_marks(axes: Axes, report: GateReport, first: TestResult) -> None:

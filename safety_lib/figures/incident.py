@@ -13,6 +13,7 @@ from safety_lib.figures.style import (
     PALE,
     SMALL,
     VERMILION,
+    WIDTH,
     Mark,
     beside,
     dot,
@@ -97,8 +98,10 @@ def _name_violation(
     axes.get_yticklabels()[y].set_color(VERMILION)
     axes.get_yticklabels()[y].set_fontweight("bold")
     right = x < (turns[0] + turns[-1]) / 2
+    place = (x - turns[0] + 0.5) / len(turns)
+    inches = max(place, 1 - place) * WIDTH * axes.get_position().width
     axes.annotate(
-        drawable(first.detail, 48),
+        drawable(first.detail, int(inches / 0.085)),
         (x, y),
         (9 if right else -9, 0),
         textcoords="offset points",
@@ -169,7 +172,7 @@ def intervention_effects(
         rows_axis(axes, labels, SMALL + 0.5)
         for y, row in enumerate(rows):
             _effect_row(axes, y, row, row in named)
-        axes.axvline(0, color=GREY, linewidth=1, zorder=0)
+        axes.axvline(0, color=GREY, linewidth=1, zorder=1)
         axes.grid(axis="x", color=PALE, linewidth=0.8)
         axes.xaxis.set_major_formatter(lambda x, _: f"{x:.0f}".replace("-", MINUS))
         axes.set_xlabel("points of the failure rate removed, 95% interval")
@@ -199,7 +202,7 @@ def _effect_row(axes: Axes, y: int, row: Intervention, is_cause: bool) -> None:
 
 def _cause_title(ranked: Sequence[Intervention], named: Sequence[Intervention]) -> str:
     if not named:
-        return f"None of {count(len(ranked), 'intervention')} is named as the cause"
+        return f"No cause is named after {count(len(ranked), 'intervention')}"
     first = named[0]
     before, after = first.factual, first.counterfactual
     claim = (
@@ -218,7 +221,7 @@ def _cause_lines(
     removed = ", ".join(f"{plain(row.name, 60)} {points(row.effect)}" for row in rows)
     clear = sum(1 for row in ranked if row.ci_low > 0)
     return [
-        f"Cause: {causes}; {clear} of {count(len(ranked), 'interval')} lie above zero.",
+        f"Cause: {causes}; interval above zero: {clear} of {len(ranked)}.",
         f"Points removed: {removed}.",
     ]
 
@@ -248,7 +251,7 @@ def blast_radius(radius: BlastRadius | None, truth: int | None = None) -> None:
         rows.append(("hidden truth", truth, Mark(INK, "D", "-", filled=False)))
     with sheet():
         labels = [label for label, _, _ in rows]
-        _, axes = draw(_radius_title(radius), height=2.6, left=label_width(labels), right=1.75)
+        _, axes = draw(_radius_title(radius), height=2.6, left=label_width(labels), right=2.0)
         rows_axis(axes, labels)
         axes.axvspan(radius.ci_low, radius.ci_high, color=BLUE, alpha=0.1, linewidth=0)
         for y, (_, value, mark) in enumerate(rows):
@@ -256,10 +259,14 @@ def blast_radius(radius: BlastRadius | None, truth: int | None = None) -> None:
                 interval(axes, y, value, radius.ci_low, radius.ci_high, mark, 9)
             else:
                 dot(axes, value, y, mark, 9)
-            inside = "" if y == 0 else ", " + _inside(radius, value)
-            beside(axes, y, f"{value:,.0f}{inside}", mark.colour)
+            place = f"[{radius.ci_low:,.0f}, {radius.ci_high:,.0f}]"
+            if y:
+                place = _inside(radius, value)
+            beside(axes, y, f"{value:,.0f} {place}", mark.colour)
             axes.get_yticklabels()[y].set_color(mark.colour)
-        axes.set_xlim(0, max(1.0, radius.ci_high, *(value for _, value, _ in rows)) * 1.08)
+        most = max(1.0, radius.ci_high, *(value for _, value, _ in rows))
+        axes.set_xlim(-0.025 * most, 1.05 * most)
+        axes.locator_params(axis="x", nbins=6)
         axes.xaxis.set_major_formatter(lambda x, _: f"{x:,.0f}")
         axes.grid(axis="x", color=PALE, linewidth=0.8)
         axes.set_xlabel(f"affected of {count(radius.population_n, 'conversation')}")
@@ -268,8 +275,8 @@ def blast_radius(radius: BlastRadius | None, truth: int | None = None) -> None:
 
 def _inside(radius: BlastRadius, value: float) -> str:
     if value < radius.ci_low:
-        return "below it"
-    return "above it" if value > radius.ci_high else "inside it"
+        return "below the interval"
+    return "above the interval" if value > radius.ci_high else "inside the interval"
 
 
 def _radius_title(radius: BlastRadius) -> str:
@@ -277,9 +284,9 @@ def _radius_title(radius: BlastRadius) -> str:
     if radius.claimed is None:
         return claim
     place = {
-        "below it": "are too few",
-        "above it": "are too many",
-        "inside it": "are within the interval",
+        "below the interval": "are too few",
+        "above the interval": "are too many",
+        "inside the interval": "are inside the interval",
     }[_inside(radius, radius.claimed)]
     return f"{claim}; the {radius.claimed:,} that the file claims {place}"
 

@@ -33,6 +33,9 @@ _MOST_ROWS = 16
 ACTIVE = Mark(BLUE, "o", "-")
 NOT_ACTIVE = Mark(VERMILION, "s", "-", filled=False)
 
+_STEPS = ("found", "reproduced", "distinct", "active")
+_STEP = Mark(INK, "D", "-")
+
 
 def funnel(counts: Mapping[str, int]) -> None:
     """Draw how many failures are left after each step from the first find to the active test.
@@ -40,27 +43,33 @@ def funnel(counts: Mapping[str, int]) -> None:
     Parameters
     ----------
     counts : mapping of str to int
-        The steps in their order, such as found, reproduced, distinct, active.
+        Found, reproduced, distinct and active, in whatever order an artifact keeps them; any
+        other count, such as quarantined, is drawn below as what was set aside.
     """
     if not counts:
         nothing("No failure entered the funnel")
         return
-    steps = list(counts.items())
-    (first, found), (last, kept) = steps[0], steps[-1]
+    order = {name: i for i, name in enumerate(_STEPS)}
+    steps = sorted(counts.items(), key=lambda step: order.get(step[0], len(order)))
+    first, found = steps[0]
+    last, kept = (
+        [step for step in steps if step[0] in order][-1] if order.keys() & counts else steps[-1]
+    )
     if not found:
         title = "No failure was found, so no test was made"
     else:
-        title = f"{count(found, 'failure')} {first}: {kept:,} {last} after {len(steps) - 1} steps"
+        title = f"{count(found, 'failure')} {first} led to {count(kept, f'{last} test')}"
     with sheet():
         labels = [drawable(name, 20) for name, _ in steps]
         _, axes = draw(title, height=2.6, left=label_width(labels), right=1.55, bottom=0.3)
         rows_axis(axes, labels)
         for y, (name, n) in enumerate(steps):
-            mark = Mark(BLUE if name == last else INK, "o" if name == last else "s", "-")
+            mark = ACTIVE if name == last else _STEP if name in order else NOT_ACTIVE
             axes.plot([0, n], [y, y], color=mark.colour, linewidth=5, solid_capstyle="butt")
             dot(axes, n, y, mark, 9)
             beside(axes, y, f"{n:,}{_of_first(n, found) if y else ''}", mark.colour)
-        axes.set_xlim(0, max(1, *counts.values()) * 1.02)
+        most = max(1, *counts.values())
+        axes.set_xlim(-0.025 * most, 1.025 * most)
         axes.set_xticks([])
         axes.spines["bottom"].set_visible(False)
         finish([", ".join(f"{plain(name)} {n:,}" for name, n in steps) + "."])
@@ -84,10 +93,10 @@ def reproduction(tests: Sequence[RegressionTest]) -> None:
     shaky = sorted(tests, key=lambda t: (_rate(t), t.test_id))[:_MOST_ROWS]
     rows = sorted(shaky, key=lambda t: (t.family, -_rate(t), t.test_id))
     with sheet():
-        labels = [drawable(test.name, 30) for test in rows]
-        families = [drawable(test.family, 20) for test in rows]
-        names = label_width(labels, SMALL)
-        left = names + label_width(families, SMALL) - 0.1
+        # Within a family the attack tells the tests apart; the id finds them in the suite.
+        labels = [f"{drawable(_words(t.category), 22)}  {drawable(t.test_id, 14)}" for t in rows]
+        families = [drawable(test.family, 30) for test in rows]
+        left = label_width(labels, SMALL) + label_width(families, SMALL, bold=True) - 0.2
         _, axes = draw(
             _reproduction_title(tests), height=fit_height(len(rows)), left=left, right=1.25
         )
@@ -117,6 +126,10 @@ def reproduction(tests: Sequence[RegressionTest]) -> None:
         finish(_reproduction_lines(tests, rows))
 
 
+def _words(name: str) -> str:
+    return name.replace("_", " ")
+
+
 def _rate(test: RegressionTest) -> float:
     return test.reproduction.k / test.reproduction.n if test.reproduction.n else 0.0
 
@@ -125,6 +138,8 @@ def _reproduction_title(tests: Sequence[RegressionTest]) -> str:
     sure = sum(1 for test in tests if test.reproduction.n and _rate(test) == 1)
     least = min(_rate(test) for test in tests)
     if sure == len(tests):
+        if sure == 1:
+            return "The one failure came back every time"
         return f"All {count(len(tests), 'failure')} came back every time"
     return (
         f"{sure} of {count(len(tests), 'failure')} came back every time; "

@@ -87,7 +87,7 @@ def _turn_row(axes: Axes, summary: StressSummary, mark: Mark, last: int, highest
         axes.text(
             0.5,
             0.4,
-            "no failure",
+            _none_failed(summary),
             transform=axes.transAxes,
             ha="center",
             color=GREY,
@@ -99,6 +99,13 @@ def _turn_row(axes: Axes, summary: StressSummary, mark: Mark, last: int, highest
     axes.set_xticks(turns[::every])
     axes.set_yticks([])
     axes.spines["left"].set_visible(False)
+
+
+def _none_failed(summary: StressSummary) -> str:
+    n = _valid(summary)
+    if not n:
+        return "no valid conversation"
+    return f"no failure; 0 of {n} still allows {percent(wilson(0, n).high, 0)}"
 
 
 def _valid(summary: StressSummary) -> int:
@@ -159,7 +166,7 @@ def survival_curves(curves: Sequence[SurvivalCurve]) -> None:
         )
         ends = spread([curve.survival[-1] for curve in curves], 0.13)
         for i, curve in enumerate(curves):
-            _survival_step(axes, curve, version_mark(i), last)
+            _survival_step(axes, curve, version_mark(i))
             beside(
                 axes,
                 ends[i],
@@ -167,7 +174,15 @@ def survival_curves(curves: Sequence[SurvivalCurve]) -> None:
                 version_mark(i).colour,
             )
         _risk_table(axes, curves, names, last)
-        axes.set_xlim(0, last)
+        axes.text(
+            0.02,
+            0.05,
+            "upright tick: conversations that ended without a violation (censored)",
+            transform=axes.transAxes,
+            fontsize=SMALL,
+            color=GREY,
+        )
+        axes.set_xlim(0, last + 0.5)
         axes.set_ylim(0, 1.04)
         axes.set_yticks([0, 0.5, 1], ["0%", "50%", "100%"])
         axes.grid(axis="y", color=PALE, linewidth=0.8)
@@ -175,14 +190,12 @@ def survival_curves(curves: Sequence[SurvivalCurve]) -> None:
         finish(_survival_line(curve) for curve in curves)
 
 
-def _survival_step(axes: Axes, curve: SurvivalCurve, mark: Mark, last: int) -> None:
-    # A curve begins with every conversation intact and lasts to the last turn that was seen.
-    turns = [0, *curve.turn]
-    if curve.turn[0] == 0:
-        turns = list(curve.turn)
-    start = len(curve.turn) - len(turns)
+def _survival_step(axes: Axes, curve: SurvivalCurve, mark: Mark) -> None:
+    # A curve begins with every conversation intact; half a turn more shows its last step.
+    start = [] if curve.turn[0] == 0 else [0]
+    turns = [*start, *curve.turn, curve.turn[-1] + 0.5]
     columns = (curve.survival, curve.ci_low, curve.ci_high)
-    alive, low, high = ([1.0] * -start + list(column) for column in columns)
+    alive, low, high = ([1.0] * len(start) + [*column, column[-1]] for column in columns)
     axes.fill_between(turns, low, high, step="post", color=mark.colour, alpha=0.15, linewidth=0)
     axes.step(turns, alive, where="post", color=mark.colour, linestyle=mark.line, linewidth=2)
     ticks = [
@@ -230,9 +243,8 @@ def _risk_table(
         color=GREY,
     )
     for i, curve in enumerate(curves):
-        by_turn = dict(zip(curve.turn, curve.at_risk, strict=True))
         offset = -27 - 12 * (i + 1)
-        cells = [(0, curve.at_risk[0]), *((t, by_turn[t]) for t in shown if t in by_turn and t)]
+        cells = [(turn, n) for turn in shown if (n := _at_risk(curve, turn)) is not None]
         axes.annotate(
             names[i],
             (0, 0),
@@ -257,6 +269,15 @@ def _risk_table(
             )
 
 
+def _at_risk(curve: SurvivalCurve, turn: int) -> int | None:
+    """Count the conversations that reach a turn; None after the last one that was followed.
+
+    A curve may list only the turns at which something ended: between them nothing changes.
+    """
+    listed = zip(curve.turn, curve.at_risk, strict=True)
+    return next((n for when, n in listed if when >= turn), None)
+
+
 def _survival_title(curves: Sequence[SurvivalCurve]) -> str:
     worst = min(curves, key=lambda c: (c.survival[-1], c.version))
     others = [c for c in curves if c is not worst]
@@ -267,7 +288,7 @@ def _survival_title(curves: Sequence[SurvivalCurve]) -> str:
     if not others:
         return claim
     second = min(others, key=lambda c: (c.survival[-1], c.version))
-    return f"{claim}; of {second.version}'s {percent(second.survival[-1], 0)}"
+    return f"{claim}, against {percent(second.survival[-1], 0)} of {second.version}'s"
 
 
 def _survival_line(curve: SurvivalCurve) -> str:
@@ -308,7 +329,7 @@ def single_turn_against_multi_turn(summaries: Sequence[StressSummary]) -> None:
         left = 1.5 + label_width(names)
         _, axes = draw(_once_title(summaries), height=2.7, left=left, right=1.25)
         rows_axis(axes, names)
-        axes.set_yticks(heights)
+        axes.set_yticks(heights, names)
         axes.set_ylim(heights[-1] + 0.6, -0.6)
         for i, (_, _, k, n) in enumerate(rows):
             mark = version_mark(i % n_versions)
@@ -344,8 +365,8 @@ def _rates(summary: StressSummary) -> tuple[float, float] | None:
 
 def _compared(rate: float, other: float) -> str:
     if rate == other:
-        return "as often as"
-    return "less often than" if rate < other else "more often than"
+        return "as often"
+    return "less often" if rate < other else "more often"
 
 
 def _once_title(summaries: Sequence[StressSummary]) -> str:
@@ -360,9 +381,15 @@ def _once_title(summaries: Sequence[StressSummary]) -> str:
             f"{percent(last[1], 0)} of conversations"
         )
     once, often = _compared(last[0], first[0]), _compared(last[1], first[1])
+    if not any(s.single_shot_violations for s in summaries) and last[1] > 0:
+        return (
+            f"Asked once, no version breaks a rule; in a conversation {name} breaks one "
+            f"{often}{' than' if often != 'as often' else ' as'} {other}"
+        )
+    than = "as" if once == "as often" else "than"
     if once == often:
-        return f"{name} breaks a rule {once} {other}, asked once and in a conversation"
-    return f"Asked once, {name} breaks a rule {once} {other}; in a conversation {often} {other}"
+        return f"{name} breaks a rule {once} {than} {other}, asked once and in a conversation"
+    return f"Asked once, {name} breaks a rule {once} {than} {other}; in a conversation, {often}"
 
 
 def _once_line(summary: StressSummary) -> str:

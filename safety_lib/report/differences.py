@@ -28,11 +28,11 @@ class Difference(NamedTuple):
 
         Examples
         --------
-        >>> Difference("all", "all tests", -0.2, -0.3, -0.1).state()
+        >>> Difference("all", "regression tests", -0.2, -0.3, -0.1).state()
         'worse'
-        >>> Difference("all", "all tests", 0.0, -0.04, 0.04).state()
+        >>> Difference("all", "regression tests", 0.0, -0.04, 0.04).state()
         'not worse'
-        >>> Difference("all", "all tests", -0.2, float("nan"), float("nan")).state()
+        >>> Difference("all", "regression tests", -0.2, float("nan"), float("nan")).state()
         'open'
         """
         if not known(self.ci_low, self.ci_high):
@@ -47,7 +47,7 @@ def differences(report: GateReport) -> list[Difference]:
 
     Categories stand from the largest loss on; of more than ten the first ten are kept.
     """
-    rows = [_row("all", "all tests", report.delta, report.ci_low, report.ci_high)]
+    rows = [_row("all", "regression tests", report.delta, report.ci_low, report.ci_high)]
     rows += [_row("stratum", s.stratum, s.delta, s.ci_low, s.ci_high) for s in report.strata]
     categories = [
         _row("category", name, found.get("delta"), found.get("ci_low"), found.get("ci_high"))

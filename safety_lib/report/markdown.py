@@ -128,7 +128,7 @@ def _worse(report: GateReport) -> list[str]:
 def _test_row(test: TestResult) -> tuple[str, ...]:
     arms = (test.baseline, test.candidate)
     return (
-        code(test.name, 80),
+        code(test.name, 120),
         code(test.family, 60),
         test.severity,
         *(f"{arm.passed} of {arm.valid} passed" for arm in arms),
@@ -137,11 +137,13 @@ def _test_row(test: TestResult) -> tuple[str, ...]:
 
 
 def _provenance(report: GateReport) -> str:
-    return (
-        f"Seed {report.seed}, model {code(report.model)}, suite {code(report.suite_sha256, 12)}, "
-        f"policy {code(report.policy_sha256, 12)}, gate policy "
-        f"{code(report.gate_policy_sha256, 12)}."
-    )
+    hashes = {
+        "suite": report.suite_sha256,
+        "policy": report.policy_sha256,
+        "gate policy": report.gate_policy_sha256,
+    }
+    made = ", ".join(f"{name} {code(digest[:12])}" for name, digest in hashes.items())
+    return f"Seed {report.seed}, model {code(report.model)}, {made}."
 
 
 def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:

@@ -6,6 +6,7 @@ mark every hidden character and cut what is too long.
 
 from __future__ import annotations
 
+import re
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -21,6 +22,7 @@ from safety_lib.report.text import (
     p_value,
     percent,
     pieces,
+    plain,
     points,
     span,
 )
@@ -29,17 +31,16 @@ if TYPE_CHECKING:
     from jinja2 import Environment
     from markupsafe import Markup
 
-# Shape and word say what the colour says: the page is read on paper and by ear too.
-_CATEGORY_COLUMNS = (
-    "n_tests",
-    "n_families",
-    "baseline_pass_rate",
-    "candidate_pass_rate",
-    "delta",
-    "ci_low",
-    "ci_high",
-    "p_value",
-)
+_CATEGORY_COLUMNS = {
+    "n_tests": "Tests",
+    "n_families": "Families",
+    "baseline_pass_rate": "Baseline",
+    "candidate_pass_rate": "Candidate",
+    "delta": "Difference",
+    "ci_low": "From",
+    "ci_high": "To",
+    "p_value": "p",
+}
 _SEVERITY_ORDER = {"critical": 0, "high": 1, "medium": 2, "low": 3}
 
 
@@ -64,6 +65,7 @@ def render_gate_report(report: GateReport) -> str:
         more_reasons=report.reasons[1:],
         forest=_forest(report),
         category_columns=_category_columns(report),
+        column_titles=_CATEGORY_COLUMNS,
         tests=sorted(report.test_results, key=_worst_first),
     )
 
@@ -83,6 +85,8 @@ def _environment() -> Environment:
     environment.filters.update(
         shown=shown,
         line=line,
+        name=name,
+        plain=plain,
         percent=percent,
         points=points,
         p_value=p_value,
@@ -92,7 +96,7 @@ def _environment() -> Environment:
     return environment
 
 
-def shown(text: str, limit: int = LONG_TEXT, lines: bool = True) -> Markup:
+def shown(text: str, limit: int = LONG_TEXT, lines: bool = True, joints: bool = False) -> Markup:
     r"""Return a text from outside as markup: escaped, hidden characters marked, cut to a limit.
 
     Examples
@@ -104,8 +108,12 @@ def shown(text: str, limit: int = LONG_TEXT, lines: bool = True) -> Markup:
 
     kept, missing = cut(text, limit)
     named = Markup('<span class="esc">{}</span>')
+    joint = "(?<=[_/])" if joints else "(?!)"  # the second one matches nowhere
     marked = Markup("").join(
-        named.format(piece.text) if piece.hidden else piece.text for piece in pieces(kept, lines)
+        named.format(piece.text)
+        if piece.hidden
+        else Markup("<wbr>").join(re.split(joint, piece.text))
+        for piece in pieces(kept, lines)
     )
     if missing:
         marked += Markup(' <span class="cut">{}</span>').format(left_out(missing))
@@ -117,6 +125,17 @@ def line(text: str, limit: int = SHORT_TEXT) -> Markup:
     return shown(text, limit, lines=False)
 
 
+def name(text: str) -> Markup:
+    """Return an identifier from outside on one line that may break after its joints.
+
+    Examples
+    --------
+    >>> print(name("split_payment/user"))
+    split_<wbr>payment/<wbr>user
+    """
+    return shown(text, SHORT_TEXT, lines=False, joints=True)
+
+
 def _worst_first(test: TestResult) -> tuple[bool, float, int, str]:
     delta = test.delta if test.delta is not None and known(test.delta) else 0.0
     return not known(test.delta), delta, _SEVERITY_ORDER[test.severity], test.test_id
@@ -126,7 +145,7 @@ def _category_columns(report: GateReport) -> list[str]:
     """Return the numbers that at least one category has, the known ones first."""
     found = {name for numbers in report.by_category.values() for name in numbers}
     return [name for name in _CATEGORY_COLUMNS if name in found] + sorted(
-        found - set(_CATEGORY_COLUMNS)
+        found - _CATEGORY_COLUMNS.keys()
     )
 
 
@@ -156,7 +175,6 @@ class Drawn(NamedTuple):
     low: str
     high: str
     text: str
-    state: str
     mark: str
 
 
@@ -182,7 +200,10 @@ def _forest(report: GateReport) -> dict[str, Any] | None:
         "label_x": _LEFT - 14,
         "text_x": _WIDTH - _RIGHT + 14,
         "zero": place(0.0),
-        "margins": [(place(m), points(m).removesuffix(".0")) for m in (BLOCK_MARGIN, OK_MARGIN)],
+        "margins": [
+            (place(margin), f"{words} {points(margin).removesuffix('.0')}")
+            for margin, words in ((BLOCK_MARGIN, "BLOCK from"), (OK_MARGIN, "OK above"))
+        ],
     }
 
 
@@ -196,7 +217,6 @@ def _drawn(row: Difference, position: int, place: Any) -> Drawn:
         x=place(row.delta),
         low=place(row.ci_low) if whole else "",
         high=place(row.ci_high) if whole else "",
-        text=f"{points(row.delta)} {span(row.ci_low, row.ci_high)}",
-        state=state,
+        text=f"{points(row.delta)} {span(row.ci_low, row.ci_high)}{f' {state}' if whole else ''}",
         mark={"worse": "square", "not worse": "circle", "open": "diamond"}[state],
     )

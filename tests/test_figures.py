@@ -1,0 +1,596 @@
+"""The figures: what they say, what they draw, and that a reader without colour gets the same."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import matplotlib as mpl
+import numpy as np
+import pytest
+
+mpl.use("Agg")
+
+import matplotlib.pyplot as plt
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+
+from safety_lib import figures
+from safety_lib.figures import (
+    blast_radius,
+    failures_by_turn,
+    forest,
+    funnel,
+    intervention_effects,
+    pass_rates,
+    reproduction,
+    single_turn_against_multi_turn,
+    survival_curves,
+    timeline,
+)
+from safety_lib.figures.style import drawable, sheet, spread
+from safety_lib.records import (
+    ArmResult,
+    BenignTwin,
+    BlastRadius,
+    ExpectedCall,
+    GateReport,
+    Intervention,
+    RegressionTest,
+    Reproduction,
+    StratumResult,
+    StressSummary,
+    SurvivalCurve,
+    TestResult,
+    TestSource,
+    TimelineEntry,
+)
+from safety_lib.report.text import MINUS
+from safety_lib.stats.intervals import wilson
+
+Read = Callable[..., str]
+HOSTILE = "$\\frac{ 电话 " + chr(27) + "[31m" + chr(0x202E) + "<b>" + "x" * 300
+
+
+@pytest.fixture
+def read(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Iterator[Read]:
+    """Call a helper, check what every helper promises, and return its reading."""
+    shows: list[int] = []
+    monkeypatch.setattr(plt, "show", lambda: shows.append(len(plt.get_fignums())))
+
+    def call(helper: Callable[..., None], *args: Any, **kwargs: Any) -> str:
+        plt.close("all")
+        shows.clear()
+        before = dict(mpl.rcParams)
+        assert helper(*args, **kwargs) is None  # type: ignore[func-returns-value]
+        assert shows == [1]
+        assert dict(mpl.rcParams) == before
+        reading = capsys.readouterr().out
+        assert 1 <= len(reading.splitlines()) <= 3
+        assert reading.strip()
+        figure = plt.gcf()
+        assert figure.get_figwidth() == 7
+        assert 2.6 <= figure.get_figheight() <= 3.6
+        figure.canvas.draw()
+        return reading
+
+    yield call
+    plt.close("all")
+
+
+def figure() -> Figure:
+    return plt.gcf()
+
+
+def axes() -> Axes:
+    return figure().axes[0]
+
+
+def title() -> str:
+    return next(t.get_text() for t in figure().texts if t.get_gid() == "title").replace("\n", " ")
+
+
+def words() -> str:
+    found = [t.get_text() for t in figure().texts]
+    for ax in figure().axes:
+        found += [t.get_text() for t in (*ax.texts, *ax.get_yticklabels(), *ax.get_xticklabels())]
+        found += [ax.get_xlabel(), ax.get_ylabel()]
+    return " | ".join(found)
+
+
+def marks() -> set[tuple[str, str]]:
+    """Return each colour with the marker that goes with it."""
+    return {
+        (str(line.get_color()), str(line.get_marker()))
+        for ax in figure().axes
+        for line in ax.lines
+        if line.get_marker() not in ("None", "|", None)
+    }
+
+
+def points_of(line: Line2D) -> tuple[list[float], list[float]]:
+    return np.asarray(line.get_xdata()).tolist(), np.asarray(line.get_ydata()).tolist()
+
+
+def summary(version: str, rollouts: int, by_turn: dict[int, int], **changes: Any) -> StressSummary:
+    failures = sum(by_turn.values())
+    fields: dict[str, Any] = {
+        "version": version,
+        "rollouts": rollouts,
+        "failures": failures,
+        "delayed_failures": failures - by_turn.get(1, 0),
+        "immediate_failures": by_turn.get(1, 0),
+        "safe": rollouts - failures,
+        "stopped_by_safeguard": 0,
+        "errors": 0,
+        "undetermined": 0,
+        "error_reasons": {},
+        "by_attack_type": {},
+        "by_turn": by_turn,
+        "single_shot_violations": 0,
+        "single_shot_n": rollouts,
+    }
+    return StressSummary(**(fields | changes))
+
+
+V1 = summary("v1", 60, {1: 5, 2: 2, 5: 5}, single_shot_violations=5)
+V2 = summary("v2", 60, {1: 1, 5: 20, 6: 10}, single_shot_violations=1, errors=1)
+
+
+def curve(version: str, *rows: tuple[int, int, int, float]) -> SurvivalCurve:
+    """Make a curve from rows of turn, at risk, failed, survival."""
+    turn, at_risk, failed, survival = zip(*rows, strict=True)
+    return SurvivalCurve(
+        version=version,
+        turn=turn,
+        at_risk=at_risk,
+        failed=failed,
+        survival=survival,
+        ci_low=tuple(max(0.0, s - 0.1) for s in survival),
+        ci_high=tuple(min(1.0, s + 0.1) for s in survival),
+    )
+
+
+def made_test(number: int, k: int = 10, family: str = "payment/user", **changes: Any) -> Any:
+    rate = wilson(k, 10)
+    fields: dict[str, Any] = {
+        "test_id": f"T-{number:03d}",
+        "source_failure_id": "F-1",
+        "name": f"payment by erosion {number}",
+        "category": "policy_erosion",
+        "family": family,
+        "signature": "s",
+        "rule_id": "unapproved_payment",
+        "severity": "high",
+        "description": "",
+        "attack_turns": ("pay",),
+        "expected_behavior": "refuses",
+        "tags": (),
+        "lifecycle": "active",
+        "reproduction": Reproduction(version="v2", k=k, n=10, ci_low=rate.low, ci_high=rate.high),
+        "benign_twin": BenignTwin(
+            twin_id="B-1", turns=("pay",), expected=ExpectedCall(name="pay", arguments={})
+        ),
+        "source": TestSource(stage="stress", version="v2", seed=7),
+    }
+    return RegressionTest(**(fields | changes))
+
+
+def result(number: int, before: int, after: int, **changes: Any) -> TestResult:
+    fields: dict[str, Any] = {
+        "test_id": f"T-{number:03d}",
+        "name": f"test {number}",
+        "stratum": "baseline_found",
+        "family": "payment/user",
+        "category": "policy_erosion",
+        "rule_id": "unapproved_payment",
+        "severity": "high",
+        "baseline": ArmResult(passed=before, failed=10 - before, errors=0),
+        "candidate": ArmResult(passed=after, failed=10 - after, errors=0),
+        "delta": (after - before) / 10,
+    }
+    return TestResult(**(fields | changes))
+
+
+def stratum(name: str, delta: float, low: float, high: float) -> StratumResult:
+    return StratumResult(
+        stratum=name,
+        n_tests=6,
+        n_families=3,
+        baseline_pass_rate=0.9,
+        candidate_pass_rate=0.9 + delta,
+        delta=delta,
+        ci_low=low,
+        ci_high=high,
+        p_value=0.01,
+    )
+
+
+def report(**changes: Any) -> GateReport:
+    fields: dict[str, Any] = {
+        "artifact": "gate_report",
+        "schema_version": 1,
+        "seed": 7,
+        "model": "simulated",
+        "config_sha256": {},
+        "policy_sha256": "",
+        "verdict": "BLOCK",
+        "evidence_status": "sufficient",
+        "reasons": (),
+        "baseline": "v1",
+        "candidate": "v2",
+        "baseline_pass_rate": 0.9,
+        "candidate_pass_rate": 0.66,
+        "delta": -0.24,
+        "ci_low": -0.37,
+        "ci_high": -0.11,
+        "p_value": 0.004,
+        "n_tests": 12,
+        "n_families": 6,
+        "trials": 10,
+        "minimum_detectable_effect": None,
+        "suite_sha256": "",
+        "gate_policy_sha256": "",
+        "steps": (),
+        "strata": (
+            stratum("candidate_found", -0.42, -0.6, -0.24),
+            stratum("control", -0.04, -0.12, 0.04),
+            stratum("benign", 0.0, -0.03, 0.03),
+        ),
+        "by_category": {"intent_drift": {"delta": -0.1}, "policy_erosion": {"delta": -0.3}},
+        "executions": (),
+        "test_results": (result(1, 9, 2), result(2, 10, 10), result(3, 5, 7)),
+    }
+    return GateReport(**(fields | changes))
+
+
+def entry(turn: int, what: Any, detail: str = "x") -> TimelineEntry:
+    return TimelineEntry(turn=turn, what=what, detail=detail)
+
+
+def intervention(name: str, k: int, kind: Any = "change", spare: float = 0.1) -> Intervention:
+    effect = (34 - k) / 40
+
+    def runs(k: int) -> Reproduction:
+        return Reproduction(version="v2", k=k, n=40, ci_low=0.0, ci_high=1.0)
+
+    return Intervention(
+        name=name,
+        kind=kind,
+        description="",
+        factual=runs(34),
+        counterfactual=runs(k),
+        effect=effect,
+        ci_low=effect - spare,
+        ci_high=effect + spare,
+    )
+
+
+RADIUS = BlastRadius(
+    estimate=1312.4,
+    ci_low=1105.0,
+    ci_high=1544.0,
+    population_n=40_000,
+    flagged_n=2100,
+    audited_n=600,
+    audited_flagged=400,
+    audited_unflagged=200,
+    method="stratified",
+    claimed=2500,
+)
+
+
+# --------------------------------------------------------------------------- stage 1
+
+
+def test_failures_by_turn_gives_each_version_its_counts(read: Read) -> None:
+    reading = read(failures_by_turn, [V1, V2])
+    assert "v1: 12 of 60 failed, 7 after turn 1 (by turn 1: 5, 2: 2, 5: 5)." in reading
+    assert "v2: 31 of 59 failed" in reading
+    assert title() == (
+        "v2 breaks a rule in 31 of 59 conversations; "
+        "97% of these failures come after the first turn"
+    )
+    assert marks() == {("#0072B2", "o"), ("#D55E00", "s")}
+
+
+def test_no_failures_still_allow_a_rate(read: Read) -> None:
+    reading = read(failures_by_turn, [summary("v1", 4, {}), summary("v2", 4, {})])
+    assert reading.count("no failure in 4 valid conversations, which still allows 49.0%") == 2
+    assert title() == "No version failed in 4 conversations"
+    assert "still allows 49%" in words()
+
+
+def test_a_version_without_a_valid_conversation_says_so(read: Read) -> None:
+    broken = summary("v2", 3, {}, errors=3)
+    assert "v2: no failure in 0 valid conversations." in read(failures_by_turn, [V1, broken])
+    assert "no valid conversation" in words()
+
+
+def test_survival_curves_show_risk_and_censoring(read: Read) -> None:
+    kept = curve("v1", (1, 10, 0, 1.0), (2, 10, 2, 0.8), (4, 6, 0, 0.8))
+    lost = curve("v2", (1, 10, 0, 1.0), (3, 10, 5, 0.5), (4, 5, 0, 0.5))
+    reading = read(survival_curves, [kept, lost])
+    assert "v1: 80.0% without a violation after turn 4 [70.0%, 90.0%]" in reading
+    assert "2 of 10 failed, 8 censored" in reading
+    assert title() == "After turn 4, 50% of v2's conversations are still safe, against 80% of v1's"
+    ticks = [line for line in axes().lines if line.get_gid() == "censored"]
+    assert [points_of(line)[0] for line in ticks] == [[2, 4], [4]]
+    # v1 lists no turn 3: nothing ended there, so those who reach turn 4 were at risk.
+    shown = [t.get_text() for t in axes().texts]
+    assert shown[shown.index("v1") + 1 :][:5] == ["10", "10", "10", "6", "6"]
+    assert {str(line.get_linestyle()) for line in axes().lines} >= {"-", "--"}
+
+
+def test_survival_curves_begin_with_everyone(read: Read) -> None:
+    read(survival_curves, [curve("v1", (1, 4, 1, 0.75))])
+    assert points_of(axes().lines[0]) == ([0, 1, 1.5], [1.0, 0.75, 0.75])
+
+
+def test_labels_that_would_touch_are_moved_apart() -> None:
+    moved = spread([0.5, 0.5, 0.52], 0.1)
+    assert moved[1] - moved[0] >= 0.0999
+    assert moved[2] - moved[1] >= 0.0999
+
+
+def test_single_turn_against_multi_turn_shows_the_reversal(read: Read) -> None:
+    reading = read(single_turn_against_multi_turn, [V1, V2])
+    assert "v2: asked once 1/60 = 1.7% [0.3%, 8.9%]; in a conversation 31/59 = 52.5%" in reading
+    assert (
+        title() == "Asked once, v2 breaks a rule less often than v1; in a conversation, more often"
+    )
+    assert [label.get_text() for label in axes().get_yticklabels()] == ["v1", "v2", "v1", "v2"]
+
+
+@pytest.mark.parametrize(
+    ("once", "failures", "claim"),
+    [
+        (2, 31, "v2 breaks a rule more often than v1, asked once and in a conversation"),
+        (0, 5, "v2 breaks a rule less often than v1, asked once and in a conversation"),
+        (1, 12, "v2 breaks a rule as often as v1, asked once and in a conversation"),
+        (1, 31, "Asked once, v2 breaks a rule as often as v1; in a conversation, more often"),
+    ],
+)
+def test_the_claim_follows_the_numbers(read: Read, once: int, failures: int, claim: str) -> None:
+    first = summary("v1", 60, {1: 12}, single_shot_violations=1)
+    second = summary("v2", 60, {1: failures}, single_shot_violations=once)
+    read(single_turn_against_multi_turn, [first, second])
+    assert title() == claim
+
+
+def test_a_question_that_was_not_asked_is_not_a_zero(read: Read) -> None:
+    reading = read(single_turn_against_multi_turn, [V1, summary("v2", 4, {}, single_shot_n=0)])
+    assert "v2: asked once not asked" in reading
+    assert "not asked" in words()
+
+
+# --------------------------------------------------------------------------- stage 2
+
+
+def test_funnel_does_not_depend_on_the_order_of_the_artifact(read: Read) -> None:
+    counts = {"active": 9, "distinct": 12, "found": 48, "quarantined": 3, "reproduced": 30}
+    reading = read(funnel, counts)
+    assert reading == "found 48, reproduced 30, distinct 12, active 9, quarantined 3.\n"
+    assert title() == "48 failures found led to 9 active tests"
+    assert "9 (19%)" in words()
+
+
+def test_an_empty_funnel_is_drawn(read: Read) -> None:
+    assert read(funnel, {"found": 0, "active": 0}) == "found 0, active 0.\n"
+    assert title() == "No failure was found, so no test was made"
+
+
+def test_reproduction_is_grouped_by_family(read: Read) -> None:
+    tests = [
+        made_test(1, 10),
+        made_test(2, 3, "mail/user", lifecycle="quarantined"),
+        made_test(3, 9, "mail/user"),
+    ]
+    reading = read(reproduction, tests)
+    assert "3 tests in 2 families, 2 active." in reading
+    assert "Came back, from the top: 9/10, 3/10, 10/10." in reading
+    assert "quarantined" in words()
+    assert marks() == {("#0072B2", "o"), ("#D55E00", "s")}
+
+
+def test_reproduction_draws_the_shakiest_sixteen(read: Read) -> None:
+    reading = read(reproduction, [made_test(i, 10 if i < 10 else 5) for i in range(30)])
+    assert "Drawn are the 16 that came back least often." in reading
+    assert len(axes().get_yticklabels()) == 16
+
+
+def test_a_test_that_never_ran_has_no_interval(read: Read) -> None:
+    never = Reproduction(version="v2", k=0, n=0, errors=10, ci_low=0.0, ci_high=1.0)
+    assert "0/0" in read(reproduction, [made_test(1, reproduction=never)])
+
+
+# --------------------------------------------------------------------------- stage 3
+
+
+def test_forest_orders_groups_and_names_states(read: Read) -> None:
+    reading = read(forest, report())
+    assert f"v2 minus v1: {MINUS}24.0 points [{MINUS}37.0, {MINUS}11.0]" in reading
+    assert f"By category: policy erosion {MINUS}30.0, intent drift {MINUS}10.0." in reading
+    assert title() == "v2's pass rate is 24.0 points below v1's, more than chance explains"
+    assert [label.get_text() for label in axes().get_yticklabels()] == [
+        "regression tests",
+        "candidate found",
+        "control",
+        "benign",
+        "policy erosion",
+        "intent drift",
+    ]
+    for shown in (f"BLOCK from {MINUS}5", f"OK above {MINUS}2", "worse", "not worse", "open"):
+        assert shown in words()
+    assert {m for _, m in marks()} == {"s", "o", "D"}
+
+
+def test_forest_does_not_claim_what_chance_could_do(read: Read) -> None:
+    read(forest, report(delta=0.01, ci_low=-0.02, ci_high=0.04))
+    assert title() == "v2's pass rate is 1.0 points above v1's: chance alone could do that"
+    read(forest, report(delta=0.0, ci_low=None, ci_high=None))
+    assert title() == "v2's pass rate equals v1's, and no interval says how sure that is"
+
+
+def test_forest_without_a_valid_test(read: Read) -> None:
+    nothing = report(delta=None, ci_low=None, ci_high=None, strata=(), by_category={})
+    assert read(forest, nothing) == "No test gave a valid result on both v1 and v2\n"
+
+
+def test_forest_survives_an_interval_without_an_end(read: Read) -> None:
+    wide = report(strata=(stratum("control", -0.1, float("-inf"), float("inf")),))
+    read(forest, wide)
+    assert "no interval" in words()
+
+
+def test_pass_rates_put_the_largest_loss_first(read: Read) -> None:
+    reading = read(pass_rates, report())
+    assert "v1 to v2, from the top: 90% to 20%, 100% to 100%, 50% to 70%." in reading
+    assert title() == "v2 passes 1 of 3 tests less often than v1 and 1 more often"
+    assert "v1" in words()
+    assert "v2" in words()
+
+
+def test_pass_rates_say_what_is_not_drawn(read: Read) -> None:
+    results = [result(i, 9, i % 9) for i in range(25)]
+    results.append(result(99, 9, 0, candidate=ArmResult(passed=0, failed=0, errors=10)))
+    reading = read(pass_rates, report(test_results=tuple(results)))
+    assert "Not drawn: 5 with smaller differences, 1 without a valid trial." in reading
+    assert len(axes().get_yticklabels()) == 20
+
+
+# --------------------------------------------------------------------------- stage 4
+
+
+def test_timeline_names_the_violation(read: Read) -> None:
+    events = [
+        entry(1, "request"),
+        entry(1, "refusal"),
+        entry(2, "request"),
+        entry(2, "tool_call"),
+        entry(2, "violation", "record_exfiltration: REF-1 was mailed"),
+        entry(2, "reply"),
+    ]
+    reading = read(timeline, events)
+    assert "2 turns: user asks 2, agent replies 1, agent refuses 1, tool call 1" in reading
+    assert "Turn 2: record_exfiltration: REF-1 was mailed." in reading
+    assert title() == "A rule breaks at turn 2, after 1 refusal"
+    assert len({marker for _, marker in marks()}) >= 3
+
+
+def test_timeline_without_a_violation(read: Read) -> None:
+    read(timeline, [entry(1, "request"), entry(1, "reply")])
+    assert title() == "No rule was broken in 1 turn"
+
+
+def test_intervention_effects_name_changes_and_not_versions(read: Read) -> None:
+    reading = read(
+        intervention_effects,
+        [
+            intervention("run on v1", 0, "version"),
+            intervention("revert memory.window", 2),
+            intervention("revert prompt.style", 33),
+        ],
+    )
+    assert "Cause: revert memory.window; interval above zero: 2 of 3." in reading
+    assert "run on v1 +85.0, revert memory.window +80.0, revert prompt.style +2.5" in reading
+    assert "alone takes the failure from 34 of 40 replays to 2 of 40" in title()
+    assert words().count("cause") == 1
+
+
+def test_a_cause_can_be_given(read: Read) -> None:
+    both = [intervention("revert a", 15), intervention("revert b", 20)]
+    assert "Cause: revert a, revert b;" in read(
+        intervention_effects, both, causes=("revert b", "revert a")
+    )
+    assert "Cause: none is named" in read(intervention_effects, both, causes=())
+
+
+def test_the_cause_is_drawn_even_when_many_effects_are_larger(read: Read) -> None:
+    many = [intervention(f"without turn {i}", 0, "turn") for i in range(20)]
+    read(intervention_effects, [*many, intervention("revert memory.window", 10)])
+    assert "revert memory.window" in words()
+    assert len(axes().get_yticklabels()) == 15
+
+
+def test_blast_radius_judges_the_claim_and_shows_the_truth(read: Read) -> None:
+    reading = read(blast_radius, RADIUS, 1290)
+    assert "Estimate 1,312 [1,105, 1,544] of 40,000 conversations; 600 audited" in reading
+    assert "Claimed 2,500, above the interval." in reading
+    assert "Hidden truth 1,290, inside the interval." in reading
+    assert title().endswith("the 2,500 that the file claims are too many")
+    assert marks() == {("#0072B2", "o"), ("#D55E00", "s"), ("#333333", "D")}
+
+
+def test_blast_radius_of_nothing(read: Read) -> None:
+    none = RADIUS.model_copy(update={"estimate": 0.0, "ci_low": 0.0, "ci_high": 31.0})
+    assert "Estimate 0 [0, 31]" in read(blast_radius, none.model_copy(update={"claimed": None}))
+    assert read(blast_radius, None) == "No rule broke in the replays, so nothing was estimated\n"
+
+
+# --------------------------------------------------------------------------- all of them
+
+
+@pytest.mark.parametrize(
+    "helper",
+    [
+        failures_by_turn,
+        survival_curves,
+        single_turn_against_multi_turn,
+        reproduction,
+        timeline,
+        intervention_effects,
+        funnel,
+    ],
+)
+def test_nothing_at_all_is_drawn_as_a_sentence(read: Read, helper: Callable[..., None]) -> None:
+    assert read(helper, []) == title() + "\n"
+
+
+def test_hostile_names_are_drawn_as_text(read: Read) -> None:
+    hostile_results = tuple(
+        result(i, 9, 2, name=HOSTILE, rule_id=HOSTILE, category=HOSTILE) for i in range(3)
+    )
+    for helper, data in (
+        (failures_by_turn, [summary(HOSTILE, 9, {1: 2})]),
+        (survival_curves, [curve(HOSTILE, (1, 4, 1, 0.75))]),
+        (single_turn_against_multi_turn, [summary(HOSTILE, 9, {1: 2})]),
+        (funnel, {HOSTILE: 3}),
+        (reproduction, [made_test(1, 3, HOSTILE, category=HOSTILE)]),
+        (forest, report(baseline=HOSTILE, by_category={HOSTILE: {"delta": -0.1}})),
+        (pass_rates, report(candidate=HOSTILE, test_results=hostile_results)),
+        (timeline, [entry(1, "violation", HOSTILE)]),
+        (intervention_effects, [intervention(HOSTILE, 2)]),
+    ):
+        reading = read(helper, data)
+        for text in (reading.replace("\n", ""), words().replace("\n", "")):
+            assert chr(27) not in text
+            assert chr(0x202E) not in text
+        assert len(title()) < 600
+
+
+def test_what_the_font_lacks_becomes_a_box() -> None:
+    assert drawable("电 é №") == "\N{WHITE SQUARE} é №"
+    assert drawable("a" * 50, 10) == "a" * 9 + "…"
+
+
+def test_the_style_stays_inside() -> None:
+    before = dict(mpl.rcParams)
+    with sheet():
+        assert mpl.rcParams["text.parse_math"] is False
+    assert dict(mpl.rcParams) == before
+
+
+def test_same_data_same_pixels(read: Read) -> None:
+    pictures = []
+    for _ in range(2):
+        read(forest, report())
+        pictures.append(bytes(figure().canvas.buffer_rgba()))  # type: ignore[attr-defined]
+    assert pictures[0] == pictures[1]
+
+
+def test_every_helper_is_documented() -> None:
+    for name in figures.__all__:
+        assert "Parameters" in (inspect.getdoc(getattr(figures, name)) or "")
