@@ -79,8 +79,9 @@ def load_policy(path: Path = POLICY_FILE) -> Policy:
     """
     try:
         policy = Policy.model_validate(yaml.safe_load(path.read_text(encoding="utf-8")))
-    except (OSError, yaml.YAMLError) as error:
-        raise PolicyError(f"{path.name}: cannot be read: {error}") from error
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        reason = str(error).splitlines()[0]
+        raise PolicyError(f"{path.name}: cannot be read: {reason}") from error
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"])
