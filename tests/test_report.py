@@ -335,6 +335,18 @@ def test_worst_test_comes_first_and_each_has_a_transcript() -> None:
     assert page.words.index("leaves by mail 1") < page.words.index("leaves by mail 2")
 
 
+def test_transcripts_unfold_on_paper() -> None:
+    paper = render_gate_report(report()).partition("@media print")[2]
+    assert "details::details-content { content-visibility: visible;" in paper
+
+
+def test_a_test_without_a_transcript_says_so() -> None:
+    page = Page(render_gate_report(report(test_results=(result(evidence=()),))))
+    assert page.count("details") == 0
+    assert "No transcript was kept; rule record_exfiltration, test T-001" in page.words
+    assert "no transcript was kept" in render_junit(report(test_results=(result(evidence=()),)))
+
+
 def test_empty_report_says_so() -> None:
     empty = report(
         verdict=None,

@@ -163,12 +163,14 @@ def _category_cell(value: float | None, column: str) -> str:
 
 _WIDTH, _LEFT, _RIGHT = 760, 200, 250
 _TOP, _ROW = 34, 26
+_LABEL = 26
 
 
 class Drawn(NamedTuple):
     """One row of the plot in pixels; the interval is empty where there is none."""
 
     label: str
+    short: str
     group: str
     y: int
     x: str
@@ -210,8 +212,10 @@ def _forest(report: GateReport) -> dict[str, Any] | None:
 def _drawn(row: Difference, position: int, place: Any) -> Drawn:
     whole = known(row.ci_low, row.ci_high)
     state = row.state()
+    label = plain(row.label)
     return Drawn(
         label=row.label,
+        short=label if len(label) <= _LABEL else label[: _LABEL - 1] + "…",
         group=row.group,
         y=_TOP + _ROW * position + _ROW // 2,
         x=place(row.delta),
