@@ -571,6 +571,31 @@ def test_hostile_names_are_drawn_as_text(read: Read) -> None:
         assert len(title()) < 600
 
 
+def test_labels_are_dark_enough_to_read(read: Read) -> None:
+    from matplotlib.colors import to_rgb
+
+    def contrast(colour: Any) -> float:
+        parts = [
+            c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in to_rgb(colour)
+        ]
+        return 1.05 / (0.2126 * parts[0] + 0.7152 * parts[1] + 0.0722 * parts[2] + 0.05)
+
+    for helper, data in (
+        (failures_by_turn, [V1, V2]),
+        (single_turn_against_multi_turn, [V1, V2]),
+        (reproduction, [made_test(1, 3, lifecycle="quarantined")]),
+        (forest, report()),
+        (pass_rates, report()),
+        (timeline, [entry(1, "violation")]),
+        (intervention_effects, [intervention("revert a", 1)]),
+        (blast_radius, RADIUS),
+    ):
+        read(helper, data)
+        for ax in figure().axes:
+            for text in (*ax.texts, *ax.get_yticklabels()):
+                assert contrast(text.get_color()) >= 4.5, text.get_text()
+
+
 def test_what_the_font_lacks_becomes_a_box() -> None:
     assert drawable("电 é №") == "\N{WHITE SQUARE} é №"
     assert drawable("a" * 50, 10) == "a" * 9 + "…"

@@ -97,7 +97,7 @@ def _forest_row(axes: Axes, y: int, row: Difference, block_margin: float) -> Non
         y,
         f"{points(row.delta)} {span(row.ci_low, row.ci_high)}"
         + (f" {state}" if known(row.ci_low, row.ci_high) else ""),
-        mark.colour,
+        mark.text,
         SMALL,
     )
 
@@ -215,7 +215,7 @@ def _name_marks(axes: Axes, report: GateReport, first: TestResult) -> None:
             ((-7 if left else 7) if near else 0, 8),
             textcoords="offset points",
             ha=("right" if left else "left") if near else "center",
-            color=version_mark(i).colour,
+            color=version_mark(i).text,
             fontweight="bold",
             fontsize=SMALL,
         )

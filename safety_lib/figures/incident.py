@@ -11,6 +11,7 @@ from safety_lib.figures.style import (
     GREY,
     INK,
     PALE,
+    RUST,
     SMALL,
     VERMILION,
     WIDTH,
@@ -95,7 +96,7 @@ def _name_violation(
     axes: Axes, first: TimelineEntry, x: float, lanes: Sequence[str], turns: range
 ) -> None:
     y = lanes.index("violation")
-    axes.get_yticklabels()[y].set_color(VERMILION)
+    axes.get_yticklabels()[y].set_color(RUST)
     axes.get_yticklabels()[y].set_fontweight("bold")
     right = x < (turns[0] + turns[-1]) / 2
     place = (x - turns[0] + 0.5) / len(turns)
@@ -107,7 +108,7 @@ def _name_violation(
         textcoords="offset points",
         ha="left" if right else "right",
         va="center",
-        color=VERMILION,
+        color=RUST,
         fontweight="bold",
         fontsize=SMALL + 0.5,
         bbox={"facecolor": "white", "edgecolor": "none", "pad": 1.5},
@@ -194,9 +195,9 @@ def _effect_row(axes: Axes, y: int, row: Intervention, is_cause: bool) -> None:
     mark = _CAUSE if is_cause else mark
     interval(axes, y, 100 * row.effect, 100 * row.ci_low, 100 * row.ci_high, mark)
     text = f"{points(row.effect)} {span(row.ci_low, row.ci_high)}{' cause' if is_cause else ''}"
-    beside(axes, y, text, mark.colour, SMALL)
+    beside(axes, y, text, mark.text, SMALL)
     if is_cause:
-        axes.get_yticklabels()[y].set_color(VERMILION)
+        axes.get_yticklabels()[y].set_color(RUST)
         axes.get_yticklabels()[y].set_fontweight("bold")
 
 
@@ -262,8 +263,8 @@ def blast_radius(radius: BlastRadius | None, truth: int | None = None) -> None:
             place = f"[{radius.ci_low:,.0f}, {radius.ci_high:,.0f}]"
             if y:
                 place = _inside(radius, value)
-            beside(axes, y, f"{value:,.0f} {place}", mark.colour)
-            axes.get_yticklabels()[y].set_color(mark.colour)
+            beside(axes, y, f"{value:,.0f} {place}", mark.text)
+            axes.get_yticklabels()[y].set_color(mark.text)
         most = max(1.0, radius.ci_high, *(value for _, value, _ in rows))
         axes.set_xlim(-0.025 * most, 1.05 * most)
         axes.locator_params(axis="x", nbins=6)

@@ -67,7 +67,7 @@ def funnel(counts: Mapping[str, int]) -> None:
             mark = ACTIVE if name == last else _STEP if name in order else NOT_ACTIVE
             axes.plot([0, n], [y, y], color=mark.colour, linewidth=5, solid_capstyle="butt")
             dot(axes, n, y, mark, 9)
-            beside(axes, y, f"{n:,}{_of_first(n, found) if y else ''}", mark.colour)
+            beside(axes, y, f"{n:,}{_of_first(n, found) if y else ''}", mark.text)
         most = max(1, *counts.values())
         axes.set_xlim(-0.025 * most, 1.025 * most)
         axes.set_xticks([])
@@ -107,7 +107,7 @@ def reproduction(tests: Sequence[RegressionTest]) -> None:
             state = "" if test.lifecycle == "active" else f"  {test.lifecycle}"
             if again.n:
                 interval(axes, y, _rate(test), again.ci_low, again.ci_high, mark)
-            beside(axes, y, f"{again.k} of {again.n}{state}", mark.colour, SMALL)
+            beside(axes, y, f"{again.k} of {again.n}{state}", mark.text, SMALL)
             if y == 0 or rows[y - 1].family != test.family:
                 axes.annotate(
                     families[y],

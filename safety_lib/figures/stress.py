@@ -65,7 +65,7 @@ def failures_by_turn(summaries: Sequence[StressSummary]) -> None:
                 f"{names[i]}\n{summary.failures} of {_valid(summary)}\nfailed",
                 transform=axes.transAxes,
                 va="center",
-                color=version_mark(i).colour,
+                color=version_mark(i).text,
                 fontweight="bold",
             )
             axes.tick_params(axis="x", length=0, labelbottom=i == len(summaries) - 1)
@@ -171,7 +171,7 @@ def survival_curves(curves: Sequence[SurvivalCurve]) -> None:
                 axes,
                 ends[i],
                 f"{names[i]}: {percent(curve.survival[-1], 0)} safe",
-                version_mark(i).colour,
+                version_mark(i).text,
             )
         _risk_table(axes, curves, names, last)
         axes.text(
@@ -253,7 +253,7 @@ def _risk_table(
             textcoords="offset points",
             ha="right",
             fontsize=SMALL,
-            color=version_mark(i).colour,
+            color=version_mark(i).text,
             fontweight="bold",
         )
         for turn, n in cells:
@@ -333,7 +333,7 @@ def single_turn_against_multi_turn(summaries: Sequence[StressSummary]) -> None:
         axes.set_ylim(heights[-1] + 0.6, -0.6)
         for i, (_, _, k, n) in enumerate(rows):
             mark = version_mark(i % n_versions)
-            axes.get_yticklabels()[i].set_color(mark.colour)
+            axes.get_yticklabels()[i].set_color(mark.text)
             if not n:
                 beside(axes, heights[i], "not asked", GREY)
                 continue

@@ -23,7 +23,8 @@ if TYPE_CHECKING:
 BLUE = "#0072B2"
 VERMILION = "#D55E00"
 INK = "#333333"
-GREY = "#767676"
+RUST = "#A84A00"  # vermilion for small text: on white it needs more contrast than a mark
+GREY = "#737373"
 PALE = "#E3E3E3"
 
 WIDTH = 7.0
@@ -40,6 +41,11 @@ class Mark(NamedTuple):
     marker: str
     line: str
     filled: bool = True
+
+    @property
+    def text(self) -> str:
+        """The colour of a label that belongs to the mark, dark enough to be read."""
+        return RUST if self.colour == VERMILION else self.colour
 
 
 # By position: what is in production first, what wants to replace it second.
