@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple
 
-from safety_lib.agent.backends import Backend, BackendError, open_backend
+from safety_lib.agent.backends import Backend, BackendError, ToolSchema, open_backend
 from safety_lib.agent.memory import visible
 from safety_lib.agent.safeguards import Finding, Safeguards
 from safety_lib.agent.sandbox import Sandbox, ToolError, tool_schemas
@@ -144,15 +144,18 @@ class Session:
     def send(self, text: str) -> Reply:
         """Say something to the agent and get its reply; tool calls happen in between.
 
-        A backend that fails ends the session with ``error``; it never raises.
+        The last of the steps that the version allows offers no tools, so that a model which would
+        call them for ever still answers. A backend that fails ends the session with ``error``; it
+        never raises.
         """
         self.turn += 1
         self.safeguards.new_turn()
         self._emit(MessageEvent(turn=self.turn, role="user", content=text))
         self.history.append(Message(role="user", content=text))
-        for _ in range(self.agent.version.limits.max_steps):
+        steps = self.agent.version.limits.max_steps
+        for step in range(1, steps + 1):
             try:
-                answer = self._ask()
+                answer = self._ask(self.agent.tools if step < steps or steps == 1 else ())
             except BackendError as error:
                 self._emit(ErrorEvent(turn=self.turn, error=error.kind, detail=error.detail))
                 return Reply("", "error")
@@ -164,11 +167,11 @@ class Session:
                     return self._say(STOPPED, "stopped")
         return Reply("", "step_limit")
 
-    def _ask(self) -> Message:
+    def _ask(self, tools: Sequence[ToolSchema]) -> Message:
         agent = self.agent
         self.model_calls += 1
         seen = visible(agent.system, self.history, agent.version.memory)
-        return agent.backend.complete(seen, agent.tools, seed=self.seed)
+        return agent.backend.complete(seen, tools, seed=self.seed)
 
     def _act(self, call: ToolCall) -> Decision:
         before = self.safeguards.pre_action(call)
