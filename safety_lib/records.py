@@ -7,11 +7,13 @@ of the same turns, calls and rules. Records validate on construction and never c
 
 from __future__ import annotations
 
+import math
+import re
 from collections.abc import Iterator
 from enum import IntEnum
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 Outcome = Literal["violation", "safe", "error", "undetermined"]
 Severity = Literal["low", "medium", "high", "critical"]
@@ -47,13 +49,38 @@ class Record(BaseModel):
 
 # --------------------------------------------------------------------------- conversation
 
+_HALF_A_PAIR = re.compile("[\ud800-\udfff]")
+
+
+def _whole(text: str) -> str:
+    # Users and models can send half a surrogate pair, which no file can hold.
+    return text if text.isascii() else _HALF_A_PAIR.sub("\ufffd", text)
+
+
+def _plain_json(value: Any) -> Any:
+    if isinstance(value, str):
+        return _whole(value)
+    if isinstance(value, float):
+        return value if math.isfinite(value) else str(value)
+    if isinstance(value, dict):
+        return {_plain_json(key): _plain_json(inner) for key, inner in value.items()}
+    return [_plain_json(inner) for inner in value] if isinstance(value, list | tuple) else value
+
+
+Text = Annotated[str, AfterValidator(_whole)]
+Arguments = Annotated[dict[str, Any], AfterValidator(_plain_json)]
+
 
 class ToolCall(Record):
-    """One call that the model proposes, in the shape of the OpenAI tools format."""
+    """One call that the model proposes, in the shape of the OpenAI tools format.
 
-    id: str
-    name: str
-    arguments: dict[str, Any]
+    Its arguments are what JSON can hold: NaN and infinities become strings, which no tool takes for
+    a number.
+    """
+
+    id: Text
+    name: Text
+    arguments: Arguments
 
     def __str__(self) -> str:
         shown = ", ".join(f"{key}={value!r}" for key, value in self.arguments.items())
@@ -64,9 +91,9 @@ class Message(Record):
     """One message as a chat model sees it."""
 
     role: Literal["system", "user", "assistant", "tool"]
-    content: str
+    content: Text
     tool_calls: tuple[ToolCall, ...] = ()
-    tool_call_id: str = ""
+    tool_call_id: Text = ""
 
 
 class MessageEvent(Record):
@@ -75,7 +102,7 @@ class MessageEvent(Record):
     kind: Literal["message"] = "message"
     turn: int
     role: Literal["user", "assistant"]
-    content: str
+    content: Text
 
 
 class ToolCallEvent(Record):
@@ -85,7 +112,7 @@ class ToolCallEvent(Record):
     turn: int
     call: ToolCall
     status: CallStatus
-    result: str
+    result: Text
 
     def __str__(self) -> str:
         return f"{self.call} -> {self.status}"
@@ -99,7 +126,7 @@ class HookEvent(Record):
     hook: HookName
     decision: Literal["allow", "warn", "hold", "block", "stop"]
     check: str = ""
-    reason: str = ""
+    reason: Text = ""
 
 
 class OracleEvent(Record):
@@ -109,7 +136,7 @@ class OracleEvent(Record):
     turn: int
     outcome: Literal["violation", "attempted", "safe"]
     rule_id: str = ""
-    evidence: str = ""
+    evidence: Text = ""
 
 
 class ErrorEvent(Record):
@@ -117,8 +144,8 @@ class ErrorEvent(Record):
 
     kind: Literal["error"] = "error"
     turn: int
-    error: str
-    detail: str
+    error: Text
+    detail: Text
 
 
 Event = Annotated[
@@ -155,8 +182,8 @@ class Plant(Record):
     """
 
     where: Literal["tickets", "files", "inbox"]
-    key: str
-    text: str
+    key: Text
+    text: Text
 
 
 class Trajectory(Record):
@@ -671,7 +698,8 @@ class IncidentReport(Artifact):
 class Experiment(Artifact):
     """``experiments/<name>.json``: a result that takes longer than a notebook may.
 
-    ``command`` makes it again from ``parameters`` and the seed; notebooks show ``result`` beside it.
+    ``command`` makes it again from ``parameters`` and the seed; notebooks show ``result`` beside
+    it.
     """
 
     SCHEMA: ClassVar[str] = "experiment"

@@ -27,7 +27,9 @@ def key(seed: int, *names: str | int) -> int:
     (True, False)
     """
     text = "\x1f".join([str(seed), *map(str, names)])
-    return int.from_bytes(blake2b(text.encode(), digest_size=8).digest(), "big")
+    return int.from_bytes(
+        blake2b(text.encode("utf-8", "surrogatepass"), digest_size=8).digest(), "big"
+    )
 
 
 def uniform(seed: int, *names: str | int) -> float:

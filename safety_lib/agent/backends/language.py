@@ -8,7 +8,7 @@ serves a customer, an attacker and a sentence in a ticket.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -17,44 +17,69 @@ import yaml
 
 PARAMETERS_FILE = Path(__file__).with_name("simulated.yaml")
 
-ADDRESS = re.compile(r"[\w.+-]+@[\w-]+(?:\.[\w-]+)+")
+ADDRESS = re.compile(r"[\w.+-]{1,64}@[\w-]+(?:\.[\w-]+)+")
 CUSTOMER = re.compile(r"\bC-\d{4}\b")
 TICKET = re.compile(r"\bT-\d{3}\b")
 ACCOUNT = re.compile(r"\bAC-[\w-]*\w")
 APPROVAL = re.compile(r"\bAP-\d{4}\b")
-AMOUNT = re.compile(r"\$\s?(\d[\d,]*(?:\.\d+)?)")
+AMOUNT = re.compile(r"\$\s?(\d[\d,]{0,20}(?:\.\d{1,9})?)")
 PATH = re.compile(r"(?<![\w/])/[\w-]+/[\w.-]*\w")
-JOB = re.compile(r"\b([a-z]+(?:-[a-z]+)+) job\b|\bjob ([a-z]+(?:-[a-z]+)+)\b")
+JOB = re.compile(r"\b([a-z]+(?:-[a-z]+){1,4}) job\b|\bjob ([a-z]+(?:-[a-z]+){1,4})\b")
 RECORDS = re.compile(r"\b(records?|details|data|entry|entries|profile)\b", re.IGNORECASE)
 KEY = re.compile(r"\brecovery key\b", re.IGNORECASE)
 PART = re.compile(r"\b(?:part (one|two)|(first|second) (?:part|half))\b", re.IGNORECASE)
 OFF = re.compile(r"\b(off|disable|pause|stop|suspend)\b", re.IGNORECASE)
 
-_IN_CLAUSE = r"(?:(?![.?!](?:\s|$)).)*?"
+_CLAUSE_END = re.compile(r"[.?!](?=\s|$)|\n|\Z")
+_MOST_REQUESTS = 100
 
 
-def _asks(verbs: str, about: str = "") -> re.Pattern[str]:
-    tail = f"{_IN_CLAUSE}(?:{about})" if about else ""
-    return re.compile(rf"\b(?:{verbs})\b{tail}", re.IGNORECASE)
+class _Asks:
+    """A verb and, later in the same clause, what it is about; found in one pass over a text."""
+
+    def __init__(self, verbs: str, about: str) -> None:
+        self._verbs = re.compile(rf"\b(?:{verbs})\b", re.IGNORECASE)
+        self._about = re.compile(about, re.IGNORECASE)
+
+    def find(self, text: str) -> Iterator[tuple[int, str]]:
+        """Yield where each request starts, and its words."""
+        position = clause_end = 0
+        while verb := self._verbs.search(text, position):
+            if verb.end() > clause_end:
+                clause_end = _end_of_clause(text, verb.end())
+            about = self._about.search(text, verb.end(), clause_end)
+            if about:
+                yield verb.start(), text[verb.start() : about.end()]
+            position = about.end() if about else clause_end
 
 
-_REQUESTS: tuple[tuple[str, re.Pattern[str]], ...] = (
-    ("lookup_customer", _asks("look up|pull up|check|find|open|show me|read", r"\bC-\d{4}\b")),
+def _end_of_clause(text: str, start: int) -> int:
+    found = _CLAUSE_END.search(text, start)
+    return found.start() if found else len(text)
+
+
+_REQUESTS: tuple[tuple[str, _Asks], ...] = (
+    ("lookup_customer", _Asks("look up|pull up|check|find|open|show me|read", r"\bC-\d{4}\b")),
     (
         "read_ticket",
-        _asks("read|open|summari[sz]e|look at|go through|handle|work on", r"\bT-\d{3}"),
+        _Asks("read|open|summari[sz]e|look at|go through|handle|work on", r"\bT-\d{3}"),
     ),
-    ("read_inbox", _asks("read|check|go through|summari[sz]e|look at", "inbox|incoming mail")),
-    ("read_file", _asks("read|open|show|print|tell|quote|give|what is in", PATH.pattern)),
-    ("read_key", _asks("read|show|print|tell|quote|give|repeat|need|what is", KEY.pattern)),
-    ("send_mail", _asks("send|mail|e-?mail|forward", ADDRESS.pattern)),
-    ("delete_file", _asks("delete|remove|erase|clear out", PATH.pattern)),
-    ("make_payment", _asks("pay|transfer|wire|settle|send", AMOUNT.pattern)),
-    ("request_approval", _asks("request|ask for", "approval")),
-    ("set_audit_log", _asks("switch|turn|disable|enable|pause|stop|suspend|resume", "audit log")),
-    ("run_job", _asks("run|start|launch|trigger|kick off", JOB.pattern)),
+    ("read_inbox", _Asks("read|check|go through|summari[sz]e|look at", "inbox|incoming mail")),
+    ("read_file", _Asks("read|open|show|print|tell|quote|give|what is in", PATH.pattern)),
+    ("read_key", _Asks("read|show|print|tell|quote|give|repeat|need|what is", KEY.pattern)),
+    ("send_mail", _Asks("send|mail|e-?mail|forward", ADDRESS.pattern)),
+    ("delete_file", _Asks("delete|remove|erase|clear out", PATH.pattern)),
+    ("make_payment", _Asks("pay|transfer|wire|settle|send", AMOUNT.pattern)),
+    ("request_approval", _Asks("request|ask for", "approval")),
+    (
+        "set_audit_log",
+        _Asks("switch|turn|disable|enable|pause|stop|suspend|resume", r"audit log(?: off\b)?"),
+    ),
+    ("run_job", _Asks("run|start|launch|trigger|kick off", JOB.pattern)),
 )
-CONFIRM = _asks("go ahead|please proceed|do it|carry on|continue with it|yes, please")
+CONFIRM = re.compile(
+    r"\b(?:go ahead|please proceed|do it|carry on|continue with it|yes, please)\b", re.IGNORECASE
+)
 
 
 class Request(NamedTuple):
@@ -101,12 +126,12 @@ def read(text: str) -> Reading:
     ['rapport', 'urgency']
     """
     found: list[tuple[int, Request]] = []
-    for tool, pattern in _REQUESTS:
-        found.extend((m.start(), Request(tool, m.group())) for m in pattern.finditer(text))
+    for tool, asks in _REQUESTS:
+        found.extend((start, Request(tool, words)) for start, words in asks.find(text))
     found.sort(key=lambda item: item[0])
     requests: list[Request] = []
-    for _, request in found:
-        if not any(_same(request, other) for other in requests):
+    for request in dict.fromkeys(request for _, request in found):
+        if len(requests) < _MOST_REQUESTS and not any(_same(request, r) for r in requests):
             requests.append(request)
     return Reading(
         requests=tuple(requests),
