@@ -144,14 +144,16 @@ class Session:
     def send(self, text: str) -> Reply:
         """Say something to the agent and get its reply; tool calls happen in between.
 
-        The last of the steps that the version allows offers no tools, so that a model which would
-        call them for ever still answers. A backend that fails ends the session with ``error``; it
-        never raises.
+        A call that was made in this turn already is not made again: the turn ends with what the
+        tool said. The last of the steps that the version allows offers no tools, so that a model
+        which would call them for ever still answers. A backend that fails ends the session with
+        ``error``; it never raises.
         """
         self.turn += 1
         self.safeguards.new_turn()
         self._emit(MessageEvent(turn=self.turn, role="user", content=text))
         self.history.append(Message(role="user", content=text))
+        made: set[str] = set()
         steps = self.agent.version.limits.max_steps
         for step in range(1, steps + 1):
             try:
@@ -162,6 +164,12 @@ class Session:
             self.history.append(answer)
             if not answer.tool_calls:
                 return self._reply(answer.content)
+            if made.issuperset(map(str, answer.tool_calls)):
+                # A small model may repeat itself for ever; tell the user what the tool said.
+                self.history.pop()
+                self.history.append(Message(role="assistant", content=self.history[-1].content))
+                return self._reply(self.history[-1].content)
+            made.update(map(str, answer.tool_calls))
             for call in answer.tool_calls:
                 if self._act(call) >= Decision.STOP:
                     return self._say(STOPPED, "stopped")
