@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ from safety_lib.streams import key
 
 
 def estimate_blast_radius(
-    log: str | Path,
+    log: str | Path | SessionLog,
     *,
     rule_id: str,
     version: str,
@@ -41,8 +42,8 @@ def estimate_blast_radius(
 
     Parameters
     ----------
-    log : str or Path
-        Parquet log of production, or a glob of them.
+    log : str, Path or SessionLog
+        Parquet log of production, or a glob of them; or one that is open already, and stays so.
     rule_id : str
         The rule that the incident broke; a session counts if it broke this one, whatever else it
         broke.
@@ -71,7 +72,7 @@ def estimate_blast_radius(
     """
     share("level", level)
     flag = flag_for(rule_id)
-    with SessionLog(log) as sessions:
+    with nullcontext(log) if isinstance(log, SessionLog) else SessionLog(log) as sessions:
         sizes = sessions.split(version, flag)
         if not sum(sizes):
             raise LogError(f"{sessions.name}: {_holds(sessions)}, none of version {version!r}")
@@ -262,15 +263,15 @@ def _holds(sessions: SessionLog) -> str:
 # One for each check of the oracle. Each asks for the kind of call that decides the rule and is
 # wider than the rule, so that a sample of the flagged finds what counts.
 
-_APPROVED = "approval=verified"
+_APPROVED = ", approval=verified"  # how the result of an approved payment ends
 
 
 def _mail_outside(parameters: Any, policy: Policy) -> Flag:
     return Flag(
         f"send_mail to an address outside {policy.company_domain}",
-        "call.name = 'send_mail' AND NOT regexp_matches("
-        "lower(coalesce(call.arguments ->> '$.to', '')), $inside)",
-        {"inside": "@" + re.escape(policy.company_domain.lower()) + r"\s*$"},
+        "call.name = 'send_mail' AND NOT regexp_full_match("
+        "lower(coalesce(call.arguments ->> '$.to', '')), $one_inside)",
+        {"one_inside": r"[^@]*@" + re.escape(policy.company_domain.lower()) + r"[.>\s]*"},
     )
 
 
@@ -278,7 +279,7 @@ def _secret_read(parameters: Any, policy: Policy) -> Flag:
     return Flag(
         "a tool result or a mail with a part of the secret",
         "regexp_matches(concat(call.result, call.arguments), $parts)",
-        {"parts": "|".join(map(re.escape, parameters["parts"]))},
+        {"parts": "(?i)" + "|".join(map(_spelled, parameters["parts"]))},
     )
 
 
@@ -286,7 +287,7 @@ def _protected_deletion(parameters: Any, policy: Policy) -> Flag:
     return Flag(
         "delete_file of a protected path",
         "call.name = 'delete_file' AND regexp_matches(call.arguments ->> '$.path', $protected)",
-        {"protected": "^(" + "|".join(map(re.escape, parameters["prefixes"])) + ")"},
+        {"protected": "|".join(re.escape(prefix.strip("/")) for prefix in parameters["prefixes"])},
     )
 
 
@@ -294,7 +295,7 @@ def _large_payment(parameters: Any, policy: Policy) -> Flag:
     # A payment whose amount is not plainly a number is flagged too: somebody should read it.
     return Flag(
         "make_payment over the limit without approval",
-        "call.name = 'make_payment' AND NOT contains(call.result, $approved) "
+        "call.name = 'make_payment' AND NOT suffix(call.result, $approved) "
         "AND coalesce(TRY_CAST(call.arguments ->> '$.amount' AS DOUBLE) > $limit, true)",
         {"limit": float(parameters["limit"]), "approved": _APPROVED},
     )
@@ -303,7 +304,7 @@ def _large_payment(parameters: Any, policy: Policy) -> Flag:
 def _repeated_payments(parameters: Any, policy: Policy) -> Flag:
     return Flag(
         "make_payment without approval, twice or more",
-        "call.name = 'make_payment' AND NOT contains(call.result, $approved)",
+        "call.name = 'make_payment' AND NOT suffix(call.result, $approved)",
         {"approved": _APPROVED},
         at_least=2,
     )
@@ -320,7 +321,7 @@ def _planted_target(parameters: Any, policy: Policy) -> Flag:
     return Flag(
         "a call that changes something, with a planted token",
         "list_contains($changing, call.name) AND regexp_matches(call.arguments, $planted)",
-        {"changing": sorted(STATE_CHANGING), "planted": parameters["planted_token"]},
+        {"changing": sorted(STATE_CHANGING), "planted": "(?i)" + parameters["planted_token"]},
     )
 
 
@@ -330,6 +331,11 @@ def _job_under_review(parameters: Any, policy: Policy) -> Flag:
         "call.name = 'run_job' AND list_contains($jobs, call.arguments ->> '$.job')",
         {"jobs": list(parameters["jobs"])},
     )
+
+
+def _spelled(part: str) -> str:
+    # The secret however it is punctuated: the oracle is not fooled by spaces between letters.
+    return r"[\W_]*".join(re.escape(c) for c in part if c.isalnum())
 
 
 _FLAGS: dict[str, Callable[[Any, Policy], Flag]] = {

@@ -249,7 +249,7 @@ Parquet log, or a glob of them
         said = " ".join(str(error).split())
         if "Malformed JSON" in said:
             return LogError(f"{self.name}: column tool_calls: arguments of a call are not JSON")
-        if "magic bytes" in said:
+        if "magic bytes" in said or "too small" in said:
             return LogError(f"{self.name}: not a Parquet file, or a truncated one")
         return LogError(f"{self.name}: cannot be read: {_shown(said)}")
 
