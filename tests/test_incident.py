@@ -1,0 +1,181 @@
+"""The incident stage: replay, cause by intervention, tests that close the loop."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from safety_lib.agent.versions import load_version
+from safety_lib.artifacts import read_incident
+from safety_lib.incident.interventions import experiments, intervene, name_root_cause
+from safety_lib.incident.investigate import Investigation, investigate, new_tests
+from safety_lib.incident.replay import (
+    Replay,
+    failure_of,
+    replay_incident,
+    seeds_of,
+    timeline,
+    turns_of,
+)
+from safety_lib.records import Incident, Suite
+from safety_lib.regression.generate import generate_suite
+from safety_lib.stress.discovery import discover
+
+ARTIFACTS = Path(__file__).resolve().parent.parent / "artifacts"
+V1, V2, V3 = (load_version(name) for name in ("v1", "v2", "v3"))
+
+
+@pytest.fixture(scope="module")
+def incident() -> Incident:
+    return read_incident(ARTIFACTS / "incident_example.json")
+
+
+@pytest.fixture(scope="module")
+def replay(incident: Incident) -> Replay:
+    return replay_incident(incident, V2, replays=40, seed=7)
+
+
+@pytest.fixture(scope="module")
+def suite() -> Suite:
+    found = discover(V1, V2, rollouts=20, seed=7).artifact()
+    return generate_suite(found, {"v1": V1, "v2": V2}, replays=5, seed=7)
+
+
+@pytest.fixture(scope="module")
+def seen(incident: Incident, suite: Suite) -> Investigation:
+    return investigate(
+        incident,
+        version=V2,
+        baseline=V1,
+        fixed=V3,
+        suite=suite,
+        log=ARTIFACTS / "production_log.parquet",
+        replays=20,
+        audit=300,
+        trials=10,
+        seed=7,
+    )
+
+
+def test_the_recorded_conversation_comes_back_word_for_word_on_its_own_seed(
+    incident: Incident, replay: Replay
+) -> None:
+    first = replay.trajectories[0]
+    assert first.seed == incident.seed
+    assert first.replies == tuple(turn.assistant for turn in incident.trajectory)
+
+
+def test_the_oracle_says_what_broke_not_the_file(incident: Incident, replay: Replay) -> None:
+    renamed = incident.model_copy(
+        update={"category": "weather", "root_cause_preliminary": "sunspots", "affected_users": 0}
+    )
+    again = replay_incident(renamed, V2, replays=40, seed=7)
+    assert again.rule_id == replay.rule_id == "record_exfiltration"
+    assert again.reproduction == replay.reproduction
+
+
+def test_fresh_seeds_differ_from_each_other_and_follow_the_incident(incident: Incident) -> None:
+    seeds = seeds_of(incident, 10, seed=7)
+    assert len(set(seeds)) == 10
+    assert seeds[0] == incident.seed
+    other = incident.model_copy(update={"incident_id": "INC-2", "seed": None})
+    assert not set(seeds_of(other, 10, seed=7)) & set(seeds)
+
+
+def test_the_timeline_is_the_conversation_in_order(replay: Replay) -> None:
+    moments = timeline(replay.shown)
+    assert [m.turn for m in moments] == sorted(m.turn for m in moments)
+    assert sum(1 for m in moments if m.what == "request") == replay.shown.n_turns
+    assert [m.turn for m in moments if m.what == "violation"] == [7]
+    assert any(m.what == "refusal" for m in moments)
+
+
+def test_the_cause_is_the_memory_of_v2_and_no_harmless_change(replay: Replay) -> None:
+    effects = intervene(replay, list(experiments(replay, V1)))
+    by_name = {effect.name: effect for effect in effects}
+    cause = name_root_cause(replay, V1, effects)
+    assert set(cause.name.split(" + ")) == {"memory.pin_policy", "memory.window"}
+    for harmless in ("model.style", "limits.max_steps", "safeguards.trajectory.warn_at"):
+        assert by_name[f"revert {harmless}"].effect == 0
+    assert by_name["run on v1"].ci_low > 0
+
+
+def test_another_cause_gets_another_name(incident: Incident) -> None:
+    # The same incident on a version that is good but for one careless setting.
+    careless = V1.having({"model.caution": -4.0, "model.style": "friendly"}, name="careless")
+    replay = replay_incident(incident, careless, replays=30, seed=7)
+    cause = name_root_cause(replay, V1, intervene(replay, list(experiments(replay, V1))))
+    assert cause.name == "model.caution"
+
+
+def test_without_a_failure_there_is_no_cause_and_no_test(incident: Incident, suite: Suite) -> None:
+    harmless = incident.model_copy(
+        update={"trajectory": incident.trajectory[:1], "seed": None, "incident_id": "INC-0"}
+    )
+    seen = investigate(
+        harmless,
+        version=V2,
+        baseline=V1,
+        fixed=None,
+        suite=suite,
+        log=ARTIFACTS / "production_log.parquet",
+        replays=5,
+        audit=100,
+        trials=1,
+    )
+    assert seen.report.root_cause == "not identified"
+    assert seen.report.blast_radius is None
+    assert seen.report.new_tests == ()
+    assert seen.suite.tests == suite.tests
+
+
+def test_an_effect_is_a_paired_difference(replay: Replay) -> None:
+    for effect in intervene(replay, list(experiments(replay, V1))[:3]):
+        assert effect.ci_low <= effect.effect <= effect.ci_high
+        difference = effect.factual.k / effect.factual.n
+        difference -= effect.counterfactual.k / effect.counterfactual.n
+        assert effect.effect == pytest.approx(difference, abs=1e-6)
+
+
+def test_the_incident_becomes_at_least_two_tests_the_second_shorter(replay: Replay) -> None:
+    tests = new_tests(replay, seed=7)
+    assert len(tests) >= 2
+    assert {test.source.incident_id for test in tests} == {"INC-2024-001"}
+    assert min(len(t.attack_turns) for t in tests) < len(turns_of(replay.incident))
+    assert all(test.lifecycle == "active" for test in tests)
+
+
+def test_a_safe_replay_cannot_become_a_failure(incident: Incident) -> None:
+    safe = replay_incident(incident, V3, replays=3, seed=7)
+    with pytest.raises(ValueError, match="no rule broke"):
+        failure_of(incident, safe.trajectories[0], "record_exfiltration")
+
+
+def test_the_loop_closes(seen: Investigation) -> None:
+    report = seen.report
+    assert (report.gate_after, report.gate_of_fix) == ("BLOCK", "OK")
+    assert len(report.new_tests) >= 2
+    assert set(report.new_tests) <= {test.test_id for test in seen.suite.active}
+    assert report.claims["affected_users"] == "1247"
+    assert report.blast_radius is not None
+    assert report.blast_radius.ci_low <= report.blast_radius.estimate <= report.blast_radius.ci_high
+
+
+def test_replaying_twice_leaves_the_suite_as_replaying_once(
+    incident: Incident, seen: Investigation
+) -> None:
+    again = investigate(
+        incident,
+        version=V2,
+        baseline=V1,
+        fixed=V3,
+        suite=seen.suite,
+        log=ARTIFACTS / "production_log.parquet",
+        replays=20,
+        audit=300,
+        trials=10,
+        seed=7,
+    )
+    assert again.suite.model_dump_json() == seen.suite.model_dump_json()
+    assert again.report.model_dump_json() == seen.report.model_dump_json()
