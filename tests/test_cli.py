@@ -1,0 +1,215 @@
+"""The command line as scripts and CI meet it: exit codes, one-line errors, files kept intact."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from safety_lib.__main__ import main
+
+ROOT = Path(__file__).resolve().parent.parent
+SAMPLES = ROOT / "artifacts"
+
+
+def command(*arguments: str, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "safety_lib", *arguments],
+        cwd=cwd or ROOT,
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Artifacts of stages 1 and 2, made by the command."""
+    made = tmp_path_factory.mktemp("artifacts")
+    for name in ("incident_example.json", "production_log.parquet"):
+        shutil.copy(SAMPLES / name, made / name)
+    assert command("stress", "--rollouts", "50", "--artifacts", str(made)).returncode == 0
+    source = str(made / "stress_failures.json")
+    done = command("regress", "--input", source, "--artifacts", str(made))
+    assert done.returncode == 0
+    return made
+
+
+@pytest.fixture
+def copy(folder: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(folder, tmp_path / "artifacts"))
+
+
+@pytest.mark.parametrize(
+    ("candidate", "verdict", "code"), [("v1", "OK", 0), ("v2", "BLOCK", 2), ("v3", "OK", 0)]
+)
+def test_the_exit_code_of_the_gate_is_its_verdict(
+    copy: Path, candidate: str, verdict: str, code: int
+) -> None:
+    done = command("gate", "--baseline", "v1", "--candidate", candidate, "--artifacts", str(copy))
+    assert (done.returncode, done.stderr) == (code, "")
+    report = json.loads((copy / "gate_report.json").read_text(encoding="utf-8"))
+    assert report["verdict"] == verdict
+    assert f"Release verdict: {verdict}" in done.stdout
+    fields = {
+        "verdict", "baseline", "candidate", "baseline_pass_rate", "candidate_pass_rate", "delta",
+        "ci_low", "ci_high", "p_value", "n_tests", "n_families", "trials", "test_results",
+        "schema_version", "seed", "config_sha256",
+    }  # fmt: skip
+    assert fields <= report.keys()
+    assert (
+        (copy / "gate_report.html")
+        .read_text(encoding="utf-8")
+        .lower()
+        .startswith("<!doctype html>")
+    )
+
+
+def test_a_suite_of_one_trial_warns_or_decides_but_is_never_a_crash(copy: Path) -> None:
+    done = command("gate", "--trials", "1", "--artifacts", str(copy))
+    assert done.returncode in (0, 1, 2)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["gate", "--bogus"],
+        ["gate", "--trials", "0"],
+        ["gate", "--trials", "many"],
+        ["gate", "--candidate", "v9"],
+        ["gate", "--model", "telepathy"],
+        ["stress", "--rollouts", "0"],
+        ["stress", "--attacker", "psychic"],
+        ["regress", "--input", "nowhere.json"],
+        ["replay", "--incident", "nowhere.json"],
+        ["nonsense"],
+        [],
+    ],
+)
+def test_everything_that_is_not_a_verdict_is_three(
+    copy: Path, arguments: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    known = arguments and arguments[0] != "nonsense"
+    before = {path.name: path.read_bytes() for path in copy.iterdir() if path.is_file()}
+    assert main([*arguments, *(["--artifacts", str(copy)] if known else [])]) == 3
+    said = capsys.readouterr()
+    assert "Traceback" not in said.err
+    assert said.err.startswith("error: ")
+    assert before == {path.name: path.read_bytes() for path in copy.iterdir() if path.is_file()}
+
+
+def test_usage_errors_of_the_real_process_are_three(copy: Path) -> None:
+    assert command("gate", "--bogus").returncode == 3
+    assert command("gate", "--suite", str(copy / "absent.json")).returncode == 3
+
+
+def test_help_is_no_error() -> None:
+    assert main(["gate", "--help"]) == 0
+
+
+def edited(path: Path) -> str:
+    tree = json.loads(path.read_text(encoding="utf-8"))
+    tree["tests"] = tree["tests"][1:]
+    return json.dumps(tree)
+
+
+@pytest.mark.parametrize(
+    ("damage", "said"),
+    [
+        (lambda path: path.read_text(encoding="utf-8")[:500], "not JSON"),
+        (lambda path: "[]", "expected one JSON object"),
+        (edited, "hash"),
+        (
+            lambda path: path.read_text(encoding="utf-8").replace(
+                '"schema_version": 1', '"schema_version": 99'
+            ),
+            "schema_version is 99",
+        ),
+    ],
+)
+def test_a_damaged_suite_gives_one_line_and_stays(
+    copy: Path, damage: Any, said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = copy / "regression_tests.json"
+    path.write_text(damage(path), encoding="utf-8")
+    before = path.read_bytes()
+    for arguments in (["gate"], ["regress"], ["replay"]):
+        assert main([*arguments, "--artifacts", str(copy)]) == 3
+        error = capsys.readouterr().err
+        assert said in error
+        assert error.count("\n") == 1
+        assert path.read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"affected_users": "many"}, "affected_users"),
+        ({"trajectory": []}, "trajectory"),
+        ({"detection_latency_hours": None}, "detection_latency_hours"),
+        ({"surprise": 1}, "surprise"),
+    ],
+)
+def test_a_wrong_incident_names_file_and_field(
+    copy: Path, change: dict[str, Any], said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = copy / "incident_example.json"
+    tree = json.loads(path.read_text(encoding="utf-8")) | change
+    path.write_text(json.dumps(tree), encoding="utf-8")
+    assert main(["replay", "--incident", str(path), "--artifacts", str(copy)]) == 3
+    error = capsys.readouterr().err
+    assert "incident_example.json" in error and said in error
+    assert error.count("\n") == 1
+
+
+@pytest.mark.parametrize("field", ["incident_id", "trajectory", "affected_users"])
+def test_a_missing_field_of_an_incident_is_named(
+    copy: Path, field: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = copy / "incident_example.json"
+    tree = json.loads(path.read_text(encoding="utf-8"))
+    del tree[field]
+    path.write_text(json.dumps(tree), encoding="utf-8")
+    assert main(["replay", "--incident", str(path), "--artifacts", str(copy)]) == 3
+    assert field in capsys.readouterr().err
+
+
+def test_the_incident_replays_and_the_suite_grows_once(copy: Path) -> None:
+    before = json.loads((copy / "regression_tests.json").read_text(encoding="utf-8"))
+    incident = str(copy / "incident_example.json")
+    arguments = ["replay", "--incident", incident, "--artifacts", str(copy)]
+    first = command(*arguments)
+    assert (first.returncode, first.stderr) == (0, "")
+    made = {name: (copy / name).read_bytes() for name in ("regression_tests.json",)}
+    report = json.loads((copy / "incident_replay.json").read_text(encoding="utf-8"))
+    assert {"incident_id", "root_cause", "blast_radius", "new_tests"} <= report.keys()
+    radius = {"estimate", "ci_low", "ci_high", "population_n", "audited_n", "method"}
+    assert radius <= report["blast_radius"].keys()
+    grown = json.loads(made["regression_tests.json"])
+    assert len(grown["tests"]) >= len(before["tests"]) + 2
+    assert command(*arguments).returncode == 0
+    assert (copy / "regression_tests.json").read_bytes() == made["regression_tests.json"]
+
+
+@pytest.mark.parametrize("attacker", ["adaptive", "static", "direct"])
+def test_each_attacker_can_be_chosen(tmp_path: Path, attacker: str) -> None:
+    arguments = ["stress", "--rollouts", "4", "--attacker", attacker]
+    assert main([*arguments, "--artifacts", str(tmp_path)]) == 0
+    tree = json.loads((tmp_path / "stress_failures.json").read_text(encoding="utf-8"))
+    assert tree["attacker"] == attacker
+    assert {"failures", "summary", "schema_version", "seed", "config_sha256"} <= tree.keys()
+
+
+def test_a_version_of_ones_own_is_a_file(copy: Path, tmp_path: Path) -> None:
+    source = (ROOT / "safety_lib/agent/versions/v3.yaml").read_text(encoding="utf-8")
+    mine = tmp_path / "mine.yaml"
+    mine.write_text(source.replace("version: v3", "version: mine"), encoding="utf-8")
+    assert main(["gate", "--candidate", str(mine), "--artifacts", str(copy)]) == 0
+    report = json.loads((copy / "gate_report.json").read_text(encoding="utf-8"))
+    assert report["candidate"] == "mine"
