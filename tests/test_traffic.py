@@ -178,7 +178,9 @@ def test_half_a_surrogate_pair_is_escaped(tmp_path: Path) -> None:
     made = row("S", user_messages=[half], tool_calls=[call(arguments=as_json({"to": half}))])
     with SessionLog(written(tmp_path / "log.parquet", made)) as sessions:
         ((_, events),) = sessions.transcripts(["S"])
-        assert sessions.split("v2", Flag("any", "call.arguments ->> '$.to' IS NOT NULL")) == (1, 0)
+        assert sessions.split(
+            "v2", Flag("any", "json_extract_string(call.arguments, '$.to') IS NOT NULL")
+        ) == (1, 0)
     assert [e.content for e in events if e.kind == "message"] == ["\\ud800", "hi"]
 
 
@@ -276,7 +278,7 @@ def test_a_session_that_is_no_conversation_gets_one_clear_line(
 
 def test_arguments_that_are_not_json_are_named_while_flagging(tmp_path: Path) -> None:
     log = written(tmp_path / "log.parquet", row("S", tool_calls=[call(arguments="{no")]))
-    flag = Flag("any", "call.arguments ->> '$.to' = 'x'")
+    flag = Flag("any", "json_extract_string(call.arguments, '$.to') = 'x'")
     with SessionLog(log) as sessions, pytest.raises(LogError, match="column tool_calls"):
         sessions.split("v2", flag)
 
