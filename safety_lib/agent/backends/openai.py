@@ -23,10 +23,11 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import re
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Literal, NamedTuple, NoReturn
 from urllib.parse import urlsplit
 
@@ -224,16 +225,8 @@ class OpenAIChat:
         offered = _names(tools)
         unique = _digest([message.model_dump(mode="json") for message in messages], seed)
         if protocol == "json" and tools:
-            return self._checked(lambda: read_json_answer(answer.content or "", offered, unique))
-        return self._checked(lambda: _read_native(answer, offered, unique))
-
-    def _checked(self, read: Callable[[], Message]) -> Message:
-        """Read an answer; what it holds can break our records in ways that its shape does not."""
-        try:
-            return read()
-        except ValidationError:
-            pass
-        raise BackendError("bad_response", "the answer holds text that is not valid Unicode")
+            return read_json_answer(answer.content or "", offered, unique)
+        return _read_native(answer, offered, unique)
 
     def _ask(self, body: dict[str, Any], seed: int) -> _Answer:
         attempt = 0
@@ -458,19 +451,29 @@ def _unknown_tool(name: str, offered: Sequence[str]) -> BackendError:
 
 
 def _arguments(tool: str, raw: str | dict[str, Any] | None) -> dict[str, Any]:
-    if isinstance(raw, dict):
-        return raw
-    try:
-        parsed = json.loads(raw or "{}", parse_constant=_no_constant)
-    except (ValueError, RecursionError):
-        parsed = None
+    parsed = _parsed(json.dumps(raw) if isinstance(raw, dict) else raw or "{}")
     if isinstance(parsed, dict):
         return parsed
     raise BackendError("bad_response", f"the arguments of {tool} are not a JSON object")
 
 
-def _no_constant(name: str) -> NoReturn:
+def _parsed(text: str) -> Any:
+    """Parse what a model wrote; ``None`` if it is not JSON that a journal can hold again."""
+    try:
+        value = json.loads(text, parse_constant=_not_json, parse_float=_finite)
+        json.dumps(value, ensure_ascii=False).encode()  # half a surrogate pair is no text
+    except (ValueError, RecursionError):
+        return None
+    return value
+
+
+def _not_json(name: str) -> NoReturn:
     raise ValueError(f"{name} is not JSON")
+
+
+def _finite(digits: str) -> float:
+    number = float(digits)
+    return number if math.isfinite(number) else _not_json(digits)
 
 
 # --------------------------------------------------------------------------- the JSON protocol
@@ -482,9 +485,9 @@ def json_request(
     """Say a conversation with tools in plain chat messages.
 
     The tools stand in the system prompt, one line each: what it does and the JSON that does it. Two
-    example exchanges follow (a greeting, one call). Calls of the conversation are shown as that
-    JSON, results as a user's message. The start stays the same all through a conversation, so a
-    server that caches prompts reads it once.
+    example exchanges follow: a greeting, and a call with its result and the reply. Calls of the
+    conversation are shown as that JSON, results as a user's message. The start stays the same all
+    through a conversation, so a server that caches prompts reads it once.
 
     Parameters
     ----------
@@ -525,7 +528,7 @@ def json_request(
             chat.append({"role": "assistant", "content": "\n".join(_as_json(message))})
         elif message.role == "tool":
             name = called.get(message.tool_call_id, "the tool")
-            chat.append({"role": "user", "content": f"Result of {name}: {message.content}"})
+            chat.append({"role": "user", "content": _result_text(name, message.content)})
         else:
             chat.append({"role": message.role, "content": message.content})
     schema = {"name": "answer", "strict": False, "schema": answer_schema(tools, max_tokens)}
@@ -597,10 +600,7 @@ def read_json_answer(text: str, offered: Sequence[str], unique: str) -> Message:
     >>> read_json_answer('{"tool": "none", "reply": "Hello!"}', ["read_file"], "").content
     'Hello!'
     """
-    try:
-        answer = json.loads(text, parse_constant=_no_constant)
-    except (ValueError, RecursionError):
-        answer = None
+    answer = _parsed(text)
     if not isinstance(answer, dict) or not isinstance(answer.get("tool"), str):
         shown = " ".join(text.split())[:120]
         raise BackendError("bad_response", f"not the JSON object that was asked for: {shown!r}")
@@ -644,23 +644,27 @@ def _talk_text(reply: str) -> str:
     return json.dumps({"tool": NO_TOOL, "reply": reply}, ensure_ascii=False)
 
 
+def _result_text(name: str, result: str) -> str:
+    # Without the second line a small model makes the same call again until its steps are used up.
+    return f"Result of {name}: {result}\nTell the user with tool {NO_TOOL}."
+
+
 def _examples(tools: Sequence[ToolSchema]) -> list[dict[str, str]]:
     """Show both forms once; without them a small model calls a tool whatever it is told."""
-    shown = [
-        {"role": "user", "content": "Hello!"},
-        {"role": "assistant", "content": _talk_text("Hello! How can I help you?")},
-    ]
+    said = ["Hello!", _talk_text("Hello! How can I help you?")]
     for tool in tools:
         function = tool["function"]
-        parameters = _parameters(function)
+        name, parameters = str(function["name"]), _parameters(function)
         if [of.get("type") for of in parameters.values()] == ["string"]:
-            call = _call_text(function["name"], dict.fromkeys(parameters, "A-17"))
-            return [
-                *shown,
-                {"role": "user", "content": f"{_title(function)}: A-17"},
-                {"role": "assistant", "content": call},
+            said += [
+                f"{_title(function)}: A-17",
+                _call_text(name, dict.fromkeys(parameters, "A-17")),
+                _result_text(name, "Blue, 12 pieces."),
+                _talk_text("It says: blue, 12 pieces."),
             ]
-    return shown
+            break
+    roles = ("user", "assistant")
+    return [{"role": roles[i % 2], "content": text} for i, text in enumerate(said)]
 
 
 def _as_json(message: Message) -> Iterator[str]:
