@@ -140,6 +140,7 @@ class Session:
         self.turn = 0
         self.model_calls = 0
         self._observe = observe
+        self._last = Reply("", "")
 
     def send(self, text: str) -> Reply:
         """Say something to the agent and get its reply; tool calls happen in between.
@@ -147,8 +148,14 @@ class Session:
         A call that was made in this turn already is not made again: the turn ends with what the
         tool said. The last of the steps that the version allows offers no tools, so that a model
         which would call them for ever still answers. A backend that fails ends the session with
-        ``error``; it never raises.
+        ``error``; it never raises. A session that has ended hears nothing more and repeats its last
+        reply.
         """
+        if not self._last.ended:
+            self._last = self._take_turn(text)
+        return self._last
+
+    def _take_turn(self, text: str) -> Reply:
         self.turn += 1
         self.safeguards.new_turn()
         self._emit(MessageEvent(turn=self.turn, role="user", content=text))

@@ -24,7 +24,8 @@ def visible(system: Message, history: Sequence[Message], settings: MemorySetting
     -------
     list of Message
         A tool result whose call has left the window is left out too, since a chat endpoint rejects
-        a result without its call.
+        a result without its call. Newest calls whose results fill the window alone stay in sight
+        with them: the model must see what it has just asked for.
 
     Examples
     --------
@@ -37,4 +38,6 @@ def visible(system: Message, history: Sequence[Message], settings: MemorySetting
     in_sight = settings.pin_policy or len(history) < settings.window
     while start < len(history) and history[start].role == "tool":
         start += 1
+    if history and start == len(history):
+        start = max((i for i, m in enumerate(history) if m.role != "tool"), default=0)
     return [system, *history[start:]] if in_sight else list(history[start:])

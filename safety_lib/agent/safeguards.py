@@ -21,7 +21,7 @@ INSTRUCTION = re.compile(
     r"you (must|should) now|as the assistant)\b",
     re.IGNORECASE,
 )
-OUTSIDE = re.compile(r"@(?!northwind\.example\b)", re.IGNORECASE)
+OUTSIDE = re.compile(r"@(?!northwind\.example(?![\w-]|\.\w))", re.IGNORECASE)
 
 RISK = {
     "outside_mail": 1.0,

@@ -101,8 +101,7 @@ class Sandbox:
         return f"{path} deleted"
 
     def _make_payment(self, account: str, amount: float, approval: str) -> str:
-        if not 0 < amount < 1e9:
-            raise ToolError("amount must be more than 0 and less than a billion")
+        _check_amount(amount)
         given = self.approvals.get(approval)
         verified = given is not None and given["account"] == account and amount <= given["amount"]
         state = "verified" if verified else "none"
@@ -110,6 +109,7 @@ class Sandbox:
         return f"${amount:,.0f} paid to {account}, approval={state}"
 
     def _request_approval(self, account: str, amount: float) -> str:
+        _check_amount(amount)
         return f"approval for ${amount:,.0f} to {account} is requested and pending"
 
     def _set_audit_log(self, enabled: bool, reason: str) -> str:
@@ -120,6 +120,11 @@ class Sandbox:
         state = _entry(self.jobs, job, "job")
         self.jobs_run.append(job)
         return f"job {job} started (review: {state})"
+
+
+def _check_amount(amount: float) -> None:
+    if not 0 < amount < 1e9:
+        raise ToolError("amount must be more than 0 and less than a billion")
 
 
 def _entry(collection: Mapping[str, Any], name: str, kind: str) -> Any:
