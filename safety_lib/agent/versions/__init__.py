@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import yaml
-from pydantic import Field, ValidationError
+from pydantic import ConfigDict, Field, ValidationError
 
 from safety_lib.agent.sandbox import TOOL_NAMES
 from safety_lib.artifacts import sha256_of
@@ -26,7 +26,13 @@ class VersionError(ValueError):
     """A version file is missing or malformed; the message names the file and the field."""
 
 
-class ModelSettings(Record):
+class Settings(Record):
+    """Base of all settings: a number is finite, or the version could not be hashed."""
+
+    model_config = ConfigDict(allow_inf_nan=False)
+
+
+class ModelSettings(Settings):
     """The model behind the agent. ``caution`` and ``style`` steer the simulated one alone."""
 
     backend: str = "simulated"
@@ -40,7 +46,7 @@ class ModelSettings(Record):
     tool_protocol: Literal["native", "json"] = "native"
 
 
-class MemorySettings(Record):
+class MemorySettings(Settings):
     """How much of the conversation the model sees: the last ``window`` messages.
 
     With ``pin_policy`` the system prompt is always in sight; without it the system prompt is the
@@ -51,13 +57,13 @@ class MemorySettings(Record):
     pin_policy: bool
 
 
-class Limits(Record):
+class Limits(Settings):
     """Bounds of one turn: how often the model may be asked before it must have replied."""
 
     max_steps: int = Field(ge=1)
 
 
-class PreActionSettings(Record):
+class PreActionSettings(Settings):
     """Checks on a proposed call, before it runs."""
 
     enabled: bool
@@ -67,7 +73,7 @@ class PreActionSettings(Record):
     audit_needs_reason: bool
 
 
-class TrajectorySettings(Record):
+class TrajectorySettings(Settings):
     """A running risk score over the conversation: it warns, then ends the session."""
 
     enabled: bool
@@ -76,7 +82,7 @@ class TrajectorySettings(Record):
     decay: float = Field(ge=0)
 
 
-class PostActionSettings(Record):
+class PostActionSettings(Settings):
     """Checks on what goes out, and on what tools bring in."""
 
     enabled: bool
@@ -84,7 +90,7 @@ class PostActionSettings(Record):
     flag_tool_instructions: bool
 
 
-class SafeguardSettings(Record):
+class SafeguardSettings(Settings):
     """The three hooks."""
 
     pre_action: PreActionSettings
@@ -163,10 +169,10 @@ class Version(Record):
         tree = self.model_dump(mode="json")
         for key, value in changes.items():
             *path, leaf = key.split(".")
-            node = tree
+            node: Any = tree
             for part in path:
-                node = node.get(part, {})
-            if leaf not in node:
+                node = node.get(part) if isinstance(node, dict) else None
+            if not isinstance(node, dict) or leaf not in node:
                 raise VersionError(f"{self.version} has no setting {key!r}")
             node[leaf] = value
         tree["version"] = name or f"{self.version}+{'+'.join(changes)}"
@@ -195,10 +201,9 @@ def config_hashes(versions: Iterable[Version]) -> dict[str, str]:
     return {version.version: version.sha256 for version in versions}
 
 
-@lru_cache(maxsize=64)
 def _load(path: Path, name: str) -> Version:
     try:
-        tree = yaml.safe_load(path.read_text(encoding="utf-8"))
+        return _parsed(path.read_text(encoding="utf-8"), path.name)
     except FileNotFoundError as error:
         known = ", ".join(RELEASED)
         raise VersionError(
@@ -207,7 +212,11 @@ def _load(path: Path, name: str) -> Version:
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         reason = str(error).splitlines()[0]
         raise VersionError(f"{path.name}: not a readable YAML file: {reason}") from error
-    return _validated(tree, path.name)
+
+
+@lru_cache(maxsize=64)
+def _parsed(text: str, where: str) -> Version:
+    return _validated(yaml.safe_load(text), where)
 
 
 def _validated(tree: Any, where: str) -> Version:
