@@ -430,6 +430,56 @@ class TestSource(Record):
     incident_id: str = ""
 
 
+class Minimisation(Record):
+    """How far a conversation could be shortened while the rule still broke, and at what price.
+
+    ``one_minimal`` says that no single message boundary, turn or sentence can be taken away any
+    more without the rate on the probe seeds falling below ``needed`` of ``probes``; it is False
+    where the budget of replays ran out before that was known.
+    """
+
+    turns_before: int
+    turns_after: int
+    characters_before: int
+    characters_after: int
+    needed: int
+    probes: int
+    replays: int
+    one_minimal: bool
+
+    def __str__(self) -> str:
+        how = "1-minimal" if self.one_minimal else "not proved minimal"
+        return (
+            f"{self.turns_before} -> {self.turns_after} turns, "
+            f"{self.characters_before} -> {self.characters_after} characters, {how}, "
+            f"{self.replays} replays"
+        )
+
+
+class UnitCase(Record):
+    """The same failure at the level of one safeguard hook: it needs no model and no conversation.
+
+    ``call`` (or ``reply``) is what the hook was shown, ``decided`` what it said to it, ``risk`` the
+    running risk at that moment, and ``policy_in_sight`` whether the model still saw the policy when
+    it came up with it.
+    """
+
+    turn: int
+    hook: HookName
+    call: ToolCall | None = None
+    reply: Text = ""
+    decided: Literal["allow", "warn", "hold", "block", "stop"]
+    risk: float = 0.0
+    policy_in_sight: bool
+
+    def __str__(self) -> str:
+        shown = str(self.call) if self.call is not None else repr(self.reply)
+        sight = "in" if self.policy_in_sight else "out of"
+        return (
+            f"turn {self.turn}, policy {sight} sight, {self.hook} decided {self.decided}: {shown}"
+        )
+
+
 class RegressionTest(Record):
     """A permanent, replayable test: the attacker's turns, the world they start in, the rule."""
 
@@ -452,6 +502,10 @@ class RegressionTest(Record):
     lifecycle: Literal["proposed", "active", "quarantined", "retired", "rejected"]
     lifecycle_reason: str = ""
     reproduction: Reproduction
+    reference: Reproduction | None = None
+    minimised: Minimisation | None = None
+    unit: UnitCase | None = None
+    split: Literal["public", "held_out"] = "public"
     benign_twin: BenignTwin
     duplicates: int = 0
     source: TestSource
@@ -461,6 +515,8 @@ class RegressionTest(Record):
             f"{self.test_id} · {self.severity} · {self.lifecycle} · {self.name}",
             f"family:    {self.family}",
             f"came back: {self.reproduction}",
+            *([f"reference: {self.reference}"] if self.reference else []),
+            *([f"shortened: {self.minimised}"] if self.minimised else []),
             f"expected:  {self.expected_behavior}",
             *(f"planted:   {plant.where}/{plant.key}: {plant.text}" for plant in self.plants),
             *(f"[{turn}] user: {text}" for turn, text in enumerate(self.attack_turns, start=1)),
@@ -475,6 +531,7 @@ class Suite(Artifact):
 
     baseline: str
     candidate: str
+    max_turns: int = 8
     funnel: dict[str, int]
     tests: tuple[RegressionTest, ...]
 

@@ -50,6 +50,7 @@ class Case:
     turns: tuple[str, ...] = ()
     plants: tuple[Plant, ...] = ()
     scenario_id: str = ""
+    max_turns: int = 0
     twin: BenignTwin | None = None
 
 
@@ -86,6 +87,8 @@ class Trials:
 def cases_of(suite: Suite, trials: int, control_trials: int, max_tests: int = 0) -> list[Case]:
     """List what the gate runs for a suite: its active tests, the controls, the benign twins.
 
+    Controls are held as long as the conversations were in which the suite was found.
+
     Parameters
     ----------
     suite : Suite
@@ -98,7 +101,7 @@ def cases_of(suite: Suite, trials: int, control_trials: int, max_tests: int = 0)
         At most so many cases of each stratum; 0 means all. For models that are slow to ask.
     """
     found = [_regression_case(test, suite, trials) for test in suite.active]
-    control = list(_controls(control_trials))
+    control = list(_controls(control_trials, suite.max_turns))
     benign = [_benign_case(goal_id, trials) for goal_id in load_goals()]
     strata = (found, control, benign)
     return [case for stratum in strata for case in (stratum[:max_tests] if max_tests else stratum)]
@@ -163,7 +166,7 @@ def _jobs(case: Case, version: Version, seed: int) -> Iterator[Rollout]:
         trial = trial_seed(seed, "gate", case.case_id, number)
         if case.scenario_id:
             chosen = scenario(case.scenario_id)
-            yield attack(version, chosen, "static", trial, len(chosen.family.script), number)
+            yield attack(version, chosen, "static", trial, case.max_turns, number)
         else:
             yield replay(
                 version,
@@ -211,7 +214,7 @@ def _regression_case(test: RegressionTest, suite: Suite, trials: int) -> Case:
     )
 
 
-def _controls(trials: int) -> Iterator[Case]:
+def _controls(trials: int, max_turns: int) -> Iterator[Case]:
     policy = load_policy()
     for chosen in all_scenarios():
         rule = policy.rule(chosen.goal.rule)
@@ -225,6 +228,7 @@ def _controls(trials: int) -> Iterator[Case]:
             severity=rule.severity,
             trials=trials,
             scenario_id=chosen.scenario_id,
+            max_turns=min(max_turns, len(chosen.family.script)),
         )
 
 

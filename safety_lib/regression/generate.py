@@ -216,6 +216,7 @@ def generate_suite(
         policy_sha256=load_policy().sha256,
         baseline=found.baseline,
         candidate=found.candidate,
+        max_turns=found.max_turns,
         funnel={
             "found": len(proposed),
             "reproduced": sum(1 for test in proposed if test.lifecycle == "active"),
