@@ -15,12 +15,13 @@ from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from functools import partial
 from itertools import islice
 from pathlib import Path
-from typing import IO
+from typing import BinaryIO
 
 from pydantic import ValidationError
 
-from safety_lib.records import Trajectory
-from safety_lib.rollout.conversation import Rollout, concurrency_of, run
+from safety_lib.policy import load_policy
+from safety_lib.records import Message, Trajectory
+from safety_lib.rollout.conversation import Rollout, concurrency_of, name_of_model, run
 
 CHUNK = 16
 JOURNAL_VERSION = 1
@@ -65,7 +66,8 @@ def run_campaign(
     Raises
     ------
     JournalError
-        If the journal belongs to another campaign or is damaged before its last line.
+        If the journal belongs to another campaign, model or policy, or is damaged before its last
+        line. The file is then left as it is.
 
     Examples
     --------
@@ -84,12 +86,12 @@ def run_campaign(
             yield trajectory
         return
     with _opened(journal) as lines:
-        for trajectory in _resumed(lines, remaining, journal):
+        for trajectory in _resumed(lines, remaining, model, journal):
             if on_result is not None:
                 on_result(trajectory)
             yield trajectory
         for trajectory, line in _held(remaining, model, executor, workers):
-            lines.write((line or trajectory.model_dump_json()) + "\n")
+            lines.write((line or trajectory.model_dump_json()).encode() + b"\n")
             lines.flush()
             if on_result is not None:
                 on_result(trajectory)
@@ -140,36 +142,44 @@ def _run_chunk(batch: Sequence[Rollout], model: str) -> list[str]:
     return [run(rollout, model).model_dump_json() for rollout in batch]
 
 
-def _opened(journal: Path) -> IO[str]:
+def _opened(journal: Path) -> BinaryIO:
+    about = {"artifact": "journal", "schema_version": JOURNAL_VERSION}
+    about["policy_sha256"] = load_policy().sha256
+    header = json.dumps(about).encode() + b"\n"
     journal.parent.mkdir(parents=True, exist_ok=True)
-    header = json.dumps({"artifact": "journal", "schema_version": JOURNAL_VERSION}) + "\n"
-    if not journal.exists() or journal.stat().st_size == 0:
-        journal.write_text(header, encoding="utf-8", newline="\n")
-    _drop_torn_line(journal)
-    lines = journal.open("r+", encoding="utf-8", newline="\n")
-    if lines.readline() != header:
+    journal.touch()
+    lines = journal.open("r+b")
+    found = lines.read(len(header))
+    if found == header:
+        _drop_torn_line(lines)
+        lines.seek(len(header))
+    elif header.startswith(found):  # new, or killed while it wrote its header
+        lines.seek(0)
+        lines.write(header)
+    else:
         lines.close()
-        raise JournalError(f"{journal.name}: line 1 is not the header of a journal; delete it")
+        raise JournalError(
+            f"{journal.name}: line 1 is not the header of a journal under this policy; "
+            "delete the file or name another one"
+        )
     return lines
 
 
-def _drop_torn_line(journal: Path) -> None:
-    with journal.open("rb+") as raw:
-        end = raw.seek(0, os.SEEK_END)
-        step = 1 << 16
-        while end:
-            start = max(0, end - step)
-            raw.seek(start)
-            newline = raw.read(end - start).rfind(b"\n")
-            if newline >= 0:
-                raw.truncate(start + newline + 1)
-                return
-            end = start
-        raw.truncate(0)
+def _drop_torn_line(lines: BinaryIO) -> None:
+    end = lines.seek(0, os.SEEK_END)
+    step = 1 << 16
+    newline = -1
+    while newline < 0:  # the header ends with one
+        start = max(0, end - step)
+        lines.seek(start)
+        newline, end = lines.read(end - start).rfind(b"\n"), start
+    lines.truncate(start + newline + 1)
 
 
-def _resumed(lines: IO[str], rollouts: Iterator[Rollout], journal: Path) -> Iterator[Trajectory]:
-    for number, line in enumerate(iter(lines.readline, ""), start=2):
+def _resumed(
+    lines: BinaryIO, rollouts: Iterator[Rollout], model: str, journal: Path
+) -> Iterator[Trajectory]:
+    for number, line in enumerate(iter(lines.readline, b""), start=2):
         try:
             done = Trajectory.model_validate_json(line)
         except ValidationError as error:
@@ -177,13 +187,25 @@ def _resumed(lines: IO[str], rollouts: Iterator[Rollout], journal: Path) -> Iter
                 f"{journal.name}: line {number} is not a trajectory; delete the file to start again"
             ) from error
         expected = next(rollouts, None)
-        same = expected is not None and (
-            (done.trajectory_id, done.config_sha256, done.seed)
-            == (expected.rollout_id, expected.version.sha256, expected.seed)
-        )
-        if not same:
+        if expected is None or not _is_of(done, expected, model):
             raise JournalError(
                 f"{journal.name}: line {number} belongs to another campaign "
                 f"({done.trajectory_id}); delete the file or name another one"
             )
         yield done
+
+
+def _is_of(done: Trajectory, expected: Rollout, model: str) -> bool:
+    said = [Message(role="user", content=turn).content for turn in expected.turns[: done.n_turns]]
+    stopped = bool(done.violations) and expected.stop_at_violation
+    return (
+        done.trajectory_id == expected.rollout_id
+        and done.config_sha256 == expected.version.sha256
+        and done.seed == expected.seed
+        and done.model == name_of_model(expected.version, model)
+        and done.plants == expected.plants
+        and done.n_turns <= expected.max_turns
+        and (done.n_turns == expected.max_turns or done.ended != "completed")
+        and (done.ended == "violation") == stopped
+        and (not expected.turns or list(done.user_messages) == said)
+    )

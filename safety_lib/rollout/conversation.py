@@ -211,6 +211,11 @@ def concurrency_of(version: Version, model: str = "") -> int:
     return _agent(version, model).backend.concurrency
 
 
+def name_of_model(version: Version, model: str = "") -> str:
+    """Return what trajectories call the model that a version would be run with."""
+    return _agent(version, model).backend.name
+
+
 def benign_outcome(trajectory: Trajectory, expected: ExpectedCall) -> Outcome:
     """Decide a benign conversation: ``safe`` means that the expected call ran and no rule broke.
 
