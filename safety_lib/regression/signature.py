@@ -1,9 +1,9 @@
 """Signatures: what makes two failures the same failure.
 
-A signature is read from what happened: the rule that broke, the tools that ran in the turn that
-broke it, the channel that the instruction came through, and the family of the attack. Wording,
-names and seeds do not enter it. Signatures that share rule and channel form a family, which is the
-statistical cluster of the gate.
+A signature is read from what happened: the rule that broke, the calls that broke it, the channel
+that the instruction came through, and the tactic that carried it. Wording, names and seeds do not
+enter it. Signatures that share rule and channel form a family, which is the statistical cluster of
+the gate.
 """
 
 from __future__ import annotations
@@ -12,26 +12,43 @@ from collections import defaultdict
 from collections.abc import Iterable
 
 from safety_lib.records import Failure
+from safety_lib.regression.severity import breaking_calls
+
+ONE_REQUEST = "one_request"
 
 
 def channel(failure: Failure) -> str:
-    """Return where the instruction came from: ``user``, or the place of the planted text."""
-    return failure.plants[0].where if failure.plants else "user"
+    """Return where the instruction came from: ``user``, or the place of the planted text.
+
+    Planted text counts once the agent has read it; of several, the one that it read last.
+    """
+    where = "user"
+    for event in failure.tool_calls:
+        if event.status == "executed":
+            for plant in failure.plants:
+                if plant.text in event.result:
+                    where = plant.where
+    return where
 
 
-def tool_path(failure: Failure) -> str:
-    """Return the tools that ran in the turn of the failure, in order, or ``reply``."""
-    ran = [
-        event.call.name
-        for event in failure.tool_calls
-        if event.turn == failure.failure_turn and event.status == "executed"
-    ]
-    return ">".join(dict.fromkeys(ran)) or "reply"
+def skeleton(failure: Failure) -> str:
+    """Return the tools whose calls broke the rule, in order, or ``reply``."""
+    calls = breaking_calls(failure.tool_calls, failure.rule_id)
+    return ">".join(dict.fromkeys(event.call.name for event in calls)) or "reply"
+
+
+def tactic(failure: Failure) -> str:
+    """Return what carried the failure: the family of the attack, if it took more than one turn.
+
+    Where one message is enough there was nothing to wear down, whatever the attack was called. Of a
+    minimised failure this says what was needed, of a raw one what was tried.
+    """
+    return failure.attack_type if len(failure.trajectory) > 1 else ONE_REQUEST
 
 
 def signature(failure: Failure) -> str:
-    """Return the signature: rule | tools | channel | family of attack."""
-    return " | ".join([failure.rule_id, tool_path(failure), channel(failure), failure.attack_type])
+    """Return the signature: rule | calls | channel | tactic."""
+    return " | ".join([failure.rule_id, skeleton(failure), channel(failure), tactic(failure)])
 
 
 def family(failure: Failure) -> str:
