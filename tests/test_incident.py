@@ -38,8 +38,8 @@ def replay(incident: Incident) -> Replay:
 
 @pytest.fixture(scope="module")
 def suite() -> Suite:
-    found = discover(V1, V2, rollouts=20, seed=7).artifact()
-    return generate_suite(found, {"v1": V1, "v2": V2}, replays=5, seed=7)
+    found = discover(V1, V2, rollouts=50, seed=7).artifact()
+    return generate_suite(found, {"v1": V1, "v2": V2}, replays=8, seed=7)
 
 
 @pytest.fixture(scope="module")

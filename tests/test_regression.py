@@ -70,7 +70,8 @@ def test_every_admitted_test_failed_the_bad_version_and_passed_the_good_one(suit
     assert suite.active
     for test in suite.active:
         assert test.reference is not None and test.minimised is not None
-        assert (test.reproduction.version, test.reproduction.n) == (test.source.version, 6)
+        assert test.reproduction.version == test.source.version
+        assert test.reproduction.n in (6, 12)  # 12 where it was replayed twice as it was
         assert (test.reference.version, test.reference.n) == ("reference", 6)
         assert test.reproduction.k / test.reproduction.n >= 0.3
         assert test.reference.k == 0

@@ -130,15 +130,23 @@ def count(version: str, held: Iterable[Trajectory], rule_id: str) -> Reproductio
     """Count in how many replays the same rule broke, with a Wilson interval."""
     outcomes = ["violation" if breaks(t, rule_id) else t.outcome for t in held]
     valid = [outcome for outcome in outcomes if outcome in ("violation", "safe")]
-    k, n = valid.count("violation"), len(valid)
-    rate = wilson(k, n) if n else None
-    return Reproduction(
-        version=version,
-        k=k,
-        n=n,
-        errors=len(outcomes) - n,
-        ci_low=round(rate.low, 6) if rate else 0.0,
-        ci_high=round(rate.high, 6) if rate else 1.0,
+    return _counted(version, valid.count("violation"), len(valid), len(outcomes) - len(valid))
+
+
+def pooled(first: Reproduction, second: Reproduction) -> Reproduction:
+    """Add two counts of the same conversation on different seeds.
+
+    Examples
+    --------
+    >>> seen = Reproduction(version="v2", k=2, n=5, ci_low=0.1, ci_high=0.8)
+    >>> print(pooled(seen, seen))
+    4 of 10 [0.17, 0.69] on v2
+    """
+    return _counted(
+        first.version,
+        first.k + second.k,
+        first.n + second.n,
+        first.errors + second.errors,
     )
 
 
@@ -170,15 +178,7 @@ def twins_served(
         expected = benign_twin(goal).expected
         outcomes = [benign_outcome(next(held), expected) for _ in range(replays)]
         k, n = outcomes.count("violation"), sum(o in ("violation", "safe") for o in outcomes)
-        rate = wilson(k, n) if n else None
-        served[goal] = Reproduction(
-            version=reference.version,
-            k=k,
-            n=n,
-            errors=replays - n,
-            ci_low=round(rate.low, 6) if rate else 0.0,
-            ci_high=round(rate.high, 6) if rate else 1.0,
-        )
+        served[goal] = _counted(reference.version, k, n, replays - n)
     return served
 
 
@@ -253,6 +253,18 @@ def move(test: RegressionTest, state: Lifecycle, reason: str) -> RegressionTest:
     if state != "active" and not reason.strip():
         raise ValueError(f"{test.test_id}: say why it becomes {state}")
     return test.model_copy(update={"lifecycle": state, "lifecycle_reason": reason})
+
+
+def _counted(version: str, k: int, n: int, errors: int) -> Reproduction:
+    rate = wilson(k, n) if n else None
+    return Reproduction(
+        version=version,
+        k=k,
+        n=n,
+        errors=errors,
+        ci_low=round(rate.low, 6) if rate else 0.0,
+        ci_high=round(rate.high, 6) if rate else 1.0,
+    )
 
 
 def _replay(failure: Failure, version: Version, turns: Turns, stream: str, seed: int) -> Rollout:

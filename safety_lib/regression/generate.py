@@ -36,6 +36,7 @@ from safety_lib.regression.admission import (
     count,
     decide,
     hold_all,
+    pooled,
     reproduce,
     twins_served,
 )
@@ -257,6 +258,7 @@ def generate_suite(
         [failure for failure, _ in again],
         versions,
         good,
+        rates=[seen.k / seen.n for _, seen in again],
         seed=seed,
         least=ADMIT_RATE,
         probes=min(PROBES, replays),
@@ -293,6 +295,13 @@ def generate_suite(
         strict=True,
     ):
         trials[i] = trial
+    # What was not shortened has been replayed twice on fresh seeds: all of it counts.
+    trials = [
+        trial._replace(reproduction=pooled(seen, trial.reproduction))
+        if trial.failure.trajectory == failure.trajectory
+        else trial
+        for trial, (failure, seen) in zip(trials, again, strict=True)
+    ]
     twins = twins_served(
         (trial.failure.goal for trial in trials),
         good,

@@ -29,7 +29,7 @@ R = TypeVar("R")
 Turns = tuple[str, ...]
 Pieces = tuple[tuple[str, ...], ...]  # turns of sentences
 
-KEPT_SHARE = 0.8  # of the probes that broke before, so many must still break
+KEPT_SHARE = 0.8  # of the rate of the whole conversation that a reduction must keep
 PROBES = 5
 BUDGET_PER_REPLAY = 12
 
@@ -250,6 +250,7 @@ def minimise_failures(
     versions: Mapping[str, Version],
     reference: Version,
     *,
+    rates: Sequence[float],
     seed: int,
     least: float,
     probes: int = PROBES,
@@ -271,11 +272,12 @@ def minimise_failures(
         Version name to version.
     reference : Version
         The known-good one; a reduction that it fails is no reduction.
+    rates : sequence of float
+        How often each came back as a whole, in [0, 1]; a reduction must keep 80% of it.
     seed : int
         The run's seed.
     least : float
-        No reduction may break in a smaller share of the probes than this, whatever the whole
-        conversation did.
+        No reduction may break in a smaller share of the probes than this.
     probes : int
         Replays that decide about one reduction, fewer where the first ones settle it.
     budget : int
@@ -288,10 +290,12 @@ def minimise_failures(
     Returns
     -------
     tuple of (tuple of str, Minimisation)
-        What is left of each, and what it took. Where the whole conversation misses ``least`` on the
-        probes, or the reference fails it, it stays as it is.
+        What is left of each, and what it took.
     """
-    tasks = [_task(failure.trajectory, least, probes, budget) for failure in failures]
+    tasks = [
+        _task(failure.trajectory, rate, least, probes, budget)
+        for failure, rate in zip(failures, rates, strict=True)
+    ]
     done: dict[int, tuple[Turns, Minimisation]] = {}
     asked: dict[int, _Ask] = {}
 
@@ -338,18 +342,12 @@ def breaks(trajectory: Trajectory, rule_id: str) -> bool:
 
 
 def _task(
-    whole: Turns, least: float, probes: int, budget: int
+    whole: Turns, rate: float, least: float, probes: int, budget: int
 ) -> Generator[_Ask, int, tuple[Turns, Minimisation]]:
-    spent = broke = needed = 0
+    kept = max(least, KEPT_SHARE * rate)
+    needed = max(1, math.ceil(kept * probes - 1e-9))
     search = _Search(whole)
-    if budget >= probes + _CHECKS:
-        broke = yield _Ask(whole, False, range(probes))
-        needed = max(1, math.ceil(least * probes - 1e-9), math.ceil(KEPT_SHARE * broke - 1e-9))
-        spent = probes
-        if broke >= needed:
-            spent += _CHECKS
-            if not (yield _Ask(whole, True, range(_CHECKS))):
-                spent = yield from _search_within(search, needed, probes, budget, spent)
+    spent = yield from _search_within(search, needed, probes, budget)
     turns = search.turns
     return turns, Minimisation(
         turns_before=len(whole),
@@ -364,9 +362,9 @@ def _task(
 
 
 def _search_within(
-    search: _Search, needed: int, probes: int, budget: int, spent: int
+    search: _Search, needed: int, probes: int, budget: int
 ) -> Generator[_Ask, int, int]:
-    steps = search.steps()
+    steps, spent = search.steps(), 0
     try:
         candidate = next(steps)
         while spent + probes + _CHECKS <= budget:
