@@ -26,6 +26,7 @@ from safety_lib.records import (
 
 WITHHELD = "I cannot share that."
 STOPPED = "This session has been ended for review."
+SILENT = "(The agent repeats itself and does not reply.)"
 
 _LABEL = {
     Decision.ALLOW: "allow",
@@ -145,8 +146,8 @@ class Session:
     def send(self, text: str) -> Reply:
         """Say something to the agent and get its reply; tool calls happen in between.
 
-        A call that was made in this turn already is not made again: the turn ends with what the
-        tool said. The last of the steps that the version allows offers no tools, so that a model
+        A call that was made in this turn already is not made again: the turn ends without a reply.
+        The last of the steps that the version allows offers no tools, so that a model
         which would call them for ever still answers. A backend that fails ends the session with
         ``error``; it never raises. A session that has ended hears nothing more and repeats its last
         reply.
@@ -172,10 +173,10 @@ class Session:
             if not answer.tool_calls:
                 return self._reply(answer.content)
             if made.issuperset(map(str, answer.tool_calls)):
-                # A small model may repeat itself for ever; tell the user what the tool said.
+                # A small model may repeat itself for ever. Nothing is said in its name.
                 self.history.pop()
-                self.history.append(Message(role="assistant", content=self.history[-1].content))
-                return self._reply(self.history[-1].content)
+                self.history.append(Message(role="assistant", content=SILENT))
+                return self._reply(SILENT)
             made.update(map(str, answer.tool_calls))
             for call in answer.tool_calls:
                 if self._act(call) >= Decision.STOP:
