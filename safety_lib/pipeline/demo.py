@@ -1,0 +1,99 @@
+"""The whole loop, told stage by stage."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+from safety_lib.artifacts import read_artifact
+from safety_lib.pipeline.plan import CHECKOUT, STAGES, load_plan
+from safety_lib.pipeline.run import Event, StageRun, run_notebooks
+from safety_lib.records import GateReport, IncidentReport, StressFailures, Suite
+from safety_lib.report.summary import TITLES, gate_lines, incident_lines, stress_lines, suite_lines
+
+_SAMPLES = CHECKOUT / "artifacts"
+
+
+def run_demo(
+    *,
+    rollouts: int | None = None,
+    baseline: str | None = None,
+    candidate: str | None = None,
+    artifacts: Path = _SAMPLES,
+    seed: int | None = None,
+    model: str = "",
+    say: Callable[[str], object] = print,
+) -> list[StageRun]:
+    """Run the four notebooks and say, stage by stage, what came out.
+
+    Parameters
+    ----------
+    rollouts, baseline, candidate, seed : optional
+        In place of what ``demo.yaml`` says.
+    artifacts : Path, optional
+        Where results go. A sample input that is not there is taken from the checkout.
+    model : str, optional
+        In place of the model that each version names.
+    say : callable, optional
+        Takes each line of the summary.
+
+    Returns
+    -------
+    list of StageRun
+
+    Raises
+    ------
+    PipelineError
+        As :func:`~safety_lib.pipeline.run_notebooks`.
+    """
+    from tqdm import tqdm
+
+    overrides = {
+        "rollouts": rollouts,
+        "baseline": baseline,
+        "candidate": candidate,
+        "seed": seed,
+    }
+    plan = load_plan(_with_absolute_tape(model), overrides)
+    for name in ("incident", "log"):
+        sample = _SAMPLES / plan["incident_replay"][name]
+        if sample.is_file() and not (artifacts / sample.name).exists():
+            plan["incident_replay"][name] = str(sample)
+    with tqdm(unit=" cells", leave=False, disable=not sys.stderr.isatty()) as bar:
+
+        def show(event: Event) -> None:
+            if event.kind == "cell":
+                bar.update()
+                return
+            with tqdm.external_write_mode():
+                if event.kind == "started":
+                    bar.reset(event.cells)
+                    say(f"=== {TITLES[STAGES[event.stage]]} ===")
+                else:
+                    for line in [*_summary(event.stage, artifacts), ""]:
+                        say(line)
+
+        return run_notebooks(STAGES, plan, artifacts, on_event=show)
+
+
+def _summary(stage: str, artifacts: Path) -> list[str]:
+    folder = str(artifacts)
+    if stage == "stress_testing":
+        return stress_lines(read_artifact(artifacts, StressFailures), folder)
+    if stage == "regression":
+        return suite_lines(read_artifact(artifacts, Suite), folder)
+    if stage == "release_gate":
+        return gate_lines(read_artifact(artifacts, GateReport), folder)
+    return incident_lines(read_artifact(artifacts, IncidentReport))
+
+
+def _with_absolute_tape(model: str) -> str:
+    # The notebooks run in their own folder, where a relative path means another file.
+    kind, _, rest = model.partition(":")
+    if kind == "cassette":
+        return f"{kind}:{Path(rest).resolve()}"
+    if kind == "record":
+        path, _, inner = rest.partition(":")
+        return f"{kind}:{Path(path).resolve()}:{inner}"
+    return model

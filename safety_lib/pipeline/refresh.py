@@ -1,0 +1,77 @@
+"""The committed notebooks: executed in place, kept with outputs, the same bytes every time."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+from safety_lib.artifacts import write_text
+from safety_lib.pipeline.kernels import kernels
+from safety_lib.pipeline.plan import NOTEBOOKS, STAGES, PipelineError, notebook_of, one_line
+from safety_lib.pipeline.run import CLIENT, import_papermill
+
+_METADATA = {
+    "kernelspec": {"display_name": "Python 3 (ipykernel)", "language": "python", "name": "python3"},
+    "language_info": {"name": "python"},
+}
+
+
+def refresh_notebooks(folder: Path = NOTEBOOKS) -> list[Path]:
+    """Execute the four notebooks with the defaults that stand in them and keep their outputs.
+
+    Nothing is written before all four ran. What depends on the moment or the machine is not kept:
+    timings, widget state, the version of Python.
+
+    Parameters
+    ----------
+    folder : Path, optional
+        Where the notebooks are.
+
+    Returns
+    -------
+    list of Path
+        The notebooks.
+
+    Raises
+    ------
+    PipelineError
+        At the first notebook that stops.
+    """
+    import_papermill()
+    import nbformat
+    from nbclient import NotebookClient
+    from nbclient.exceptions import CellExecutionError, CellTimeoutError, DeadKernelError
+
+    sources = [notebook_of(stage, folder) for stage in STAGES]
+    refreshed = {}
+    with kernels(sources, warm=False) as take:  # a reader's kernel is not warm either
+        for source in sources:
+            notebook: Any = nbformat.reads(source.read_text(encoding="utf-8"), as_version=4)  # type: ignore[no-untyped-call]
+            kernel = take()
+            client = NotebookClient(notebook, kernel.manager, record_timing=False, **CLIENT)
+            try:
+                with kernel.running(client):
+                    client.execute()
+            except (CellExecutionError, CellTimeoutError, DeadKernelError, RuntimeError) as error:
+                said = one_line(str(error).strip().rpartition("\n")[2])
+                raise PipelineError(f"{source.name} stopped, nothing is written: {said}") from error
+            _strip(notebook)
+            refreshed[source] = nbformat.writes(notebook) + "\n"  # type: ignore[no-untyped-call]
+    return [write_text(source, text) for source, text in refreshed.items()]
+
+
+def _strip(notebook: Any) -> None:
+    notebook.metadata.clear()
+    notebook.metadata.update(_METADATA)
+    for cell in notebook.cells:
+        kept = {"tags": cell.metadata["tags"]} if cell.metadata.get("tags") else {}
+        cell.metadata.clear()
+        cell.metadata.update(kept)
+
+
+if __name__ == "__main__":
+    try:
+        refresh_notebooks()
+    except PipelineError as problem:
+        sys.exit(f"error: {problem}")
