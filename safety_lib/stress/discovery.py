@@ -122,6 +122,8 @@ class Discovery:
 def plan_scenarios(rollouts: int, seed: int) -> tuple[tuple[Scenario, int], ...]:
     """Spread rollouts over the scenarios: all of them once before any comes twice.
 
+    Goals come in turn, so that a small plan meets as many of them as it can.
+
     Parameters
     ----------
     rollouts : int
@@ -147,10 +149,14 @@ def plan_scenarios(rollouts: int, seed: int) -> tuple[tuple[Scenario, int], ...]
     if rollouts < 1:
         raise ValueError(f"rollouts must be at least 1, not {rollouts}")
     scenarios = all_scenarios()
-    order = generator(seed, "stress", "order").permutation(len(scenarios))
-    return tuple(
-        (scenarios[order[i % len(scenarios)]], i // len(scenarios)) for i in range(rollouts)
-    )
+    shuffled = [scenarios[i] for i in generator(seed, "stress", "order").permutation(len(scenarios))]
+    met: Counter[str] = Counter()
+    rounds = []
+    for chosen in shuffled:
+        rounds.append(met[chosen.goal_id])
+        met[chosen.goal_id] += 1
+    order = [s for _, s in sorted(zip(rounds, shuffled, strict=True), key=lambda pair: pair[0])]
+    return tuple((order[i % len(order)], i // len(order)) for i in range(rollouts))
 
 
 def discover(
