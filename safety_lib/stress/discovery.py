@@ -122,7 +122,7 @@ class Discovery:
 def plan_scenarios(rollouts: int, seed: int) -> tuple[tuple[Scenario, int], ...]:
     """Spread rollouts over the scenarios: all of them once before any comes twice.
 
-    Goals come in turn, so that a small plan meets as many of them as it can.
+    Goals come in turn, the most severe first, so that a small plan meets what matters most.
 
     Parameters
     ----------
@@ -151,11 +151,12 @@ def plan_scenarios(rollouts: int, seed: int) -> tuple[tuple[Scenario, int], ...]
     scenarios = all_scenarios()
     shuffled = [scenarios[i] for i in generator(seed, "stress", "order").permutation(len(scenarios))]
     met: Counter[str] = Counter()
-    rounds = []
+    turns = []
     for chosen in shuffled:
-        rounds.append(met[chosen.goal_id])
+        severity = load_policy().rule(chosen.goal.rule).severity
+        turns.append((met[chosen.goal_id], -SEVERITIES.index(severity)))
         met[chosen.goal_id] += 1
-    order = [s for _, s in sorted(zip(rounds, shuffled, strict=True), key=lambda pair: pair[0])]
+    order = [s for _, s in sorted(zip(turns, shuffled, strict=True), key=lambda pair: pair[0])]
     return tuple((order[i % len(order)], i // len(order)) for i in range(rollouts))
 
 
