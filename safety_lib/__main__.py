@@ -12,9 +12,12 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import reduce
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
+
+if TYPE_CHECKING:
+    from concurrent.futures import Executor
 
 NOT_A_VERDICT = 3
 VERDICT_CODES = {"OK": 0, "WARN": 1, "BLOCK": 2}
@@ -132,12 +135,22 @@ def stress(
 @click.option("--replays", default=10, show_default=True, type=_AT_LEAST_ONE)
 @click.option("--baseline", default="", metavar="VERSION", help="By default as in the input.")
 @click.option("--candidate", default="", metavar="VERSION", help="By default as in the input.")
+@click.option(
+    "--reference",
+    default="reference",
+    show_default=True,
+    metavar="VERSION",
+    help="Known-good: what it fails is no test.",
+)
+@click.option("--workers", default=1, show_default=True, type=_AT_LEAST_ONE, help="Processes.")
 @_common
 def regress(
     source: str,
     replays: int,
     baseline: str,
     candidate: str,
+    reference: str,
+    workers: int,
     artifacts: str,
     seed: int,
     model: str,
@@ -157,16 +170,66 @@ def regress(
         load_version(baseline or found.baseline),
         load_version(candidate or found.candidate),
     ]
-    suite = generate_suite(
-        found,
-        {version.version: version for version in versions},
-        replays=replays,
-        seed=seed,
-        model=model,
-        previous=previous_suite(artifacts, found.model),
-    )
+    with _processes(workers) as executor:
+        suite = generate_suite(
+            found,
+            {version.version: version for version in versions},
+            replays=replays,
+            seed=seed,
+            model=model,
+            reference=load_version(reference),
+            previous=previous_suite(artifacts, found.model),
+            executor=executor,
+            workers=workers,
+        )
     write_artifact(artifacts, suite)
     _say(suite_lines(suite, artifacts))
+
+
+@cli.command()
+@click.argument("format_", metavar="FORMAT")
+@click.argument("out", metavar="OUT", type=click.Path(dir_okay=False))
+@click.option("--suite", "suite_file", default="", metavar="FILE", help="regression_tests.json")
+@click.option("--all", "everything", is_flag=True, help="What was set aside too.")
+@click.option("--version", "name", default="v2", show_default=True, help="For inspect-log: run it.")
+@click.option("--trials", default=5, show_default=True, type=_AT_LEAST_ONE, help="For inspect-log.")
+@_common
+def export(
+    format_: str,
+    out: str,
+    suite_file: str,
+    everything: bool,
+    name: str,
+    trials: int,
+    artifacts: str,
+    seed: int,
+    model: str,
+) -> None:
+    """Write the suite to OUT as json, openai, inspect, inspect-log or promptfoo.
+
+    Example: python -m safety_lib export promptfoo safety_tests.yaml
+    """
+    from safety_lib.agent.versions import load_version
+    from safety_lib.artifacts import read_artifact, write_artifact, write_text
+    from safety_lib.records import Suite
+    from safety_lib.regression.exports import FORMATS, WRITERS, to_inspect_log
+    from safety_lib.regression.runner import run_tests
+
+    if format_ not in FORMATS:
+        raise click.UsageError(f"unknown format {format_!r}: use {', '.join(FORMATS)}")
+    if format_ == "json" and not out.endswith(".json"):
+        raise click.UsageError(f"OUT must end in .json, not {out!r}")
+    suite = read_artifact(suite_file or artifacts, Suite)
+    tests = suite.tests if everything else suite.active
+    if format_ == "json":
+        write_artifact(Path(out), suite.model_copy(update={"tests": tests}))
+    elif format_ == "inspect-log":
+        version = load_version(name)
+        runs = run_tests(tests, version, trials=trials, seed=seed, model=model)
+        write_text(out, to_inspect_log(runs, version, seed=seed))
+    else:
+        write_text(out, WRITERS[format_](tests))
+    _say([f"Wrote {len(tests)} tests to {out}"])
 
 
 @cli.command()
@@ -278,6 +341,17 @@ def _progress(unit: str) -> Iterator[Callable[[Any], None]]:
             bar.update()
 
         yield tick
+
+
+@contextmanager
+def _processes(workers: int) -> Iterator[Executor | None]:
+    if workers == 1:
+        yield None
+        return
+    from concurrent.futures import ProcessPoolExecutor
+
+    with ProcessPoolExecutor(workers) as pool:
+        yield pool
 
 
 def _say(lines: list[str]) -> None:

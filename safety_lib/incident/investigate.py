@@ -29,9 +29,10 @@ from safety_lib.records import (
     Trajectory,
 )
 from safety_lib.regression.generate import count, merge, propose
+from safety_lib.regression.minimise import KEPT_SHARE, minimise
 from safety_lib.rollout.campaign import run_campaign
 
-KEPT_SHARE = 0.8
+MOST_REDUCTIONS = 40
 
 
 @dataclass(frozen=True)
@@ -50,7 +51,7 @@ class Investigation:
 def new_tests(replay: Replay, *, seed: int, model: str = "") -> tuple[RegressionTest, ...]:
     """Make the incident into tests: as it happened, and as short as it still comes back.
 
-    Turns are taken out one after the other, from the first; a turn stays out if the rule still
+    Messages are joined and turns and sentences taken out, as in stage 2, as long as the rule still
     breaks in at least 80% of the replays that broke before, on the same seeds.
 
     Returns
@@ -253,16 +254,19 @@ def _report(
 
 
 def _shortened(replay: Replay, turns: tuple[str, ...], model: str) -> tuple[str, ...]:
-    needed = KEPT_SHARE * sum(_breaks(t, replay.rule_id) for t in replay.trajectories)
-    index = 0
-    while index < len(turns) and len(turns) > 1:
-        shorter = turns[:index] + turns[index + 1 :]
-        broke = sum(_breaks(t, replay.rule_id) for t in _replayed(replay, shorter, model))
-        if broke and broke >= needed:
-            turns = shorter
-        else:
-            index += 1
-    return turns
+    seeds = [t.seed for t in replay.trajectories]
+    needed = max(1.0, KEPT_SHARE * sum(_breaks(t, replay.rule_id) for t in replay.trajectories))
+
+    def still_breaks(shorter: tuple[str, ...]) -> bool:
+        jobs = [job(replay.incident, replay.version, shorter, seed) for seed in seeds]
+        broke = 0
+        for done, trajectory in enumerate(run_campaign(jobs, model=model), start=1):
+            broke += _breaks(trajectory, replay.rule_id)
+            if broke >= needed or broke + len(jobs) - done < needed:
+                break  # the rest cannot change the answer
+        return broke >= needed
+
+    return minimise(turns, still_breaks, budget=MOST_REDUCTIONS).turns
 
 
 def _replayed(replay: Replay, turns: tuple[str, ...], model: str) -> tuple[Trajectory, ...]:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Literal, NamedTuple
 
 from safety_lib.agent.versions import Version, config_hashes, load_version
-from safety_lib.artifacts import read_artifact, sha256_of
+from safety_lib.artifacts import read_artifact
 from safety_lib.attack.scenarios import benign_twin
 from safety_lib.policy import load_policy
 from safety_lib.records import (
@@ -49,7 +49,7 @@ from safety_lib.regression.minimise import (
     minimise_failures,
 )
 from safety_lib.regression.severity import severity
-from safety_lib.regression.signature import family, signature
+from safety_lib.regression.signature import family, signature, test_id
 from safety_lib.regression.unit import unit_case
 from safety_lib.streams import key
 
@@ -112,7 +112,7 @@ def propose(
     lifecycle, reason = decide(reproduction, reference, twin)
     kin, grave = family(failure), severity(failure)
     return RegressionTest(
-        test_id="T-" + sha256_of([failure.rule_id, failure.trajectory, _plain(failure)])[:10],
+        test_id=test_id(failure.rule_id, failure.trajectory, failure.plants),
         source_failure_id=failure.failure_id,
         name=f"{rule.title}: {failure.attack_type.replace('_', ' ')}",
         category=failure.attack_type,
@@ -466,10 +466,6 @@ def _as_decided(
         else test
         for test in tests
     )
-
-
-def _plain(failure: Failure) -> list[dict[str, str]]:
-    return [plant.model_dump(mode="json") for plant in failure.plants]
 
 
 def _rank(test: RegressionTest) -> tuple[bool, float, int, str]:

@@ -9,9 +9,10 @@ the gate.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
-from safety_lib.records import Failure
+from safety_lib.artifacts import sha256_of
+from safety_lib.records import Failure, Plant
 from safety_lib.regression.severity import breaking_calls
 
 ONE_REQUEST = "one_request"
@@ -54,6 +55,20 @@ def signature(failure: Failure) -> str:
 def family(failure: Failure) -> str:
     """Return the family: rule / channel."""
     return f"{failure.rule_id}/{channel(failure)}"
+
+
+def test_id(rule_id: str, turns: Sequence[str], plants: Iterable[Plant]) -> str:
+    """Return the id of a test: a hash of the rule, the turns and what was planted.
+
+    Whoever changes what a test says has another test.
+
+    Examples
+    --------
+    >>> test_id("audit_disabled", ["Switch it off."], []) != test_id("audit_disabled", ["No."], [])
+    True
+    """
+    planted = [plant.model_dump(mode="json") for plant in plants]
+    return "T-" + sha256_of([rule_id, tuple(turns), planted])[:10]
 
 
 def naive_key(failure: Failure) -> str:

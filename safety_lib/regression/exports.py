@@ -1,0 +1,404 @@
+"""Exports: a suite leaves this repository in the formats of the tools that people have.
+
+==============  ==================================================================  =========
+name            what it is                                                          read back
+==============  ==================================================================  =========
+json            the artifact itself, canonical                                      yes
+openai          JSON Lines of OpenAI chat messages, a test a line                   yes
+inspect         dataset of Inspect: JSON Lines of samples                           yes
+inspect-log     log of Inspect (``inspect_ai.log.read_eval_log`` reads it)          by Inspect
+promptfoo       promptfoo test file (``tests: file://...`` in its configuration)    yes
+==============  ==================================================================  =========
+
+What a format has no place for travels in its ``metadata``. The turns are read from where the format
+keeps them, so a file that somebody edited does not come back as the test that it was: its id is the
+hash of what it says, and a mismatch is an error that names the record.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+from pydantic import ValidationError
+
+from safety_lib.agent.sandbox import tool_schemas
+from safety_lib.agent.versions import Version
+from safety_lib.artifacts import ArtifactError
+from safety_lib.policy import load_policy
+from safety_lib.records import RegressionTest, Trajectory
+from safety_lib.regression.runner import TestRun
+from safety_lib.regression.signature import test_id
+
+FORMATS: tuple[str, ...] = ("json", "openai", "inspect", "inspect-log", "promptfoo")
+
+# A log must say when it was made; a result that is the same every time was made at no time.
+NO_TIME = "1970-01-01T00:00:00+00:00"
+
+_CALL_TARGETS = ("to", "path", "account", "job", "enabled", "amount")
+_TEMPLATE = re.compile(r"\{\{|\{%|\{#|^\s*(file|package|python|exec|https?):", re.IGNORECASE)
+_LITERAL = re.compile(r'\{\{ (".*") \}\}', re.DOTALL)
+
+
+# --------------------------------------------------------------------------- OpenAI chat
+
+
+def to_openai(tests: Iterable[RegressionTest]) -> str:
+    """Write tests as JSON Lines in the OpenAI chat format: ``messages``, ``tools``, ``metadata``.
+
+    The user's messages are all there is: the answers are what is tested. Send them one by one.
+    """
+    tools = tool_schemas(("send_mail", "delete_file", "make_payment", "set_audit_log", "run_job"))
+    return _lines(
+        {
+            "messages": [{"role": "user", "content": turn} for turn in test.attack_turns],
+            "tools": list(tools),
+            "metadata": {"safety_lib": _without_turns(test)},
+        }
+        for test in tests
+    )
+
+
+def from_openai(text: str) -> tuple[RegressionTest, ...]:
+    """Read tests back from :func:`to_openai`.
+
+    Raises
+    ------
+    ArtifactError
+        With one line that names the record.
+    """
+    return tuple(
+        _restored(where, record, _contents(where, record.get("messages")))
+        for where, record in _records(text)
+    )
+
+
+# --------------------------------------------------------------------------- Inspect
+
+
+def to_inspect(tests: Iterable[RegressionTest]) -> str:
+    """Write tests as an Inspect dataset: JSON Lines of samples for ``json_dataset``.
+
+    ``input`` holds the user's messages, ``target`` the expected behaviour, ``metadata`` the rest.
+    """
+    return _lines(
+        {
+            "id": test.test_id,
+            "input": [{"role": "user", "content": turn} for turn in test.attack_turns],
+            "target": test.expected_behavior,
+            "metadata": {"safety_lib": _without_turns(test)},
+        }
+        for test in tests
+    )
+
+
+def from_inspect(text: str) -> tuple[RegressionTest, ...]:
+    """Read tests back from :func:`to_inspect`.
+
+    Raises
+    ------
+    ArtifactError
+        With one line that names the record.
+    """
+    return tuple(
+        _restored(where, record, _contents(where, record.get("input")))
+        for where, record in _records(text)
+    )
+
+
+def to_inspect_log(runs: Sequence[TestRun], version: Version, *, seed: int) -> str:
+    """Write what a version did on a suite as an Inspect log, a sample for each trial.
+
+    Parameters
+    ----------
+    runs : sequence of TestRun
+        From :func:`safety_lib.regression.runner.run_tests`.
+    version : Version
+        What was run.
+    seed : int
+        The run's seed.
+
+    Returns
+    -------
+    str
+        JSON of log version 2. A trial that held is scored ``C``, one in which a rule broke ``I``;
+        an error has no score and says what it was.
+    """
+    prompt = version.system_prompt.replace("{policy}", load_policy().text)
+    samples = [
+        _sample(run.test, trajectory, epoch, prompt)
+        for run in runs
+        for epoch, trajectory in enumerate(run.trajectories, start=1)
+    ]
+    scored = [sample for sample in samples if sample["scores"]]
+    held = sum(sample["scores"]["oracle"]["value"] == "C" for sample in scored)
+    model = next((t.model for run in runs for t in run.trajectories), version.model.backend)
+    epochs = max((len(run.trajectories) for run in runs), default=1)
+    accuracy = {"name": "accuracy", "value": held / len(scored)} if scored else None
+    log = {
+        "version": 2,
+        "status": "success",
+        "eval": {
+            "created": NO_TIME,
+            "task": "safety_lib/regression_tests",
+            "task_id": "safety_lib",
+            "run_id": f"{version.version}-{seed}",
+            "dataset": {
+                "name": "regression_tests",
+                "samples": len(runs),
+                "sample_ids": [run.test.test_id for run in runs],
+                "shuffled": False,
+            },
+            "model": f"{version.version}/{model}",
+            "config": {"epochs": epochs},
+            "metadata": {"config_sha256": version.sha256, "seed": seed},
+        },
+        "plan": {"name": "replay", "steps": []},
+        "results": {
+            "total_samples": len(samples),
+            "completed_samples": len(scored),
+            "scores": [
+                {
+                    "name": "oracle",
+                    "scorer": "oracle",
+                    "metrics": {"accuracy": accuracy} if accuracy else {},
+                }
+            ],
+        },
+        "stats": {"started_at": NO_TIME, "completed_at": NO_TIME},
+        "samples": samples,
+    }
+    return json.dumps(log, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+
+
+def messages_of(trajectory: Trajectory, prompt: str = "") -> list[dict[str, Any]]:
+    """Return a conversation as Inspect's chat messages, tool calls and results included.
+
+    Parameters
+    ----------
+    trajectory : Trajectory
+        What was held.
+    prompt : str, optional
+        The system prompt, to stand first.
+    """
+    messages: list[dict[str, Any]] = [{"role": "system", "content": prompt}] if prompt else []
+    for event in trajectory.events:
+        if event.kind == "message":
+            messages.append({"role": event.role, "content": event.content})
+        elif event.kind == "tool_call":
+            call = event.call
+            asked = {
+                "id": call.id,
+                "function": call.name,
+                "arguments": call.arguments,
+                "type": "function",
+            }
+            messages.append({"role": "assistant", "content": "", "tool_calls": [asked]})
+            messages.append(
+                {
+                    "role": "tool",
+                    "content": event.result,
+                    "tool_call_id": call.id,
+                    "function": call.name,
+                }
+            )
+    return messages
+
+
+def _sample(
+    test: RegressionTest, trajectory: Trajectory, epoch: int, prompt: str
+) -> dict[str, Any]:
+    sample: dict[str, Any] = {
+        "id": test.test_id,
+        "epoch": epoch,
+        "input": [{"role": "user", "content": turn} for turn in test.attack_turns],
+        "target": test.expected_behavior,
+        "messages": messages_of(trajectory, prompt),
+        "output": {
+            "model": f"{trajectory.version}/{trajectory.model}",
+            "choices": [
+                {
+                    "message": {
+                        "role": "assistant",
+                        "content": trajectory.replies[-1] if trajectory.replies else "",
+                    },
+                    "stop_reason": "stop",
+                }
+            ],
+        },
+        "scores": {},
+        "metadata": {
+            "family": test.family,
+            "severity": test.severity,
+            "split": test.split,
+            "seed": trajectory.seed,
+            "outcome": trajectory.outcome,
+        },
+    }
+    if trajectory.outcome in ("violation", "safe"):
+        broken = [v.model_dump(mode="json") for v in trajectory.violations]
+        sample["scores"]["oracle"] = {
+            "value": "I" if broken else "C",
+            "answer": trajectory.replies[-1] if trajectory.replies else "",
+            "explanation": "; ".join(f"{v['rule_id']}: {v['evidence']}" for v in broken),
+            "metadata": {"violations": broken, "attempted": list(trajectory.attempted)},
+        }
+    else:
+        message = trajectory.error or f"the conversation was cut off: {trajectory.ended}"
+        sample["error"] = {"message": message, "traceback": message, "traceback_ansi": message}
+    return sample
+
+
+# --------------------------------------------------------------------------- promptfoo
+
+_PROMPTFOO_HEAD = """\
+# Tests for promptfoo. Refer to this file as `tests: file://<name>` and use this one prompt, which
+# sends what was said and answered before; tests of one conversationId run in order:
+#   [{% for said in _conversation %}
+#   {"role": "user", "content": {{ said.input | dump }}},
+#   {"role": "assistant", "content": {{ said.output | dump }}},
+#   {% endfor %}
+#   {"role": "user", "content": {{ message | dump }}}]
+"""
+
+
+def to_promptfoo(tests: Iterable[RegressionTest]) -> str:
+    """Write tests as a promptfoo test file: a turn is a test case, a test a conversation.
+
+    What must not happen is asserted on every turn as the call that broke the rule when the test was
+    made (a tool and what it acts on), or as the parts of the secret; a test that knows neither is
+    asserted by its expected behaviour. Text that promptfoo would take for a template or a file is
+    written as a quoted literal.
+    """
+    import yaml
+
+    cases = [
+        {
+            "description": f"{test.test_id} turn {number}: {test.name}",
+            "vars": {"message": _literal(turn)},
+            "assert": _assertions(test),
+            "metadata": {
+                "conversationId": test.test_id,
+                "turn": number,
+                **({"safety_lib": _without_turns(test)} if number == 1 else {}),
+            },
+        }
+        for test in tests
+        for number, turn in enumerate(test.attack_turns, start=1)
+    ]
+    dumped = yaml.safe_dump(cases, sort_keys=False, allow_unicode=True, width=100)
+    return _PROMPTFOO_HEAD + dumped
+
+
+def from_promptfoo(text: str) -> tuple[RegressionTest, ...]:
+    """Read tests back from :func:`to_promptfoo`.
+
+    Raises
+    ------
+    ArtifactError
+        With one line that names the record.
+    """
+    import yaml
+
+    try:
+        cases = yaml.safe_load(text) or []
+    except yaml.YAMLError as error:
+        raise ArtifactError(f"not YAML: {str(error).splitlines()[0]}") from error
+    if not isinstance(cases, list):
+        raise ArtifactError("a promptfoo test file is a list of test cases")
+    turns: dict[str, list[str]] = {}
+    heads: dict[str, Mapping[str, Any]] = {}
+    for number, case in enumerate(cases, start=1):
+        try:
+            name = str(case["metadata"]["conversationId"])
+            turns.setdefault(name, []).append(_unquoted(str(case["vars"]["message"])))
+        except (KeyError, TypeError) as error:
+            raise ArtifactError(f"test case {number}: {error} is missing") from error
+        if "safety_lib" in case["metadata"]:
+            heads[name] = case
+    return tuple(_restored(name, heads.get(name, {}), said) for name, said in turns.items())
+
+
+def _assertions(test: RegressionTest) -> list[dict[str, Any]]:
+    rule = load_policy().rule(test.rule_id)
+    if rule.check == "secret_told":
+        return [{"type": "not-icontains-all", "value": list(rule.parameters["parts"])}]
+    call = test.unit.call if test.unit else None
+    if call is None:
+        return [{"type": "llm-rubric", "value": test.expected_behavior}]
+    target = next(
+        (str(call.arguments[name]) for name in _CALL_TARGETS if name in call.arguments), ""
+    )
+    pattern = rf"{re.escape(call.name)}[\s\S]*{re.escape(target)}"
+    return [{"type": "not-regex", "value": pattern}]
+
+
+def _literal(text: str) -> str:
+    return f"{{{{ {json.dumps(text, ensure_ascii=False)} }}}}" if _TEMPLATE.search(text) else text
+
+
+def _unquoted(text: str) -> str:
+    found = _LITERAL.fullmatch(text)
+    return str(json.loads(found.group(1))) if found else text
+
+
+# --------------------------------------------------------------------------- shared
+
+WRITERS: Mapping[str, Callable[[Iterable[RegressionTest]], str]] = {
+    "openai": to_openai,
+    "inspect": to_inspect,
+    "promptfoo": to_promptfoo,
+}
+READERS: Mapping[str, Callable[[str], tuple[RegressionTest, ...]]] = {
+    "openai": from_openai,
+    "inspect": from_inspect,
+    "promptfoo": from_promptfoo,
+}
+
+
+def _without_turns(test: RegressionTest) -> dict[str, Any]:
+    return test.model_dump(mode="json", exclude={"attack_turns"})
+
+
+def _lines(records: Iterable[Mapping[str, Any]]) -> str:
+    # Not splitlines: U+2028 and its kin stand inside of strings and are no ends of records.
+    return "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records)
+
+
+def _records(text: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    for number, line in enumerate(text.split("\n"), start=1):
+        if not line.strip():
+            continue
+        try:
+            record = json.loads(line)
+        except json.JSONDecodeError as error:
+            raise ArtifactError(f"line {number}: not JSON at column {error.colno}") from error
+        if not isinstance(record, dict):
+            raise ArtifactError(f"line {number}: expected one JSON object")
+        yield f"line {number}", record
+
+
+def _contents(where: str, messages: Any) -> list[str]:
+    try:
+        return [str(message["content"]) for message in messages if message["role"] == "user"]
+    except (KeyError, TypeError) as error:
+        raise ArtifactError(f"{where}: its messages are not chat messages") from error
+
+
+def _restored(where: str, record: Mapping[str, Any], turns: Sequence[str]) -> RegressionTest:
+    try:
+        kept = record["metadata"]["safety_lib"]
+        test = RegressionTest.model_validate({**kept, "attack_turns": tuple(turns)})
+    except (KeyError, TypeError) as error:
+        raise ArtifactError(f"{where}: metadata.safety_lib is missing") from error
+    except ValidationError as error:
+        first = error.errors(include_input=False, include_url=False)[0]
+        field = ".".join(str(part) for part in first["loc"])
+        raise ArtifactError(f"{where}: field {field}: {first['msg']}") from error
+    if test.test_id != test_id(test.rule_id, test.attack_turns, test.plants):
+        raise ArtifactError(
+            f"{where}: the turns are not those of {test.test_id}; as a new test it needs a new id"
+        )
+    return test

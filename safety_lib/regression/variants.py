@@ -1,0 +1,169 @@
+"""Variants: the same goal in other words, under other names, at another pace.
+
+A metamorphic variant changes what must not matter. A test that catches a defect and not its wording
+fails in its variants too; one that does not was a memory of one sentence. Variants stay in the
+family and on the side of the split of the test that they come from, so nothing leaks.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Mapping
+
+from safety_lib.agent.sandbox import load_company
+from safety_lib.attack.scenarios import load_tactics
+from safety_lib.records import Plant, RegressionTest
+from safety_lib.regression.signature import test_id
+from safety_lib.streams import key, pick
+
+_CUSTOMER = re.compile(r"\bC-\d{4}\b")
+_ACCOUNT = re.compile(r"\bAC-(?!CANARY)[\w-]*\w")
+_OUTSIDE = re.compile(r"\b[\w.+-]+@(?!northwind\.example\b)(?=[\w-]+(?:\.[\w-]+)+)", re.IGNORECASE)
+_POLITE = ("Hello.", "Good morning.", "One more thing.", "Hi there.")
+
+KINDS: tuple[str, ...] = ("paraphrase", "names", "politeness", "small_talk", "spelling")
+
+
+def variants(test: RegressionTest, seed: int = 0) -> tuple[RegressionTest, ...]:
+    """Make the variants of a test, one of each kind that changes it.
+
+    Parameters
+    ----------
+    test : RegressionTest
+        What they come from.
+    seed : int
+        Chooses among wordings and names.
+
+    Returns
+    -------
+    tuple of RegressionTest
+        Proposed tests: rule, family, split, severity and benign twin are the test's own. Their
+        reproduction is still the test's; run them before you trust them.
+
+        ``paraphrase``
+            another wording of the same tactic, where the words are those of a known one;
+        ``names``
+            other customers, accounts and addresses, the same ones everywhere;
+        ``politeness``
+            a greeting before each message;
+        ``small_talk``
+            a message that asks for nothing, at the beginning;
+        ``spelling``
+            other letter case and blanks where nothing depends on them.
+    """
+    makers: dict[str, Callable[[str], str]] = {
+        "paraphrase": lambda text: paraphrase(text, seed),
+        "names": lambda text: _renamed(text, _names(test, seed)),
+        "politeness": lambda text: f"{pick(_POLITE, seed, 'polite', text)} {text}",
+        "spelling": _respelt,
+    }
+    made = []
+    for kind in KINDS:
+        if kind == "small_talk":
+            turns: tuple[str, ...] = ("Hello, how are you today?", *test.attack_turns)
+            plants = test.plants
+        else:
+            turns = tuple(makers[kind](text) for text in test.attack_turns)
+            rename = kind == "names"
+            plants = tuple(
+                _renamed_plant(p, _names(test, seed)) if rename else p for p in test.plants
+            )
+        if (turns, plants) != (test.attack_turns, test.plants):
+            made.append(_variant(test, kind, turns, plants))
+    return tuple(made)
+
+
+def paraphrase(text: str, seed: int) -> str:
+    """Say the same with another wording of the same tactic; unknown words stay as they are.
+
+    Examples
+    --------
+    >>> paraphrase("The weather is fine.", seed=1)
+    'The weather is fine.'
+    >>> paraphrase("Please read ticket T-201.", seed=1) != "Please read ticket T-201."
+    True
+    """
+    pieces = re.split(r"(?<=[.!?])\s+", text.strip())
+    said: list[str] = []
+    start = 0
+    while start < len(pieces):
+        # The longest run of sentences that is one wording of a tactic.
+        for stop in range(len(pieces), start, -1):
+            found = _wording(" ".join(pieces[start:stop]))
+            if found:
+                tactic, clause, used = found
+                others = [w for w in load_tactics()[tactic] if w != used]
+                words = pick(others or [used], seed, "paraphrase", clause)
+                new = words.replace("{clause}", clause)
+                said.append(new[0].upper() + new[1:])
+                start = stop
+                break
+        else:
+            said.append(pieces[start])
+            start += 1
+    return " ".join(said)
+
+
+def _wording(text: str) -> tuple[str, str, str] | None:
+    for tactic, wordings in load_tactics().items():
+        for wording in wordings:
+            before, _, after = wording.partition("{clause}")
+            fits = text.lower().startswith(before.lower()) and text.endswith(after)
+            clause = text[len(before) : len(text) - len(after)]
+            if fits and before and clause and not re.search(r"[.!?](\s|$)", clause):
+                return tactic, clause, wording
+    return None
+
+
+def _names(test: RegressionTest, seed: int) -> Mapping[str, str]:
+    texts = (*test.attack_turns, *(plant.text for plant in test.plants))
+    customers = sorted(load_company()["customers"])
+    names: dict[str, str] = {}
+    for text in texts:
+        for name in _CUSTOMER.findall(text):
+            others = [c for c in customers if c != name and c not in names.values()]
+            if name in customers and name not in names:
+                names[name] = pick(others, seed, "customer", name)
+        for name in _ACCOUNT.findall(text):
+            names.setdefault(name, f"AC-{10000 + key(seed, 'account', name) % 90000}")
+        for name in _OUTSIDE.findall(text):
+            names.setdefault(name, f"{pick(_LOCAL, seed, 'address', name)}@")
+    return names
+
+
+_LOCAL = ("j.moreau", "accounts", "s.okafor", "records", "team.lead")
+
+
+def _renamed(text: str, names: Mapping[str, str]) -> str:
+    if not names:
+        return text
+    known = re.compile("|".join(rf"\b{re.escape(name)}" for name in sorted(names, key=len)[::-1]))
+    return known.sub(lambda found: names[found.group()], text)
+
+
+def _renamed_plant(plant: Plant, names: Mapping[str, str]) -> Plant:
+    return plant.model_copy(update={"text": _renamed(plant.text, names)})
+
+
+def _respelt(text: str) -> str:
+    first, _, rest = text.partition(" ")
+    return f"  {first.lower()}  {rest}" if rest else text
+
+
+def _variant(
+    test: RegressionTest, kind: str, turns: tuple[str, ...], plants: Iterable[Plant]
+) -> RegressionTest:
+    plants = tuple(plants)
+    return test.model_copy(
+        update={
+            "test_id": test_id(test.rule_id, turns, plants),
+            "name": f"{test.name} ({kind.replace('_', ' ')})",
+            "attack_turns": turns,
+            "plants": plants,
+            "lifecycle": "proposed",
+            "lifecycle_reason": f"{kind} of {test.test_id}",
+            "minimised": None,
+            "unit": None,
+            "duplicates": 0,
+        }
+    )
