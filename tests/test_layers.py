@@ -1,0 +1,74 @@
+"""Layers import downward only, and importing the package stays cheap."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).resolve().parent.parent / "safety_lib"
+LAYERS: tuple[frozenset[str], ...] = (
+    frozenset({"records"}),
+    frozenset({"policy", "stats", "artifacts", "streams", "exercises"}),
+    frozenset({"agent"}),
+    frozenset({"attack"}),
+    frozenset({"rollout"}),
+    frozenset({"stress"}),
+    frozenset({"regression"}),
+    frozenset({"gate"}),
+    frozenset({"incident"}),
+    frozenset({"figures", "report"}),
+    frozenset({"pipeline"}),
+    frozenset({"__main__"}),
+)
+RANK = {name: rank for rank, names in enumerate(LAYERS) for name in names}
+
+
+def imported(source: str) -> set[str]:
+    """Top-level parts of safety_lib that a module imports, lazily or not."""
+    found = set()
+    for node in ast.walk(ast.parse(source)):
+        names: list[str] = []
+        if isinstance(node, ast.ImportFrom) and node.module:
+            names = [node.module]
+            if node.module == "safety_lib":
+                names = [f"safety_lib.{alias.name}" for alias in node.names]
+        elif isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        found.update(n.split(".")[1] for n in names if n.startswith("safety_lib."))
+    return found
+
+
+def upward(part: str, source: str) -> set[str]:
+    """What a module of a part imports although it stands above it."""
+    return {name for name in imported(source) if RANK[name] > RANK[part]}
+
+
+MODULES = sorted(p for p in PACKAGE.rglob("*.py") if p.parent != PACKAGE or p.stem != "__init__")
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda p: str(p.relative_to(PACKAGE)))
+def test_a_module_imports_only_from_layers_before_it(path: Path) -> None:
+    part = path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+    assert upward(part, path.read_text(encoding="utf-8")) == set()
+
+
+@pytest.mark.parametrize(
+    "source",
+    ["from safety_lib.gate.decide import decide", "def f():\n    import safety_lib.figures\n"],
+)
+def test_an_import_upward_is_seen(source: str) -> None:
+    assert upward("agent", source)
+
+
+@pytest.mark.parametrize(
+    "module", ["records", "agent.loop", "rollout.campaign", "report", "figures", "__main__"]
+)
+def test_heavy_modules_are_imported_where_they_are_used(module: str) -> None:
+    code = f"import sys, safety_lib.{module}; print(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    heavy = {"scipy.stats", "pandas", "matplotlib.pyplot", "duckdb", "openai", "papermill"}
+    assert heavy.isdisjoint(done.stdout.split())
