@@ -34,7 +34,7 @@ lab: $(VENV)/core ## open the notebooks in JupyterLab
 	$(RUN) -m jupyter lab notebooks
 
 notebooks: $(VENV)/core ## run the notebooks and store them with their outputs
-	$(RUN) -m safety_lib.pipeline.refresh
+	$(RUN) -c "from safety_lib.pipeline import refresh_notebooks; refresh_notebooks()"
 
 lint: $(VENV)/dev ## ruff and mypy, notebooks included
 	$(RUN) -m ruff check .
