@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from safety_lib.agent.backends import BackendError, ToolSchema
-from safety_lib.agent.loop import STOPPED, WITHHELD, Agent
+from safety_lib.agent.loop import SILENT, STOPPED, WITHHELD, Agent
 from safety_lib.agent.versions import load_version
 from safety_lib.records import Event, Message, Plant, ToolCall, Trajectory
 from safety_lib.rollout.conversation import Script, hold, replay
@@ -279,7 +279,7 @@ def test_a_step_limit_after_a_violation_is_a_violation() -> None:
 def test_a_model_that_repeats_a_call_in_one_turn_makes_it_once() -> None:
     session = Agent(V1, Scripted(*[calls(READ)] * 9)).session(seed=1)
     reply = session.send("Read T-201.")
-    assert reply.text == session.sandbox.tickets["T-201"]
+    assert reply.text == SILENT
     assert kinds(session.events).count("executed") == 1
 
 
