@@ -116,7 +116,17 @@ def _changed(plan: Plan, changes: Mapping[str, Any], where: str) -> Plan:
 
 def _kind(model: str) -> str:
     kind, _, rest = model.partition(":")
-    return _kind(rest.partition(":")[2]) if kind == "record" else kind
+    if kind == "record":
+        return _kind(rest.partition(":")[2])
+    if kind == "cassette" and rest:
+        # A tape holds the answers to the plan that it was recorded with.
+        from safety_lib.agent.backends.cassette import recorded_model
+
+        try:
+            return _kind(recorded_model(rest))
+        except ValueError as error:
+            raise PipelineError(str(error)) from error
+    return kind
 
 
 def notebook_of(stage: str, folder: Path) -> Path:

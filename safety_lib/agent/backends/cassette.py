@@ -140,6 +140,21 @@ class Recorder:
         return self._tape.add(key, _shown(messages), asked)
 
 
+def recorded_model(path: str | Path) -> str:
+    """Return the name of the model that a cassette was recorded with.
+
+    Raises
+    ------
+    ValueError
+        If the file is missing or is not a cassette of this version; one line says why.
+    """
+    try:
+        with Path(path).open("rb") as file:
+            return _header(Path(path), file.readline())
+    except OSError as error:
+        raise ValueError(f"{path}: cannot be read: {error.strerror}") from error
+
+
 def request_key(
     of_model: Mapping[str, Any],
     messages: Sequence[Message],

@@ -554,7 +554,7 @@ def answer_schema(tools: Sequence[ToolSchema], max_tokens: int) -> dict[str, Any
         )
         for tool in tools
     ]
-    reply = {"type": "string", "maxLength": max_tokens}
+    reply = {"type": "string", "minLength": 1, "maxLength": max_tokens}
     return {"anyOf": [*alternatives, _closed({"tool": {"const": NO_TOOL}, "reply": reply})]}
 
 
