@@ -707,6 +707,57 @@ class Intervention(Record):
     ci_high: float
 
 
+class ConfigProbe(Record):
+    """One mixture of two versions that was run: the changes that it had, and how often it broke."""
+
+    changes: tuple[str, ...]
+    k: int
+    n: int
+    fails: bool
+
+
+class Contribution(Record):
+    """What one change does to the failure rate: alone, and on average over all orders (Shapley)."""
+
+    key: str
+    alone: float
+    estimate: float
+    ci_low: float
+    ci_high: float
+
+
+class Bisection(Record):
+    """Which config changes a failure hangs on, found by running mixtures of two versions.
+
+    ``enough`` is a minimal set that brings the failure into the good version; ``needed`` one whose
+    undoing takes it out of the bad version. Both are empty where ``why_not`` says why.
+    """
+
+    good: str
+    bad: str
+    changes: tuple[str, ...]
+    enough: tuple[str, ...]
+    needed: tuple[str, ...]
+    contributions: tuple[Contribution, ...]
+    why_not: str = ""
+    probes: tuple[ConfigProbe, ...]
+    replays: int
+
+    @property
+    def name(self) -> str:
+        """The changes that are enough, the strongest first, or ``not identified``."""
+        return " + ".join(self.enough) or "not identified"
+
+    def __str__(self) -> str:
+        if self.why_not:
+            return f"not identified: {self.why_not}"
+        return (
+            f"{self.name}: enough to bring the failure into {self.good}; undoing "
+            f"{' + '.join(self.needed)} takes it out of {self.bad} ({len(self.probes)} mixtures of "
+            f"{len(self.changes)} changes, {self.replays} replays)"
+        )
+
+
 class BlastRadius(Record):
     """How many conversations were affected: an estimate from an audit, with its interval."""
 

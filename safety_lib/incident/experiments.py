@@ -1,0 +1,345 @@
+"""Experiments of the incident stage: what needs more runs than a notebook has time for.
+
+Is the cause that is named the cause that was put in? Do the intervals of the blast radius cover
+the truth as often as they say? What does closing the loop buy, round after round?
+"""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from safety_lib.agent.versions import Version
+from safety_lib.incident.bisection import FAILS_SHARE, bisect_changes
+from safety_lib.incident.faults import (
+    FAULTS,
+    Fault,
+    Injected,
+    incidents_of,
+    pairs_of,
+    release_of,
+)
+from safety_lib.policy import load_policy
+from safety_lib.records import Bisection, Experiment
+from safety_lib.regression.minimise import breaks
+from safety_lib.rollout.campaign import run_campaign
+from safety_lib.stats.intervals import wilson
+
+COMMAND = "make experiments"
+
+# --------------------------------------------------------------------------- root cause
+
+REPLAYABLE = 0.3  # an incident that comes back less often cannot be investigated by replay
+LOOK_REPLAYS = 30
+ALL = 1000
+
+# What the label on an incident's file would have us blame: the layer that is in charge of such
+# attacks. A table like this is what reading the label amounts to.
+LABEL_TABLE: Mapping[str, str] = {
+    "policy_erosion": "safeguards.trajectory",
+    "intent_drift": "safeguards.trajectory",
+    "decomposition": "safeguards.trajectory",
+    "context_manipulation": "safeguards.pre_action",
+    "indirect_injection": "safeguards.post_action",
+}
+
+
+@dataclass(frozen=True)
+class Case:
+    """One injected incident: what was put in, and what each way of naming a cause says.
+
+    Attributes
+    ----------
+    injected : Injected
+        The incident; no search sees the faults of its release.
+    rate, rate_good : float
+        How often the incident comes back on the faulty and on the good release, on seeds that no
+        search uses.
+    found : Bisection or None
+        What the search says; None where the incident comes back too rarely to be investigated.
+    one_by_one : str
+        What undoing each change alone points to; empty where no single change rescues.
+    """
+
+    injected: Injected
+    rate: float
+    rate_good: float
+    found: Bisection | None = None
+    one_by_one: str = ""
+    one_by_one_replays: int = 0
+
+    @property
+    def faults(self) -> tuple[str, ...]:
+        """The names of the faults."""
+        return tuple(fault.name for fault in self.injected.release.faults)
+
+    @property
+    def keys(self) -> frozenset[str]:
+        """The settings of the faults: the truth."""
+        return self.injected.release.keys
+
+    @property
+    def in_population(self) -> bool:
+        """Whether there is something to find: it comes back, and the good release holds it.
+
+        Decided before any search, and without asking which change it is due to.
+        """
+        return self.rate >= REPLAYABLE and self.rate_good < FAILS_SHARE * self.rate
+
+    @property
+    def told(self) -> str:
+        """What the search names first, or an empty string."""
+        return self.found.enough[0] if self.found and self.found.enough else ""
+
+    @property
+    def everything(self) -> frozenset[str]:
+        """All settings that the search names, as enough or as needed."""
+        return frozenset((*self.found.enough, *self.found.needed) if self.found else ())
+
+    @property
+    def named(self) -> bool:
+        """Whether the first that is named is a fault."""
+        return self.told in self.keys
+
+    @property
+    def label_says(self) -> bool:
+        """Whether the layer that the label points to is that of a fault."""
+        return any(fault.startswith(LABEL_TABLE[self.injected.label]) for fault in self.keys)
+
+
+def run_case(injected: Injected, *, replays: int, seed: int) -> Case:
+    """Look at one injected incident, then search for its cause without knowing it.
+
+    Parameters
+    ----------
+    injected : Injected
+        The incident.
+    replays : int
+        Seeds of the search.
+    seed : int
+        The run's seed; the search and the look beforehand draw from different streams.
+    """
+    release = injected.release
+    seeds = injected.seeds(LOOK_REPLAYS, seed, "look")
+    rate, rate_good = (
+        _broken(injected, v, seeds) / LOOK_REPLAYS for v in (release.bad, release.good)
+    )
+    case = Case(injected, rate, rate_good)
+    return _searched(case, replays, seed) if rate >= REPLAYABLE else case
+
+
+def _searched(case: Case, replays: int, seed: int) -> Case:
+    injected, release = case.injected, case.injected.release
+    seeds = injected.seeds(replays, seed, "search")
+    found = bisect_changes(
+        injected.plan, release.good, release.bad, rule_id=injected.rule_id, seeds=seeds
+    )
+    named, cost = _one_by_one(injected, seeds) if case.in_population else ("", 0)
+    return replace(case, found=found, one_by_one=named, one_by_one_replays=cost)
+
+
+def _broken(injected: Injected, version: Version, seeds: Sequence[int]) -> int:
+    held = run_campaign(injected.plan(version, s) for s in seeds)
+    return sum(breaks(t, injected.rule_id) for t in held)
+
+
+def _one_by_one(injected: Injected, seeds: Sequence[int]) -> tuple[str, int]:
+    """Undo each change alone and take the one that rescues most: the obvious way."""
+    good, bad = injected.release.good, injected.release.bad
+    before = _broken(injected, bad, seeds)
+    after = {
+        c.key: _broken(injected, bad.having({c.key: c.before}), seeds) for c in good.changes_to(bad)
+    }
+    best = min(after, key=lambda name: after[name])
+    named = best if before and after[best] < FAILS_SHARE * before else ""
+    return named, (len(after) + 1) * len(seeds)
+
+
+def single_cases(
+    faults: Iterable[Fault] = FAULTS, *, per_fault: int, replays: int, seed: int
+) -> Iterator[Case]:
+    """Inject faults one at a time and investigate the incidents that follow.
+
+    A fault is left after ``per_fault`` incidents of the population; those that were met on the way
+    and are not of it are yielded too.
+    """
+    for fault in faults:
+        met = 0
+        release = release_of(fault, seed=seed)
+        for injected in incidents_of(release, most=ALL, seed=seed):
+            case = run_case(injected, replays=replays, seed=seed)
+            yield case
+            met += case.in_population
+            if met == per_fault:
+                break
+
+
+def pair_cases(
+    pairs: Iterable[tuple[Fault, Fault]], *, per_pair: int, replays: int, seed: int
+) -> Iterator[Case]:
+    """Inject two faults at once and investigate the incidents that follow."""
+    for pair in pairs:
+        release = release_of(*pair, seed=seed)
+        for injected in incidents_of(release, most=per_pair, seed=seed):
+            yield run_case(injected, replays=replays, seed=seed)
+
+
+def root_cause_accuracy(
+    faults: Sequence[Fault] = FAULTS,
+    *,
+    per_fault: int = 6,
+    per_pair: int = 1,
+    replays: int = 24,
+    fewer: Sequence[int] = (3, 6, 12),
+    seed: int = 7,
+) -> Experiment:
+    """Inject faults, alone and in pairs, and count how often the search names one of them first.
+
+    The population is fixed before any search: incidents that come back in at least 30% of fresh
+    replays, and at least twice as often on the faulty release as on the good one before it. Beside
+    the search stand undoing each change alone, the layer that the incident's label points to, and
+    the best table from labels to settings that anybody could write, fitted to these very incidents.
+
+    Parameters
+    ----------
+    faults : sequence of Fault
+        What to inject; of the pairs those in which both are of them.
+    per_fault, per_pair : int
+        Incidents of the population for each fault, and incidents for each pair.
+    replays : int
+        Seeds of each search.
+    fewer : sequence of int
+        Smaller numbers of seeds, to see what accuracy costs.
+    seed : int
+        The run's seed.
+    """
+    single = list(single_cases(faults, per_fault=per_fault, replays=replays, seed=seed))
+    pairs = list(pair_cases(pairs_of(tuple(faults)), per_pair=per_pair, replays=replays, seed=seed))
+    found = [case for case in single if case.in_population]
+    curve = [
+        {"replays": n, **_accuracy([_searched(case, n, seed) for case in found])} for n in fewer
+    ]
+    curve.append({"replays": replays, **_accuracy(found)})
+    idle = [case for case in single if case.rate >= REPLAYABLE and not case.in_population]
+    result = {
+        "single": _accuracy(found),
+        "single_by_fault": [_of_fault(fault, single) for fault in faults],
+        "nothing_to_find": {
+            "incidents": len(idle),
+            "not_identified": sum(not case.told for case in idle),
+        },
+        "by_replays": curve,
+        "pairs": _accuracy([case for case in pairs if case.in_population]),
+        "incidents": {"single": len(single), "pairs": len(pairs)},
+        "misses": [_miss(case) for case in (*single, *pairs) if _missed(case)],
+        "cases": [_row(case) for case in found],
+    }
+    return _experiment(
+        "root_cause_accuracy",
+        seed,
+        {
+            "faults": [fault.name for fault in faults],
+            "per_fault": per_fault,
+            "per_pair": per_pair,
+            "replays": replays,
+            "fewer": list(fewer),
+            "replayable": REPLAYABLE,
+            "look_replays": LOOK_REPLAYS,
+        },
+        result,
+    )
+
+
+def _accuracy(cases: Sequence[Case]) -> dict[str, Any]:
+    """Count what each way of naming a cause gets right on the same incidents."""
+    n = len(cases)
+    if not n:
+        return {"n": 0}
+    changes = [len(case.found.changes) for case in cases if case.found]
+    table: defaultdict[str, Counter[str]] = defaultdict(Counter)
+    for case in cases:
+        table[case.injected.label].update(case.keys)
+    best = sum(
+        max(sum(key in case.keys for case in cases if case.injected.label == label) for key in keys)
+        for label, keys in table.items()
+    )
+    return {
+        "n": n,
+        "search": _rate(sum(case.named for case in cases), n),
+        "one_by_one": _rate(sum(case.one_by_one in case.keys for case in cases), n),
+        "label": _rate(sum(case.label_says for case in cases), n),
+        "best_label_table": _rate(best, n),
+        "guess": round(sum(len(c.keys) for c in cases) / sum(changes), 4),
+        "only_faults_named": sum(bool(c.told) and c.everything <= c.keys for c in cases),
+        "replays_search": round(sum(c.found.replays for c in cases if c.found) / n, 1),
+        "replays_one_by_one": round(sum(c.one_by_one_replays for c in cases) / n, 1),
+    }
+
+
+def _rate(k: int, n: int) -> dict[str, Any]:
+    rate = wilson(k, n)
+    return {"k": k, "n": n, "ci_low": round(rate.low, 4), "ci_high": round(rate.high, 4)}
+
+
+def _of_fault(fault: Fault, cases: Sequence[Case]) -> dict[str, Any]:
+    mine = [case for case in cases if case.faults == (fault.name,)]
+    found = [case for case in mine if case.in_population]
+    return {
+        "fault": fault.name,
+        "component": fault.component,
+        "setting": fault.key,
+        "incidents": len(mine),
+        "come_back_too_rarely": sum(case.rate < REPLAYABLE for case in mine),
+        "good_breaks_too": sum(case.rate >= REPLAYABLE and not case.in_population for case in mine),
+        "population": len(found),
+        "named": sum(case.named for case in found),
+        "label": sum(case.label_says for case in found),
+    }
+
+
+def _missed(case: Case) -> bool:
+    return case.in_population and not case.named
+
+
+def _miss(case: Case) -> dict[str, Any]:
+    assert case.found is not None
+    return {
+        "faults": list(case.faults),
+        "rule": case.injected.rule_id,
+        "rate": round(case.rate, 4),
+        "rate_good": round(case.rate_good, 4),
+        "said": str(case.found).split(" (")[0],
+    }
+
+
+def _row(case: Case) -> dict[str, Any]:
+    return {
+        "fault": case.faults[0],
+        "rule": case.injected.rule_id,
+        "label": case.injected.label,
+        "rate": round(case.rate, 4),
+        "told": case.told,
+        "one_by_one": case.one_by_one,
+    }
+
+
+def _experiment(
+    name: str, seed: int, parameters: dict[str, Any], result: dict[str, Any]
+) -> Experiment:
+    return Experiment(
+        artifact=Experiment.SCHEMA,
+        schema_version=Experiment.VERSION,
+        seed=seed,
+        model="simulated",
+        config_sha256={},
+        policy_sha256=load_policy().sha256,
+        name=name,
+        command=COMMAND,
+        parameters=parameters,
+        result=result,
+    )
+
+
+EXPERIMENTS: dict[str, Callable[[], Experiment]] = {"root_cause_accuracy": root_cause_accuracy}
