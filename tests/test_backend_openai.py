@@ -509,7 +509,7 @@ def test_the_schema_has_one_alternative_per_tool_with_bounded_strings() -> None:
     assert pay["properties"]["arguments"]["properties"]["to"] == {"enum": ["a", "b"]}
     assert talk["properties"] == {
         "tool": {"const": "none"},
-        "reply": {"type": "string", "minLength": 1, "maxLength": 100},
+        "reply": {"type": "string", "minLength": 1, "maxLength": 84},
     }
 
 

@@ -27,7 +27,8 @@ from safety_lib.agent.backends import BackendError
 from safety_lib.agent.backends.openai import OpenAIChat, import_openai, read_settings
 
 MODEL = "SmolLM2-135M-Instruct"
-SLOTS = 2
+CALLS = 2  # at once; more share the cores and gain nothing
+SLOTS = 6  # prompts kept: each version begins with its own, and so does one whose policy is gone
 CONTEXT = 4096
 START_SECONDS = 60.0
 _INSTALL = (
@@ -55,6 +56,8 @@ class _Server:
         params.endpoint_slots = False
         params.n_parallel = SLOTS
         params.n_ctx = SLOTS * CONTEXT
+        # A prompt goes to a slot that holds most of it, else to the one that was idle longest.
+        params.slot_prompt_similarity = 0.5
         params.kv_unified = False
         params.fit_params = False
         params.cache_ram_mib = 0
@@ -102,7 +105,7 @@ def open_local(settings: Mapping[str, Any]) -> OpenAIChat:
     ----------
     settings : Mapping
         The ``model`` section of a version file. The tool protocol is always ``json``, since the
-        model's chat template has no tools, and ``concurrency`` at most the server's two slots.
+        model's chat template has no tools, and ``concurrency`` at most 2.
 
     Raises
     ------
@@ -122,7 +125,7 @@ def open_local(settings: Mapping[str, Any]) -> OpenAIChat:
         if os.getpid() not in _running:
             _running[os.getpid()] = _start()
         _, client = _running[os.getpid()]
-    slots = min(read_settings(settings).concurrency, SLOTS)
+    slots = min(read_settings(settings).concurrency, CALLS)
     own = {**settings, "tool_protocol": "json", "concurrency": slots}
     return OpenAIChat(MODEL, own, client=client, name=f"local:{MODEL}")
 

@@ -554,7 +554,8 @@ def answer_schema(tools: Sequence[ToolSchema], max_tokens: int) -> dict[str, Any
         )
         for tool in tools
     ]
-    reply = {"type": "string", "minLength": 1, "maxLength": max_tokens}
+    # A figure takes a token, so the longest reply of figures must fit beside the object around it.
+    reply = {"type": "string", "minLength": 1, "maxLength": max(1, max_tokens - _FRAME)}
     return {"anyOf": [*alternatives, _closed({"tool": {"const": NO_TOOL}, "reply": reply})]}
 
 
@@ -567,6 +568,7 @@ def _closed(properties: dict[str, Any]) -> dict[str, Any]:
     }
 
 
+_FRAME = 16  # tokens of {"tool": "none", "reply": ""}, and some to spare
 _KEPT = ("type", "enum", "const", "required", "minimum", "maximum")
 
 
