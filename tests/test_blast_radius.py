@@ -10,17 +10,24 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from safety_lib.artifacts import read_artifact
 from safety_lib.incident import blast_radius
 from safety_lib.incident.blast_radius import (
     allocate,
     check_against_truth,
     estimate_blast_radius,
     flag_for,
+    opinions,
+    second_opinions,
+    total,
 )
+from safety_lib.incident.experiments import all_logs, covered_row, simulated_incidents
 from safety_lib.incident.log import COLUMNS, LogError, SessionLog, as_json, writing
 from safety_lib.incident.traffic import TRUTH_COLUMNS
 from safety_lib.policy import load_policy
 from safety_lib.policy.oracle import CHECKS, judge
+from safety_lib.records import Experiment
+from safety_lib.streams import key
 
 ARTIFACTS = Path(__file__).parents[1] / "artifacts"
 LOG, TRUTH = ARTIFACTS / "production_log.parquet", ARTIFACTS / "production_truth.parquet"
@@ -174,7 +181,7 @@ def test_a_stratum_that_was_read_in_full_is_exact_and_costs_no_confidence(tmp_pa
     assert radius.ci_low == radius.estimate == 6
     from safety_lib.stats.audit import hypergeometric_upper
 
-    assert radius.ci_high == 6 + hypergeometric_upper(0, 90, 500, 0.975)
+    assert radius.ci_high == 6 + hypergeometric_upper(0, 90, 500, 0.975, mid_p=True)
 
 
 def test_nothing_flagged_still_gives_an_upper_bound(tmp_path: Path) -> None:
@@ -252,3 +259,95 @@ def test_an_estimate_takes_well_under_a_second_and_a_half() -> None:
     began = time.process_time()  # of all threads, so that a busy machine fails nothing
     estimate_blast_radius(LOG, rule_id="record_exfiltration", version="v2", audit=600, seed=7)
     assert time.process_time() - began < 1.5
+
+
+def test_the_tool_and_the_experiment_are_one_estimator() -> None:
+    radius = estimate_blast_radius(
+        LOG, rule_id="record_exfiltration", version="v2", audit=600, seed=7
+    )
+    with SessionLog(LOG) as log:
+        flag = flag_for("record_exfiltration")
+        sizes = log.split("v2", flag)
+        salt = f"{key(7, 'audit', 'record_exfiltration'):016x}"
+        found = []
+        for flagged, n in zip((True, False), allocate(*sizes, 600), strict=True):
+            ids = log.draw("v2", flag, flagged=flagged, n=n, salt=salt)
+            held = (judge(events) for _, events in log.transcripts(ids))
+            found.append(sum(any(v.rule_id == "record_exfiltration" for v in h) for h in held))
+    assert total(sizes, allocate(*sizes, 600), found) == (
+        radius.estimate,
+        radius.ci_low,
+        radius.ci_high,
+    )
+
+
+@pytest.mark.parametrize(
+    ("sizes", "positive"),
+    [
+        ((1_500, 8_500), (130, 0)),
+        ((1_500, 8_500), (130, 90)),
+        ((800, 9_200), (300, 200)),
+        ((300, 2_000), (20, 60)),
+    ],
+)
+def test_the_interval_covers_about_as_often_as_it_says(
+    sizes: tuple[int, int], positive: tuple[int, int]
+) -> None:
+    # Exact: the two counts of the audit are hypergeometric, so every audit can be enumerated.
+    from scipy.stats import hypergeom
+
+    audited = allocate(*sizes, 400)
+    drawn = [
+        hypergeom(size, hits, n) for size, hits, n in zip(sizes, positive, audited, strict=True)
+    ]
+    covered = {"mover": 0.0, "hypergeometric": 0.0}
+    for x1 in range(int(drawn[0].ppf(1e-4)), int(drawn[0].isf(1e-4)) + 1):
+        for x0 in range(int(drawn[1].ppf(1e-4)), int(drawn[1].isf(1e-4)) + 1):
+            chance = drawn[0].pmf(x1) * drawn[1].pmf(x0)
+            for method in covered:
+                _, low, high = total(sizes, audited, (x1, x0), method=method)  # type: ignore[arg-type]
+                covered[method] += chance * (low <= sum(positive) <= high)
+    assert 0.93 <= covered["mover"] <= 0.975
+    assert covered["hypergeometric"] >= 0.985
+
+
+def test_second_opinions_cost_the_same_and_say_less() -> None:
+    given: dict[str, Any] = {"rule_id": "split_payment", "version": "v2", "audit": 600, "seed": 7}
+    radius = estimate_blast_radius(LOG, **given)
+    said = second_opinions(LOG, **given)
+    assert [opinion.estimator for opinion in said] == [
+        "Rogan-Gladen",
+        "Lang-Reiczigel",
+        "prediction-powered",
+    ]
+    assert {opinion.read for opinion in said} == {radius.audited_n}
+    corrected = said[-1]
+    assert corrected.covers(77)
+    assert corrected.ci_high is not None and corrected.ci_low is not None
+    assert corrected.ci_high - corrected.ci_low > radius.ci_high - radius.ci_low
+
+
+def test_an_opinion_without_a_positive_to_learn_from_says_so() -> None:
+    said = opinions((100, 900), (20, 180), (0, 0))
+    assert [opinion.estimate is None for opinion in said] == [True, True, False]
+    assert "cannot say" in str(said[0])
+    assert not said[0].covers(0)
+
+
+@pytest.fixture(scope="module")
+def stored() -> Experiment:
+    return read_artifact(ARTIFACTS / "experiments" / "blast_radius_coverage.json", Experiment)
+
+
+def test_the_stored_coverage_is_what_was_promised(stored: Experiment) -> None:
+    ours = stored.result["all"]["stratified audit"]
+    assert ours["n"] >= 200
+    assert 0.93 <= ours["ci_low"] <= ours["k"] / ours["n"] <= ours["ci_high"] <= 0.97
+    others = [stored.result["all"][name] for name in ("prediction-powered", "Lang-Reiczigel")]
+    assert all(ours["median_width"] < other["median_width"] for other in others)
+
+
+def test_a_slice_of_the_coverage_comes_out_the_same(stored: Experiment) -> None:
+    logs = all_logs(ARTIFACTS, sessions=stored.parameters["sessions"], seed=stored.seed)
+    again = simulated_incidents(logs, incidents=20, seed=stored.seed)
+    assert [covered_row(case) for case in again] == stored.result["first"]

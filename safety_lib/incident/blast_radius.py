@@ -9,10 +9,11 @@ show in the audit, and the interval says how much a sample of this size can have
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from safety_lib.incident.log import Flag, LogError, SessionLog
 from safety_lib.policy import Policy, load_policy
@@ -20,7 +21,7 @@ from safety_lib.policy.oracle import STATE_CHANGING, judge
 from safety_lib.records import BlastRadius
 from safety_lib.stats.audit import stratified_audit
 from safety_lib.stats.intervals import share
-from safety_lib.streams import key
+from safety_lib.streams import generator, key
 
 
 def estimate_blast_radius(
@@ -36,9 +37,10 @@ def estimate_blast_radius(
     """Estimate how many sessions of a version broke a rule, from a stratified audit of its log.
 
     The estimate is the sum over both strata of N x / n: N sessions, n of them audited, x found to
-    have broken the rule. The interval adds up exact hypergeometric bounds, which hold when nothing
-    was found; a stratum that was audited in full is exact and costs no confidence. How the audit is
-    divided is told in :func:`allocate`.
+    have broken the rule. The interval combines a hypergeometric bound of each stratum (mid-p,
+    mover; see :func:`safety_lib.stats.audit.stratified_audit`), which says something even where
+    nothing was found; a stratum that was audited in full is exact. Over many incidents it covers
+    the truth about as often as it says. How the audit is divided is told in :func:`allocate`.
 
     Parameters
     ----------
@@ -82,8 +84,8 @@ def estimate_blast_radius(
             salt = f"{key(seed, 'audit', rule_id):016x}"
             ids = sessions.draw(version, flag, flagged=flagged, n=n, salt=salt)
             positive.append(_count(sessions, ids, rule_id))
-    estimate, low, high = _total(sizes, planned, positive, level)
-    how = "in full" if sum(planned) == sum(sizes) else "exact hypergeometric bounds, Bonferroni"
+    estimate, low, high = total(sizes, planned, positive, level)
+    how = "in full" if sum(planned) == sum(sizes) else "hypergeometric mid-p bounds, mover"
     return BlastRadius(
         estimate=estimate,
         ci_low=low,
@@ -183,6 +185,149 @@ def flag_for(rule_id: str, policy: Policy | None = None) -> Flag:
     return _FLAGS[rule.check](rule.parameters, policy)
 
 
+@dataclass(frozen=True)
+class Opinion:
+    """What one estimator says about the same log, from the same number of sessions read.
+
+    Attributes
+    ----------
+    estimator : str
+        How it was estimated.
+    estimate, ci_low, ci_high : float or None
+        Sessions; None where the estimator cannot say anything.
+    read : int
+        Sessions that were read for it.
+    """
+
+    estimator: str
+    estimate: float | None
+    ci_low: float | None
+    ci_high: float | None
+    read: int
+
+    def covers(self, truth: float) -> bool:
+        """Say whether the interval holds the truth; what says nothing does not."""
+        return (
+            self.ci_low is not None
+            and self.ci_high is not None
+            and self.ci_low <= truth <= self.ci_high
+        )
+
+    def __str__(self) -> str:
+        if self.estimate is None or self.ci_low is None or self.ci_high is None:
+            return f"{self.estimator}: cannot say, from {self.read:,} read"
+        return (
+            f"{self.estimator}: {self.estimate:,.0f} [{self.ci_low:,.0f}, {self.ci_high:,.0f}], "
+            f"from {self.read:,} read"
+        )
+
+
+def second_opinions(
+    log: str | Path | SessionLog,
+    *,
+    rule_id: str,
+    version: str,
+    audit: int,
+    seed: int,
+    level: float = 0.95,
+) -> tuple[Opinion, ...]:
+    """Estimate the same from a simple random sample of the same size, in three other ways.
+
+    The detector is the condition that flags sessions. Rogan-Gladen takes its error rates, as they
+    show in the sample, for known; Lang-Reiczigel carries their uncertainty; prediction-powered
+    inference corrects the share that is flagged by the mean error in the sample. None of them knows
+    where to look, which is what the strata of :func:`estimate_blast_radius` are for.
+
+    Parameters and errors are those of :func:`estimate_blast_radius`.
+    """
+    share("level", level)
+    flag = flag_for(rule_id)
+    with nullcontext(log) if isinstance(log, SessionLog) else SessionLog(log) as sessions:
+        sizes = sessions.split(version, flag)
+        n = min(audit, sum(sizes))
+        if n < 2:
+            raise LogError(f"{sessions.name}: {_holds(sessions)}, too few of version {version!r}")
+        # A simple random sample falls into the strata by a hypergeometric draw.
+        dice = generator(seed, "second opinion", rule_id)
+        flagged = int(dice.hypergeometric(sizes[0], sizes[1], n))
+        positive = []
+        for stratum, drawn in zip((True, False), (flagged, n - flagged), strict=True):
+            salt = f"{key(seed, 'second opinion', rule_id):016x}"
+            ids = sessions.draw(version, flag, flagged=stratum, n=drawn, salt=salt)
+            positive.append(_count(sessions, ids, rule_id))
+    return opinions(sizes, (flagged, n - flagged), positive, level)
+
+
+def opinions(
+    sizes: Sequence[int], sampled: Sequence[int], positive: Sequence[int], level: float = 0.95
+) -> tuple[Opinion, ...]:
+    """Estimate positives from a simple random sample with a detector, in three ways.
+
+    Parameters
+    ----------
+    sizes, sampled, positive : sequence of int
+        Of the flagged and of the unflagged: all, those in the sample, and the positives in it.
+    level : float
+        Two-sided confidence level in (0, 1).
+
+    Examples
+    --------
+    >>> for opinion in opinions((2_000, 18_000), (60, 540), (6, 0)):
+    ...     print(opinion)
+    Rogan-Gladen: 200 [110, 293], from 600 read
+    Lang-Reiczigel: 200 [0, 799], from 600 read
+    prediction-powered: 200 [0, 666], from 600 read
+    """
+    import numpy as np
+
+    from safety_lib.stats.intervals import Interval
+    from safety_lib.stats.prevalence import lang_reiczigel, ppi_mean, rogan_gladen
+
+    everything, read = sum(sizes), sum(sampled)
+    positives = sum(positive)
+    cleared = sampled[1] - positive[1]
+    negatives = read - positives
+
+    def said(estimator: str, made: Callable[[], Interval]) -> Opinion:
+        try:
+            share_of = made()
+        except ValueError:  # no positive to learn from, or a detector no better than chance
+            return Opinion(estimator, None, None, None, read)
+        return Opinion(
+            estimator,
+            everything * share_of.estimate,
+            everything * share_of.low,
+            everything * share_of.high,
+            read,
+        )
+
+    def known() -> Interval:
+        if not positives or not negatives:
+            raise ValueError("the sample shows no error rate")
+        return rogan_gladen(
+            sizes[0], everything, positive[0] / positives, cleared / negatives, level
+        )
+
+    scores = np.repeat([1.0, 0.0], sizes)
+    labels = np.repeat(
+        [1.0, 0.0, 1.0, 0.0],
+        [positive[0], sampled[0] - positive[0], positive[1], cleared],
+    )
+    return (
+        said("Rogan-Gladen", known),
+        said(
+            "Lang-Reiczigel",
+            lambda: lang_reiczigel(
+                sizes[0], everything, positive[0], positives, cleared, negatives, level
+            ),
+        ),
+        said(
+            "prediction-powered",
+            lambda: ppi_mean(scores, np.repeat([1.0, 0.0], sampled), labels, level),
+        ),
+    )
+
+
 def check_against_truth(radius: BlastRadius, truth_file: str | Path, rule_id: str) -> int:
     """Return how many sessions really broke a rule; only made-up traffic has such a file.
 
@@ -231,9 +376,29 @@ def _count(sessions: SessionLog, ids: list[str], rule_id: str) -> int:
     )
 
 
-def _total(
-    sizes: tuple[int, int], audited: tuple[int, int], positive: list[int], level: float
+def total(
+    sizes: Sequence[int],
+    audited: Sequence[int],
+    positive: Sequence[int],
+    level: float = 0.95,
+    method: Literal["hypergeometric", "mover", "normal"] = "mover",
 ) -> tuple[float, float, float]:
+    """Return the estimated number of positives in all strata, with its interval.
+
+    Parameters
+    ----------
+    sizes, audited, positive : sequence of int
+        Of each stratum: how many there are, were read, and were found positive.
+    level : float
+        Two-sided confidence level in (0, 1).
+    method : str
+        As in :func:`safety_lib.stats.audit.stratified_audit`.
+
+    Examples
+    --------
+    >>> total((100, 900), (100, 300), (7, 0))
+    (7.0, 7.0, 14.0)
+    """
     # What was read in full is known; the error goes to the strata that are not, alone.
     uncertain = [h for h in range(len(sizes)) if audited[h] < sizes[h]]
     known = float(sum(x for h, x in enumerate(positive) if h not in uncertain))
@@ -244,6 +409,7 @@ def _total(
         [audited[h] for h in uncertain],
         [positive[h] for h in uncertain],
         level,
+        method,
     )
     return known + rest.total, known + rest.low, known + rest.high
 

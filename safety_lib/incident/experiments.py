@@ -9,10 +9,17 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from safety_lib.agent.versions import Version
 from safety_lib.incident.bisection import FAILS_SHARE, bisect_changes
+from safety_lib.incident.blast_radius import allocate, flag_for, opinions, total
 from safety_lib.incident.faults import (
     FAULTS,
     Fault,
@@ -21,13 +28,17 @@ from safety_lib.incident.faults import (
     pairs_of,
     release_of,
 )
+from safety_lib.incident.log import LOG_NAME, SessionLog
+from safety_lib.incident.traffic import TRUTH_NAME, write_traffic
 from safety_lib.policy import load_policy
 from safety_lib.records import Bisection, Experiment
 from safety_lib.regression.minimise import breaks
 from safety_lib.rollout.campaign import run_campaign
 from safety_lib.stats.intervals import wilson
+from safety_lib.streams import generator
 
 COMMAND = "make experiments"
+ARTIFACTS = Path(__file__).resolve().parents[2] / "artifacts"
 
 # --------------------------------------------------------------------------- root cause
 
@@ -325,6 +336,238 @@ def _row(case: Case) -> dict[str, Any]:
     }
 
 
+# --------------------------------------------------------------------------- blast radius
+
+_FAULTY_TRAFFIC = (0, 5, 11, 15)  # faults whose releases serve traffic of their own
+LEAST_POSITIVES = 10
+SESSIONS = (5_000, 50_000)
+PREVALENCE = (0.003, 0.1)
+BANDS = (0.01, 0.03)
+AUDIT = (300, 1_000)
+MOST_OVERLOOKED = 0.5
+MOST_FALSE_ALARMS = 0.1
+
+
+@dataclass(frozen=True)
+class Logged:
+    """All sessions of one log, for one rule: what the condition says and what is true."""
+
+    source: str
+    rule_id: str
+    flagged: NDArray[np.bool_]
+    positive: NDArray[np.bool_]
+
+
+@dataclass(frozen=True)
+class Covered:
+    """One simulated incident: its truth, and each estimator's interval."""
+
+    logged: Logged
+    sessions: int
+    truth: int
+    missed: int
+    audit: int
+    said: dict[str, tuple[float, float, float] | None]
+
+    def covers(self, estimator: str) -> bool | None:
+        """Whether the interval holds the truth; None where nothing was said."""
+        said = self.said[estimator]
+        return None if said is None else said[1] <= self.truth <= said[2]
+
+
+def logged_traffic(
+    folder: Path, sample: Path, *, sessions: int, seed: int
+) -> Iterator[tuple[str, Path, Path, str]]:
+    """Yield logs with their hidden truths: the sample input, and traffic on faulty releases.
+
+    Yields
+    ------
+    source, log, truth, version : tuple
+    """
+    yield "sample log, v2", sample / LOG_NAME, sample / TRUTH_NAME, "v2"
+    for number in _FAULTY_TRAFFIC:
+        release = release_of(FAULTS[number], seed=seed)
+        files = write_traffic(folder / str(number), release.bad, sessions, seed + number)
+        yield FAULTS[number].name, *files, release.bad.version
+
+
+def all_logs(sample: Path, *, sessions: int, seed: int) -> list[Logged]:
+    """Look at every log of :func:`logged_traffic`, rule by rule."""
+    with TemporaryDirectory() as folder:
+        sources = logged_traffic(Path(folder), sample, sessions=sessions, seed=seed)
+        return [logged for source in sources for logged in look_at(*source)]
+
+
+def look_at(source: str, log: Path, truth: Path, version: str) -> Iterator[Logged]:
+    """Ask the condition and the truth about every session of a log, rule by rule."""
+    import duckdb
+
+    with duckdb.connect() as connection:
+        broken = dict(
+            connection.execute(
+                "SELECT session_id, list_transform(violations, lambda v: v.rule_id) "
+                "FROM read_parquet(?) ORDER BY session_id",
+                [str(truth)],
+            ).fetchall()
+        )
+    with SessionLog(log) as opened:
+        for rule in load_policy().rules:
+            flag = flag_for(rule.id)
+            n = opened.split(version, flag)[0]
+            flagged = set(opened.draw(version, flag, flagged=True, n=n, salt=""))
+            yield Logged(
+                source,
+                rule.id,
+                np.array([session in flagged for session in broken]),
+                np.array([rule.id in rules for rules in broken.values()]),
+            )
+
+
+def simulated_incidents(logs: Sequence[Logged], *, incidents: int, seed: int) -> Iterator[Covered]:
+    """Draw incidents from logs with a known truth and estimate the radius of each.
+
+    An incident is a rule, a stretch of traffic of random size in which a random share of the
+    sessions broke it, a detector that overlooks a random share of what the condition of the rule
+    flags and raises false alarms, and an audit of random size. Sessions are drawn with replacement
+    from those of a log in which the rule broke, and from those in which it did not. The estimators
+    see the sizes of the strata and the sessions that they read, and nothing else.
+
+    Parameters
+    ----------
+    logs : sequence of Logged
+        Where sessions come from; those in which the rule broke less than ten times are left out.
+    incidents : int
+        How many.
+    seed : int
+        The run's seed.
+    """
+    usable = [logged for logged in logs if logged.positive.sum() >= LEAST_POSITIVES]
+    for number in range(incidents):
+        dice = generator(seed, "coverage", number)
+        logged = usable[dice.integers(len(usable))]
+        size = int(dice.integers(*SESSIONS))
+        broken = int(size * PREVALENCE[0] * (PREVALENCE[1] / PREVALENCE[0]) ** dice.random())
+        hit, rest = np.flatnonzero(logged.positive), np.flatnonzero(~logged.positive)
+        chosen = np.concatenate([dice.choice(hit, broken), dice.choice(rest, size - broken)])
+        positive = logged.positive[chosen]
+        overlooked = dice.random(size) < dice.uniform(0, MOST_OVERLOOKED)
+        wide = dice.random(size) < dice.uniform(0, MOST_FALSE_ALARMS)
+        flagged = (logged.flagged[chosen] & ~overlooked) | (wide & ~positive)
+        yield _covered(logged, flagged, positive, int(dice.integers(*AUDIT)), dice)
+
+
+def _covered(
+    logged: Logged,
+    flagged: NDArray[np.bool_],
+    positive: NDArray[np.bool_],
+    audit: int,
+    dice: np.random.Generator,
+) -> Covered:
+    strata = (positive[flagged], positive[~flagged])
+    sizes = (len(strata[0]), len(strata[1]))
+    said: dict[str, tuple[float, float, float] | None] = {}
+    planned = allocate(*sizes, audit)
+    found = [
+        int(stratum[dice.permutation(len(stratum))[:n]].sum())
+        for stratum, n in zip(strata, planned, strict=True)
+    ]
+    said["stratified audit"] = total(sizes, planned, found)
+    said["the same, exact bounds"] = total(sizes, planned, found, method="hypergeometric")
+    said["the same, normal"] = total(sizes, planned, found, method="normal")
+    n = int(dice.hypergeometric(*sizes, min(audit, sum(sizes))))
+    drawn = (n, min(audit, sum(sizes)) - n)
+    found = [
+        int(stratum[dice.permutation(len(stratum))[:k]].sum())
+        for stratum, k in zip(strata, drawn, strict=True)
+    ]
+    for opinion in opinions(sizes, drawn, found):
+        known = (opinion.estimate, opinion.ci_low, opinion.ci_high)
+        said[opinion.estimator] = (
+            (known[0], known[1], known[2])
+            if known[0] is not None and known[1] is not None and known[2] is not None
+            else None
+        )
+    return Covered(logged, sum(sizes), int(positive.sum()), int(strata[1].sum()), audit, said)
+
+
+def blast_radius_coverage(
+    *,
+    incidents: int = 2_000,
+    sessions: int = 1_000,
+    artifacts: Path = ARTIFACTS,
+    seed: int = 7,
+) -> Experiment:
+    """Count how often each interval for the blast radius holds the truth.
+
+    Parameters
+    ----------
+    incidents : int
+        Simulated incidents.
+    sessions : int
+        Sessions of traffic on each faulty release; the sample log comes beside them.
+    artifacts : Path
+        Where the sample log and its truth are.
+    seed : int
+        The run's seed.
+    """
+    logs = all_logs(artifacts, sessions=sessions, seed=seed)
+    cases = list(simulated_incidents(logs, incidents=incidents, seed=seed))
+    return _experiment(
+        "blast_radius_coverage",
+        seed,
+        {
+            "incidents": incidents,
+            "sessions": sessions,
+            "level": 0.95,
+            "least_positives": LEAST_POSITIVES,
+            "sessions_of_an_incident": list(SESSIONS),
+            "prevalence": list(PREVALENCE),
+            "audit": list(AUDIT),
+            "most_overlooked": MOST_OVERLOOKED,
+            "most_false_alarms": MOST_FALSE_ALARMS,
+        },
+        {
+            "all": _coverage(cases),
+            "by_prevalence": {
+                f"{low:.1%} to {high:.1%}": _coverage(
+                    [case for case in cases if low <= case.truth / case.sessions < high]
+                )
+                for low, high in pairwise((0.0, *BANDS, 1.0))
+            },
+            "sources": dict(sorted(Counter(case.logged.source for case in cases).items())),
+            "rules": dict(sorted(Counter(case.logged.rule_id for case in cases).items())),
+            "first": [covered_row(case) for case in cases[:20]],
+        },
+    )
+
+
+def _coverage(cases: Sequence[Covered]) -> dict[str, Any]:
+    table: dict[str, Any] = {"incidents": len(cases)}
+    for estimator in cases[0].said if cases else ():
+        held = [case.covers(estimator) for case in cases]
+        widths = [said[2] - said[1] for case in cases if (said := case.said[estimator]) is not None]
+        table[estimator] = {
+            **_rate(held.count(True), len(held)),
+            "silent": held.count(None),
+            "median_width": round(float(np.median(widths)), 1) if widths else None,
+        }
+    return table
+
+
+def covered_row(case: Covered) -> dict[str, Any]:
+    """Return one simulated incident as a row of the result."""
+    said = case.said["stratified audit"]
+    assert said is not None
+    return {
+        "source": case.logged.source,
+        "rule": case.logged.rule_id,
+        "sessions": case.sessions,
+        "audit": case.audit,
+        "truth": case.truth,
+        "said": [round(value, 2) for value in said],
+    }
+
+
 def _experiment(
     name: str, seed: int, parameters: dict[str, Any], result: dict[str, Any]
 ) -> Experiment:
@@ -342,4 +585,7 @@ def _experiment(
     )
 
 
-EXPERIMENTS: dict[str, Callable[[], Experiment]] = {"root_cause_accuracy": root_cause_accuracy}
+EXPERIMENTS: dict[str, Callable[[], Experiment]] = {
+    "root_cause_accuracy": root_cause_accuracy,
+    "blast_radius_coverage": blast_radius_coverage,
+}

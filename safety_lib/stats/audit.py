@@ -15,11 +15,15 @@ from numpy.typing import ArrayLike
 from safety_lib.stats.intervals import Interval, k_of_n, share, whole, z_value
 
 
-def hypergeometric_upper(k: int, n: int, population: int, level: float = 0.95) -> int:
+def hypergeometric_upper(
+    k: int, n: int, population: int, level: float = 0.95, *, mid_p: bool = False
+) -> int:
     """Exact one-sided upper bound on the positives in a finite population.
 
     The largest number of positives under which a random sample of n without replacement shows k
-    or fewer with a probability above 1 - level.
+    or fewer with a probability above 1 - level. With ``mid_p`` the probability of exactly k counts
+    half: no longer a guarantee, but right on average, where the exact bound is too wide because
+    counts are whole numbers.
 
     Parameters
     ----------
@@ -56,14 +60,16 @@ def hypergeometric_upper(k: int, n: int, population: int, level: float = 0.95) -
     low, high = k, population - (n - k)
     while low < high:
         middle = (low + high + 1) // 2
-        if _hypergeometric_cdf(k, n, population, middle) > alpha:
+        if _hypergeometric_cdf(k, n, population, middle, mid_p) > alpha:
             low = middle
         else:
             high = middle - 1
     return low
 
 
-def _hypergeometric_cdf(k: int, n: int, population: int, positives: int) -> float:
+def _hypergeometric_cdf(
+    k: int, n: int, population: int, positives: int, mid_p: bool = False
+) -> float:
     from scipy.special import gammaln
 
     def log_choose(a: Any, b: Any) -> Any:
@@ -71,10 +77,15 @@ def _hypergeometric_cdf(k: int, n: int, population: int, positives: int) -> floa
 
     x = np.arange(max(0, n - (population - positives)), min(k, positives) + 1)
     ways = log_choose(positives, x) + log_choose(population - positives, n - x)
-    return float(np.exp(ways - log_choose(population, n)).sum())
+    probability = np.exp(ways - log_choose(population, n))
+    if mid_p and x.size and x[-1] == k:
+        probability[-1] /= 2
+    return float(probability.sum())
 
 
-def hypergeometric_lower(k: int, n: int, population: int, level: float = 0.95) -> int:
+def hypergeometric_lower(
+    k: int, n: int, population: int, level: float = 0.95, *, mid_p: bool = False
+) -> int:
     """Exact one-sided lower bound on the positives; see `hypergeometric_upper`.
 
     Examples
@@ -82,7 +93,7 @@ def hypergeometric_lower(k: int, n: int, population: int, level: float = 0.95) -
     >>> hypergeometric_lower(5, 100, 1_000)
     21
     """
-    return int(population) - hypergeometric_upper(n - k, n, population, level)
+    return int(population) - hypergeometric_upper(n - k, n, population, level, mid_p=mid_p)
 
 
 def hypergeometric_interval(k: int, n: int, population: int, level: float = 0.95) -> Interval:
@@ -139,12 +150,15 @@ def stratified_audit(
     audited: ArrayLike,
     positive: ArrayLike,
     level: float = 0.95,
-    method: Literal["hypergeometric", "normal"] = "hypergeometric",
+    method: Literal["hypergeometric", "mover", "normal"] = "hypergeometric",
 ) -> StratifiedEstimate:
     """Estimate sum_h N_h x_h / n_h from a random audit of n_h of the N_h in each stratum.
 
     The hypergeometric interval adds up exact bounds per stratum at level 1 - (1 - level) / H
-    (Bonferroni over the H strata): conservative, and valid when an audit finds nothing. The normal
+    (Bonferroni over the H strata): conservative, and valid when an audit finds nothing. The mover
+    interval takes mid-p bounds per stratum at the level itself and adds their distances from the
+    estimates as squares (method of variance estimates recovery), so that it covers about as often
+    as it says, and still tells how much an audit that found nothing can have missed. The normal
     interval uses the Horvitz-Thompson variance with finite-population correction; where a stratum
     shows no variation, its variance is that of (x + 1) / (n + 2).
 
@@ -167,7 +181,7 @@ def stratified_audit(
     References
     ----------
     Cochran, Sampling Techniques, 3rd ed., 1977, chapters 3 and 5; Buonaccorsi, The American
-    Statistician 41, 1987.
+    Statistician 41, 1987; Zou and Donner, Statistics in Medicine 27, 2008, 1693-1702 (mover).
 
     Examples
     --------
@@ -192,13 +206,24 @@ def stratified_audit(
         tail = (1 - share("level", level)) / (2 * len(strata))
         low: float = sum(hypergeometric_lower(x, n, size, 1 - tail) for size, n, x in strata)
         high: float = sum(hypergeometric_upper(x, n, size, 1 - tail) for size, n, x in strata)
+    elif method == "mover":
+        tail = (1 - share("level", level)) / 2
+        below = above = 0.0
+        for size, n, x in strata:
+            estimate = size * x / n
+            below += (estimate - hypergeometric_lower(x, n, size, 1 - tail, mid_p=True)) ** 2
+            above += (hypergeometric_upper(x, n, size, 1 - tail, mid_p=True) - estimate) ** 2
+        seen = sum(x for _, _, x in strata)
+        unseen = sum(size - n for size, n, _ in strata)
+        low = max(float(seen), total - math.sqrt(below))
+        high = min(float(seen + unseen), total + math.sqrt(above))
     elif method == "normal":
         half = z_value(level) * math.sqrt(sum(_variance(*stratum) for stratum in strata))
         seen = sum(x for _, _, x in strata)
         unseen = sum(size - n for size, n, _ in strata)
         low, high = max(float(seen), total - half), min(float(seen + unseen), total + half)
     else:
-        raise ValueError(f"method must be hypergeometric or normal, not {method!r}")
+        raise ValueError(f"method must be hypergeometric, mover or normal, not {method!r}")
     return StratifiedEstimate(total, low, high, population, level, method)
 
 
