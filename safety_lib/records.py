@@ -758,6 +758,24 @@ class Bisection(Record):
         )
 
 
+class MitigationResult(Record):
+    """A mitigation that was executed: does the failure come back, and what does it cost?
+
+    ``incident`` counts how often the rule broke when the incident was held again, ``held_out`` how
+    often in variants that no test of the suite holds, ``benign`` how many legitimate requests were
+    not served; ``at_most`` is the one-sided 95% bound on the first. ``pareto`` says that no other
+    mitigation is at least as good on all three and better on one.
+    """
+
+    name: str
+    changes: tuple[str, ...]
+    incident: Reproduction
+    at_most: float
+    held_out: Reproduction
+    benign: Reproduction
+    pareto: bool = False
+
+
 class BlastRadius(Record):
     """How many conversations were affected: an estimate from an audit, with its interval."""
 

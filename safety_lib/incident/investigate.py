@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +11,7 @@ from safety_lib.agent.versions import Version, config_hashes
 from safety_lib.artifacts import sealed
 from safety_lib.gate.report import run_gate
 from safety_lib.incident.blast_radius import estimate_blast_radius
+from safety_lib.incident.closure import admitted
 from safety_lib.incident.interventions import (
     RootCause,
     experiments,
@@ -24,11 +26,12 @@ from safety_lib.records import (
     Incident,
     IncidentReport,
     Intervention,
+    Minimisation,
     RegressionTest,
     Suite,
     Trajectory,
 )
-from safety_lib.regression.generate import count, merge, propose
+from safety_lib.regression.generate import count, merge
 from safety_lib.regression.minimise import KEPT_SHARE, minimise
 from safety_lib.rollout.campaign import run_campaign
 
@@ -57,24 +60,31 @@ def new_tests(replay: Replay, *, seed: int, model: str = "") -> tuple[Regression
     Returns
     -------
     tuple of RegressionTest
-        Empty where the incident did not come back. A test that comes back too rarely is
-        quarantined, as in stage 2.
+        Empty where the incident did not come back. A test that comes back too rarely, or that the
+        known-good reference fails as well, is set aside, as in stage 2.
     """
     broken = [t for t in replay.trajectories if t.violations and _breaks(t, replay.rule_id)]
     if not broken:
         return ()
-    whole = min(broken, key=lambda t: (t.failure_turn or 0, t.seed))
-    short = _shortened(replay, whole.user_messages, model)
+    whole = min(broken, key=lambda t: (t.failure_turn or 0, t.seed)).user_messages
+    short, how = _shortened(replay, whole, model)
     made = []
-    for turns in dict.fromkeys((whole.user_messages, short)):
+    for turns in dict.fromkeys((whole, short)):
         held = _replayed(replay, turns, model)
         seen = next((t for t in held if _breaks(t, replay.rule_id)), None)
         if seen is None:
             continue
         failure = failure_of(replay.incident, seen, replay.rule_id)
-        failure = failure.model_copy(update={"trajectory": turns})
-        reproduction = count(replay.version.version, held, replay.rule_id)
-        made.append(propose(failure, reproduction, seed, replay.incident.incident_id))
+        made.append(
+            admitted(
+                failure.model_copy(update={"trajectory": turns}),
+                count(replay.version.version, held, replay.rule_id),
+                seed,
+                replay.incident.incident_id,
+                model,
+                how if turns == short else None,
+            )
+        )
     return tuple(made)
 
 
@@ -253,20 +263,35 @@ def _report(
     )
 
 
-def _shortened(replay: Replay, turns: tuple[str, ...], model: str) -> tuple[str, ...]:
+def _shortened(
+    replay: Replay, turns: tuple[str, ...], model: str
+) -> tuple[tuple[str, ...], Minimisation]:
     seeds = [t.seed for t in replay.trajectories]
     needed = max(1.0, KEPT_SHARE * sum(_breaks(t, replay.rule_id) for t in replay.trajectories))
+    replays = 0
 
     def still_breaks(shorter: tuple[str, ...]) -> bool:
+        nonlocal replays
         jobs = [job(replay.incident, replay.version, shorter, seed) for seed in seeds]
-        broke = 0
+        broke = done = 0
         for done, trajectory in enumerate(run_campaign(jobs, model=model), start=1):
             broke += _breaks(trajectory, replay.rule_id)
             if broke >= needed or broke + len(jobs) - done < needed:
                 break  # the rest cannot change the answer
+        replays += done
         return broke >= needed
 
-    return minimise(turns, still_breaks, budget=MOST_REDUCTIONS).turns
+    found = minimise(turns, still_breaks, budget=MOST_REDUCTIONS)
+    return found.turns, Minimisation(
+        turns_before=len(turns),
+        turns_after=len(found.turns),
+        characters_before=sum(map(len, turns)),
+        characters_after=sum(map(len, found.turns)),
+        needed=math.ceil(needed),
+        probes=len(seeds),
+        replays=replays,
+        one_minimal=found.one_minimal,
+    )
 
 
 def _replayed(replay: Replay, turns: tuple[str, ...], model: str) -> tuple[Trajectory, ...]:
