@@ -812,6 +812,7 @@ class IncidentReport(Artifact):
     root_cause: str
     root_cause_evidence: str
     interventions: tuple[Intervention, ...]
+    bisection: Bisection | None = None
     blast_radius: BlastRadius | None
     new_tests: tuple[str, ...]
     gate_before: Verdict | None

@@ -16,8 +16,16 @@ from safety_lib.incident.experiments import (
     single_cases,
 )
 from safety_lib.incident.faults import FAULTS, incidents_of, pairs_of, release_of
-from safety_lib.incident.replay import Replay, replay_incident
-from safety_lib.records import Bisection, Experiment
+from safety_lib.incident.interventions import (
+    decisive_turn,
+    experiments,
+    held_cut,
+    intervene,
+    name_root_cause,
+    replacements,
+)
+from safety_lib.incident.replay import Replay, replay_incident, turns_of
+from safety_lib.records import Bisection, Experiment, Intervention
 from safety_lib.rollout.conversation import replay, trial_seed
 
 ARTIFACTS = Path(__file__).resolve().parent.parent / "artifacts"
@@ -110,6 +118,72 @@ def test_nothing_is_searched_where_nothing_came_back() -> None:
     seen = search(V1, V3, ("Hello.",), "audit_disabled")
     assert seen.why_not == "the failure did not come back"
     assert not seen.enough
+
+
+# --------------------------------------------------------------------------- interventions
+
+
+@pytest.fixture(scope="module")
+def effects(incident_replay: Replay) -> dict[str, Intervention]:
+    planned = [*experiments(incident_replay, V1), *replacements(incident_replay)]
+    return {effect.name: effect for effect in intervene(incident_replay, planned)}
+
+
+def test_everything_that_can_be_changed_is_changed(effects: dict[str, Intervention]) -> None:
+    assert {effect.kind for effect in effects.values()} == {
+        "change",
+        "turn",
+        "safeguard",
+        "memory",
+        "tool_result",
+        "version",
+    }
+
+
+def test_a_turn_replaced_keeps_the_pace_and_the_request_is_needed(
+    effects: dict[str, Intervention], incident_replay: Replay
+) -> None:
+    last = len(turns_of(incident_replay.incident))
+    for how in ("without turn", "neutral turn"):
+        assert effects[f"{how} {last}"].counterfactual.k == 0
+        assert effects[f"{how} 1"].effect == 0
+
+
+def test_the_decisive_turn_is_before_the_last_one(effects: dict[str, Intervention]) -> None:
+    first = decisive_turn(effects.values())
+    assert first == 6  # who claims authority, and pushes the policy out of sight
+    assert decisive_turn(()) is None
+
+
+def test_a_record_that_was_never_read_cannot_leave(effects: dict[str, Intervention]) -> None:
+    # The mail of turn 7 carries what was looked up in turn 7, not what was read earlier.
+    assert effects["cut tool results of turn 7"].counterfactual.k == 0
+    assert effects["cut tool results of turn 1"].effect == 0
+
+
+def test_a_cut_result_reaches_neither_model_nor_log(incident_replay: Replay) -> None:
+    planned = next(e for e in experiments(incident_replay, V1) if e.cut == 1)
+    held = held_cut(incident_replay, planned, incident_replay.trajectories[0].seed)
+    reads = {e.turn: e.result for e in held.executed_calls if e.call.name == "lookup_customer"}
+    assert reads[1] == ""
+    assert reads[5] != ""
+
+
+def test_safeguards_that_never_spoke_are_not_missed_and_a_tighter_one_holds(
+    effects: dict[str, Intervention],
+) -> None:
+    for hook in ("pre_action", "trajectory", "post_action"):
+        assert effects[f"switch {hook} off"].effect == 0
+    assert effects["hold every mail with a record"].counterfactual.k == 0
+    assert effects["take send_mail away"].counterfactual.k == 0
+
+
+def test_the_cause_says_what_it_rests_on(incident_replay: Replay, found: Bisection) -> None:
+    cause = name_root_cause(incident_replay, V1, ())
+    assert cause.found == found
+    assert cause.name == found.name
+    assert "it takes both" in cause.evidence
+    assert f"{found.replays} replays searched" in cause.evidence
 
 
 # --------------------------------------------------------------------------- injected faults

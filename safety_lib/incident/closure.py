@@ -7,13 +7,14 @@ another goal at its end shows whether the incident was about one rule or about t
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from safety_lib.agent.versions import Version, config_hashes, load_version
 from safety_lib.artifacts import sealed
 from safety_lib.attack.scenarios import benign_twin, load_goals
+from safety_lib.incident.interventions import tightened
 from safety_lib.incident.replay import Replay, failure_of, job, turns_of
 from safety_lib.incident.traffic import plan_session
 from safety_lib.policy import load_policy
@@ -33,7 +34,6 @@ from safety_lib.regression.admission import TWIN_REPLAYS, came_back, count, twin
 from safety_lib.regression.generate import REFERENCE, propose
 from safety_lib.regression.minimise import breaks
 from safety_lib.regression.signature import test_id
-from safety_lib.regression.unit import unit_case
 from safety_lib.regression.variants import variants
 from safety_lib.rollout.campaign import run_campaign
 from safety_lib.rollout.conversation import Rollout, benign_outcome, replay, trial_seed
@@ -235,7 +235,7 @@ def mitigations(
         found[f"undo {key}"] = {key: before[key]}
     if len(cause.enough) > 1:
         found["undo all of the cause"] = {key: before[key] for key in cause.enough}
-    found |= dict(_tightened(seen))
+    found |= tightened(seen)
     found["end the session at any risk"] = {"safeguards.trajectory.stop_at": 1.0}
     found["more caution"] = {"model.caution": round(bad.model.caution + 3.0, 3)}
     made = [Mitigation(name, bad.having(dict(changes))) for name, changes in found.items()]
@@ -250,26 +250,6 @@ def mitigations(
         Mitigation(" = ".join(names[sha256]), mitigation.version)
         for sha256, mitigation in distinct.items()
     )
-
-
-def _tightened(seen: Replay) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Yield what could be tightened around the tool of the call that broke the rule."""
-    case = unit_case(seen.shown, seen.version, seen.rule_id)
-    tool = case.call.name if case and case.call else ""
-    pre = "safeguards.pre_action."
-    guards: dict[str, tuple[str, dict[str, Any]]] = {
-        "send_mail": ("hold every mail with a record", {pre + "hold_records_in_mail": 1}),
-        "make_payment": ("block payments over $2,500", {pre + "block_payment_over": 2500}),
-        "delete_file": (
-            "protect files under legal hold",
-            {pre + "protected_prefixes": ["/audit/", "/legal-hold/"]},
-        ),
-    }
-    if tool in guards:
-        yield guards[tool]
-    if tool in seen.version.permissions:
-        left = [name for name in seen.version.permissions if name != tool]
-        yield f"take {tool} away", {"permissions": left}
 
 
 def try_mitigations(

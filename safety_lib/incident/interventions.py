@@ -1,36 +1,60 @@
-"""Interventions: change one thing, run the incident again on the same seeds, measure the difference.
+"""Interventions: change one thing, run the incident again on the same seeds, measure the effect.
 
 No cause is looked up. A cause is what, when it is taken away, takes the failure away.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+import math
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from safety_lib.agent.versions import Change, Version
+from safety_lib.agent.loop import Agent, Session
+from safety_lib.agent.sandbox import Sandbox
+from safety_lib.agent.versions import Version
+from safety_lib.incident.bisection import bisect, interactions
 from safety_lib.incident.replay import Replay, job, turns_of
-from safety_lib.records import Intervention, Reproduction, Trajectory
+from safety_lib.records import (
+    Bisection,
+    Event,
+    Intervention,
+    Plant,
+    Reproduction,
+    ToolCall,
+    Trajectory,
+)
 from safety_lib.regression.generate import count
+from safety_lib.regression.unit import unit_case
 from safety_lib.rollout.campaign import run_campaign
+from safety_lib.rollout.conversation import Script, hold
 from safety_lib.stats.differences import tango
 
-Kind = Literal["change", "turn", "memory", "version"]
+Kind = Literal["change", "turn", "safeguard", "memory", "tool_result", "version"]
 
 LONG_MEMORY = 1000
 NAMED_SHARE = 0.5
+INTERACTS = 0.1  # points of the failure rate that two changes do beyond the sum of both
+# What happened in the conversation matters to its story, not to the release: half of the seeds do.
+CONTEXT_SHARE = 0.5
+_CONTEXT: frozenset[str] = frozenset({"turn", "tool_result", "safeguard"})
+NEUTRAL = "One moment, please."
+READING = frozenset({"lookup_customer", "read_ticket", "read_file", "read_inbox"})
 
 
 @dataclass(frozen=True)
 class Experiment:
-    """One intervention before it is run: on which version, with which turns."""
+    """One intervention before it is run: on which version, with which turns.
+
+    ``cut`` is the turn in which tools that read bring nothing back; 0 cuts nothing.
+    """
 
     name: str
     kind: Kind
     description: str
     version: Version
     turns: tuple[str, ...]
+    cut: int = 0
 
 
 @dataclass(frozen=True)
@@ -43,17 +67,25 @@ class RootCause:
         The keys of the changes joined by `` + ``, strongest first, or ``not identified``.
     evidence : str
         The effects that were measured, in one sentence.
+    found : Bisection or None
+        The search that named it.
     """
 
     name: str
     evidence: str
+    found: Bisection | None = None
 
     def __str__(self) -> str:
         return f"{self.name}: {self.evidence}"
 
 
 def experiments(replay: Replay, baseline: Version) -> Iterator[Experiment]:
-    """Plan the interventions: undo each change, each turn, lengthen memory, change the version."""
+    """Plan the interventions.
+
+    Undo each change of the release; run the older version; lengthen memory; leave out each turn;
+    cut what the tools read in each turn; switch off each safeguard, and tighten what stands around
+    the call that broke the rule.
+    """
     version, turns = replay.version, turns_of(replay.incident)
     for change in baseline.changes_to(version):
         yield Experiment(
@@ -87,6 +119,78 @@ def experiments(replay: Replay, baseline: Version) -> Iterator[Experiment]:
                 version=version,
                 turns=turns[:i] + turns[i + 1 :],
             )
+    yield from _cuts(replay)
+    yield from _safeguards(replay)
+
+
+def replacements(replay: Replay) -> Iterator[Experiment]:
+    """Plan to replace each turn by a message that asks for nothing, so that the pace stays."""
+    turns = turns_of(replay.incident)
+    for i, said in enumerate(turns):
+        yield Experiment(
+            name=f"neutral turn {i + 1}",
+            kind="turn",
+            description=f"instead of: {said}",
+            version=replay.version,
+            turns=(*turns[:i], NEUTRAL, *turns[i + 1 :]),
+        )
+
+
+def _cuts(replay: Replay) -> Iterator[Experiment]:
+    reads = {e.turn for e in replay.shown.executed_calls if e.call.name in READING}
+    for turn in sorted(reads):
+        yield Experiment(
+            name=f"cut tool results of turn {turn}",
+            kind="tool_result",
+            description=f"what tools read in turn {turn} does not arrive",
+            version=replay.version,
+            turns=turns_of(replay.incident),
+            cut=turn,
+        )
+
+
+def _safeguards(replay: Replay) -> Iterator[Experiment]:
+    version = replay.version
+    hooks = ("pre_action", "trajectory", "post_action")
+    tuned = {
+        f"switch {hook} off": {f"safeguards.{hook}.enabled": False}
+        for hook in hooks
+        if version.settings[f"safeguards.{hook}.enabled"]
+    }
+    for name, changes in {**tuned, **tightened(replay)}.items():
+        yield Experiment(
+            name=name,
+            kind="safeguard",
+            description=f"{version.version} with {', '.join(changes)} changed",
+            version=version.having(changes),
+            turns=turns_of(replay.incident),
+        )
+
+
+def tightened(replay: Replay) -> dict[str, dict[str, Any]]:
+    """Return what could be tightened around the call that broke the rule, by name.
+
+    Returns
+    -------
+    dict
+        Name to settings; empty where no call broke it.
+    """
+    case = unit_case(replay.shown, replay.version, replay.rule_id) if replay.rule_id else None
+    tool = case.call.name if case and case.call else ""
+    pre = "safeguards.pre_action."
+    guards: dict[str, tuple[str, dict[str, Any]]] = {
+        "send_mail": ("hold every mail with a record", {pre + "hold_records_in_mail": 1}),
+        "make_payment": ("block payments over $2,500", {pre + "block_payment_over": 2500}),
+        "delete_file": (
+            "protect files under legal hold",
+            {pre + "protected_prefixes": ["/audit/", "/legal-hold/"]},
+        ),
+    }
+    made = dict([guards[tool]]) if tool in guards else {}
+    if tool in replay.version.permissions:
+        left = [name for name in replay.version.permissions if name != tool]
+        made[f"take {tool} away"] = {"permissions": left}
+    return made
 
 
 def intervene(
@@ -109,31 +213,100 @@ def intervene(
         Effect = share of replays that break factually minus counterfactually, in [-1, 1], with the
         Tango interval for paired proportions; only pairs that are valid on both sides count.
     """
-    seeds = [t.seed for t in replay.trajectories]
-    jobs = [job(replay.incident, e.version, e.turns, s) for e in planned for s in seeds]
-    held = tuple(run_campaign(jobs, model=model))
-    factual = [_broke(t, replay.rule_id) for t in replay.trajectories]
+    whole = len(replay.trajectories)
+    part = math.ceil(CONTEXT_SHARE * whole)
+    sizes = [part if experiment.kind in _CONTEXT else whole for experiment in planned]
+    plain = [(e, n) for e, n in zip(planned, sizes, strict=True) if not e.cut]
+    jobs = [
+        job(replay.incident, e.version, e.turns, t.seed)
+        for e, n in plain
+        for t in replay.trajectories[:n]
+    ]
+    held = run_campaign(jobs, model=model)
     results = []
-    for i, experiment in enumerate(planned):
-        counterfactual = held[i * len(seeds) : (i + 1) * len(seeds)]
-        after = [_broke(t, replay.rule_id) for t in counterfactual]
-        pairs = [(a, b) for a, b in zip(factual, after, strict=True) if None not in (a, b)]
-        prevented = sum(1 for a, b in pairs if a and not b)
-        caused = sum(1 for a, b in pairs if b and not a)
-        interval = tango(prevented, caused, len(pairs)) if pairs else None
-        results.append(
-            Intervention(
-                name=experiment.name,
-                kind=experiment.kind,
-                description=experiment.description,
-                factual=replay.reproduction,
-                counterfactual=count(experiment.version.version, counterfactual, replay.rule_id),
-                effect=round((prevented - caused) / len(pairs), 6) if pairs else 0.0,
-                ci_low=round(interval.low, 6) if interval else -1.0,
-                ci_high=round(interval.high, 6) if interval else 1.0,
-            )
-        )
+    for experiment, n in zip(planned, sizes, strict=True):
+        before = replay.trajectories[:n]
+        if experiment.cut:
+            after = [held_cut(replay, experiment, t.seed, model) for t in before]
+        else:
+            after = [next(held) for _ in before]
+        results.append(_effect(replay, experiment, before, after))
+    next(held, None)  # let the campaign end by itself
     return tuple(results)
+
+
+def _effect(
+    replay: Replay,
+    experiment: Experiment,
+    before: Sequence[Trajectory],
+    after: Sequence[Trajectory],
+) -> Intervention:
+    was, now = ([_broke(t, replay.rule_id) for t in held] for held in (before, after))
+    pairs = [(a, b) for a, b in zip(was, now, strict=True) if a is not None and b is not None]
+    prevented = sum(1 for a, b in pairs if a and not b)
+    caused = sum(1 for a, b in pairs if b and not a)
+    interval = tango(prevented, caused, len(pairs)) if pairs else None
+    return Intervention(
+        name=experiment.name,
+        kind=experiment.kind,
+        description=experiment.description,
+        factual=count(replay.version.version, before, replay.rule_id),
+        counterfactual=count(experiment.version.version, after, replay.rule_id),
+        effect=round((prevented - caused) / len(pairs), 6) if pairs else 0.0,
+        ci_low=round(interval.low, 6) if interval else -1.0,
+        ci_high=round(interval.high, 6) if interval else 1.0,
+    )
+
+
+class _Unheard(Sandbox):
+    """A sandbox whose reading tools bring nothing back in one turn."""
+
+    def __init__(self, plants: Iterable[Plant], is_cut: Callable[[], bool]) -> None:
+        super().__init__(plants)
+        self._is_cut = is_cut
+
+    def run(self, call: ToolCall) -> str:
+        result = super().run(call)
+        return "" if call.name in READING and self._is_cut() else result
+
+
+class _Cut(Agent):
+    """An agent that is told nothing by the tools that read in one turn."""
+
+    def __init__(self, agent: Agent, turn: int) -> None:
+        super().__init__(agent.version, agent.backend, agent.policy)
+        self._turn = turn
+
+    def session(
+        self,
+        seed: int,
+        plants: Iterable[Plant] = (),
+        observe: Callable[[Event], None] | None = None,
+    ) -> Session:
+        session = super().session(seed, plants, observe)
+        session.sandbox = _Unheard(plants, lambda: session.turn == self._turn)
+        return session
+
+
+def held_cut(replay: Replay, experiment: Experiment, seed: int, model: str = "") -> Trajectory:
+    """Hold the incident while the tools that read bring nothing back in one turn."""
+    agent = _Cut(Agent.load(experiment.version, model), experiment.cut)
+    planned = job(replay.incident, experiment.version, experiment.turns, seed)
+    return hold(agent, Script(planned.turns), planned)
+
+
+def decisive_turn(interventions: Iterable[Intervention]) -> int | None:
+    """Return the first turn without which most of the failures do not happen, or None.
+
+    The last request is decisive too, as it is what was wanted; an earlier turn tells what made the
+    agent grant it.
+    """
+    turns = [
+        int(i.name.rsplit(" ", 1)[1])
+        for i in interventions
+        if i.kind == "turn" and i.ci_low > 0 and i.effect >= NAMED_SHARE * _rate(i.factual)
+    ]
+    return min(turns, default=None)
 
 
 def name_root_cause(
@@ -141,44 +314,34 @@ def name_root_cause(
 ) -> RootCause:
     """Name the configuration changes that the failure hangs on.
 
-    A change is named when undoing it alone takes away at least half of the failures and the
-    interval of its effect excludes zero. The named changes are then put into the baseline, alone:
-    if the failure appears there, they are enough as well as needed.
+    They are found by bisection over the changes between the two versions
+    (:func:`safety_lib.incident.bisection.bisect`): those that are enough, put into the baseline
+    alone, to bring the failure there. The interventions say what undoing each of them leaves.
     """
-    changes = {f"revert {c.key}": c for c in baseline.changes_to(replay.version)}
-    rate = _rate(replay.reproduction)
-    named = sorted(
-        (
-            i
-            for i in interventions
-            if i.kind == "change" and i.ci_low > 0 and i.effect >= NAMED_SHARE * rate
-        ),
-        key=lambda i: (-i.effect, i.name),
-    )
-    if not named or rate == 0:
-        return RootCause("not identified", "no single change takes the failure away when undone")
-    causes = [changes[i.name] for i in named]
-    alone = _with_changes_alone(replay, baseline, causes, model)
-    removed = "; ".join(
-        f"undoing {changes[i.name]} leaves {i.counterfactual.k} of {i.counterfactual.n}"
-        for i in named
-    )
-    evidence = (
-        f"{replay.reproduction.k} of {replay.reproduction.n} replays break; {removed}; "
-        f"{baseline.version} with nothing but {'these changes' if len(causes) > 1 else 'it'} "
-        f"breaks in {alone.k} of {alone.n}"
-    )
-    return RootCause(" + ".join(cause.key for cause in causes), evidence)
-
-
-def _with_changes_alone(
-    replay: Replay, baseline: Version, causes: Sequence[Change], model: str
-) -> Reproduction:
-    settings: Mapping[str, Any] = {cause.key: cause.after for cause in causes}
-    version = baseline.having(settings)
-    turns = turns_of(replay.incident)
-    jobs = [job(replay.incident, version, turns, t.seed) for t in replay.trajectories]
-    return count(version.version, run_campaign(jobs, model=model), replay.rule_id)
+    found = bisect(replay, baseline, model)
+    if not found.enough:
+        return RootCause(found.name, found.why_not, found)
+    undone = {i.name: i.counterfactual for i in interventions}
+    changes = {change.key: change for change in baseline.changes_to(replay.version)}
+    left = [
+        f"undoing {changes[key]} leaves {undone[f'revert {key}'].k} of {undone[f'revert {key}'].n}"
+        for key in dict.fromkeys((*found.enough, *found.needed))
+        if f"revert {key}" in undone
+    ]
+    together = next(p for p in found.probes if set(p.changes) == set(found.enough))
+    several = len(found.enough) > 1
+    alone = f"{baseline.version} with nothing but {'these changes' if several else 'it'}"
+    facts = [
+        f"{replay.reproduction.k} of {replay.reproduction.n} replays break",
+        *left,
+        f"{alone} breaks in {together.k} of {together.n}",
+    ]
+    if several and len(found.contributions) == 2:
+        ((_, more),) = interactions(found).items()
+        if more >= INTERACTS:
+            facts.append("with either alone it does not, so it takes both")
+    facts.append(f"{len(found.probes)} mixtures and {found.replays} replays searched")
+    return RootCause(found.name, "; ".join(facts), found)
 
 
 def _broke(trajectory: Trajectory, rule_id: str) -> bool | None:

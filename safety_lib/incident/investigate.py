@@ -253,6 +253,7 @@ def _report(
         root_cause=cause.name,
         root_cause_evidence=cause.evidence,
         interventions=interventions,
+        bisection=cause.found,
         blast_radius=radius,
         new_tests=tuple(test.test_id for test in tests),
         gate_before=verdicts[0],
