@@ -28,8 +28,8 @@ from safety_lib.records import (
 )
 from safety_lib.rollout.campaign import run_campaign
 from safety_lib.rollout.conversation import Rollout, attack, replay
-from safety_lib.stats.survival import kaplan_meier
 from safety_lib.streams import generator
+from safety_lib.stress.survival import survival_curve
 
 
 @dataclass(frozen=True)
@@ -149,7 +149,9 @@ def plan_scenarios(rollouts: int, seed: int) -> tuple[tuple[Scenario, int], ...]
     if rollouts < 1:
         raise ValueError(f"rollouts must be at least 1, not {rollouts}")
     scenarios = all_scenarios()
-    shuffled = [scenarios[i] for i in generator(seed, "stress", "order").permutation(len(scenarios))]
+    shuffled = [
+        scenarios[i] for i in generator(seed, "stress", "order").permutation(len(scenarios))
+    ]
     met: Counter[str] = Counter()
     turns = []
     for chosen in shuffled:
@@ -242,31 +244,6 @@ def discover(
         trajectories=dict(_by_version(versions, attacks)),
         single_shot=dict(_by_version(versions, asked_once)),
         controls={t.trajectory_id: control for t, control in zip(broken, controls, strict=True)},
-    )
-
-
-def survival_curve(version: str, held: Sequence[Trajectory]) -> SurvivalCurve:
-    """Estimate the share of conversations that are unbroken after each turn.
-
-    A conversation that ended without a violation is censored at its last turn. Errors are left out:
-    they say nothing about the agent.
-    """
-    valid = [t for t in held if t.outcome != "error" and t.n_turns]
-    if not valid:
-        return SurvivalCurve(
-            version=version, turn=(), at_risk=(), failed=(), survival=(), ci_low=(), ci_high=()
-        )
-    curve = kaplan_meier(
-        [t.failure_turn or t.n_turns for t in valid], [t.outcome == "violation" for t in valid]
-    )
-    return SurvivalCurve(
-        version=version,
-        turn=tuple(int(t) for t in curve.time),
-        at_risk=tuple(int(n) for n in curve.at_risk),
-        failed=tuple(int(d) for d in curve.events),
-        survival=tuple(round(float(s), 6) for s in curve.survival),
-        ci_low=tuple(round(float(s), 6) for s in curve.low),
-        ci_high=tuple(round(float(s), 6) for s in curve.high),
     )
 
 
