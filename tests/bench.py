@@ -6,7 +6,6 @@ is no reason to block a release, so speed is measured and never asserted.
 
 from __future__ import annotations
 
-import json
 import os
 import resource
 import statistics
@@ -182,12 +181,34 @@ def quiet(command: list[str]) -> None:
 
 
 def local_share() -> str:
-    """Share of wall time inside a real model, from the numbers that a local run leaves."""
-    path = ROOT / "artifacts" / "runs" / "model_time.json"
-    if not path.exists():
-        return "run `make demo MODEL=local` first"
-    seen = json.loads(path.read_text(encoding="utf-8"))
-    return f"{seen['inside'] / seen['wall']:.0%}"
+    """Share of wall time in which at least one call of the real model on this CPU is in flight."""
+    from safety_lib.agent.backends import BackendError, open_backend
+    from safety_lib.agent.backends.openai import OpenAIChat
+
+    try:
+        open_backend("local", {})
+    except BackendError as error:
+        return str(error)
+    spans: list[tuple[float, float]] = []
+    complete = OpenAIChat.complete
+
+    def timed(self: OpenAIChat, *args: object, **options: object) -> Message:
+        began = time.perf_counter()
+        try:
+            return complete(self, *args, **options)  # type: ignore[arg-type]
+        finally:
+            spans.append((began, time.perf_counter()))
+
+    OpenAIChat.complete = timed  # type: ignore[assignment,method-assign]
+    try:
+        wall = seconds(lambda: drain(run_campaign(attacks(6), model="local")))
+    finally:
+        OpenAIChat.complete = complete  # type: ignore[method-assign]
+    inside, end = 0.0, 0.0
+    for began, ended in sorted(spans):
+        inside += max(0.0, ended - max(began, end))
+        end = max(end, ended)
+    return f"{inside / wall:.1%} ({len(spans)} calls in {wall:.0f} s)"
 
 
 def main() -> None:

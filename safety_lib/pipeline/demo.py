@@ -6,11 +6,14 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+from safety_lib.agent.versions import load_version
 from safety_lib.artifacts import read_artifact
-from safety_lib.pipeline.plan import CHECKOUT, STAGES, load_plan
+from safety_lib.pipeline.plan import CHECKOUT, STAGES, Plan, load_plan
 from safety_lib.pipeline.run import Event, StageRun, run_notebooks
 from safety_lib.records import GateReport, IncidentReport, StressFailures, Suite
 from safety_lib.report.summary import TITLES, gate_lines, incident_lines, stress_lines, suite_lines
+
+REAL = ("local", "openai:", "record:")  # models that take seconds, or money, a call
 
 _SAMPLES = CHECKOUT / "artifacts"
 
@@ -55,7 +58,12 @@ def run_demo(
         "candidate": candidate,
         "seed": seed,
     }
-    plan = load_plan(_with_absolute_tape(model), overrides)
+    asked = _on_new_tape(artifacts) if model == "local" else _with_absolute_tape(model)
+    plan = load_plan(asked, overrides)
+    if any(name.startswith(REAL) for name in _models(plan, asked)):
+        from safety_lib.pipeline.cost import cost_of
+
+        say(f"{cost_of(plan)}\n")
     for name in ("incident", "log"):
         sample = _SAMPLES / plan["incident_replay"][name]
         if sample.is_file() and not (artifacts / sample.name).exists():
@@ -86,6 +94,19 @@ def _summary(stage: str, artifacts: Path) -> list[str]:
     if stage == "release_gate":
         return gate_lines(read_artifact(artifacts, GateReport), folder)
     return incident_lines(read_artifact(artifacts, IncidentReport))
+
+
+def _models(plan: Plan, model: str) -> list[str]:
+    stage = plan["release_gate"]
+    return [model or load_version(stage[side]).model.backend for side in ("baseline", "candidate")]
+
+
+def _on_new_tape(artifacts: Path) -> str:
+    # The local model has one answer to a request and the gates of stages 3 and 4 share an arm: what
+    # was asked once in this run is not asked again.
+    tape = (artifacts / "runs" / "local.jsonl").resolve()
+    tape.unlink(missing_ok=True)
+    return f"record:{tape}:local"
 
 
 def _with_absolute_tape(model: str) -> str:

@@ -1,0 +1,122 @@
+"""What a run asks of its model, worked out from the plan before anything runs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from safety_lib.agent.versions import load_version
+from safety_lib.attack.scenarios import all_scenarios, benign_twin, load_goals
+from safety_lib.incident.investigate import MOST_REDUCTIONS
+from safety_lib.regression.admission import TWIN_REPLAYS
+from safety_lib.regression.minimise import BUDGET_PER_REPLAY
+
+CALLS_PER_TURN = 2  # what a small model takes: a tool call, and a reply
+SHARE_THAT_FAILS = 1 / 8  # of what only a failure costs
+
+LONGEST_INCIDENT = 10  # turns; the file is not read before its stage
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Calls of the model: how many a run will take about, and at the very most."""
+
+    about: int
+    most: int
+
+    def __str__(self) -> str:
+        return (
+            f"This makes about {self.about:,} calls of the model, at the very most {self.most:,}."
+        )
+
+
+def cost_of(plan: Mapping[str, Mapping[str, Any]]) -> Cost:
+    """Count the turns of a plan: those of every run, and those that only failures cause.
+
+    The first estimate takes two calls a turn and lets one conversation in eight fail. The bound
+    lets every conversation fail, every search use its budget and every turn its last step.
+
+    Parameters
+    ----------
+    plan : Mapping
+        Stage to parameters, as :func:`~safety_lib.pipeline.load_plan` returns them.
+
+    Examples
+    --------
+    >>> from safety_lib.pipeline import load_plan
+    >>> small, large = (cost_of(load_plan("local", {"rollouts": n})) for n in (6, 12))
+    >>> small.about < large.about < large.most
+    True
+    """
+    parts = [_stress(plan), _regression(plan), _gate(plan), _incident(plan)]
+    sure, if_failing = (sum(part[i] for part in parts) for i in (0, 1))
+    steps = max(version.limits.max_steps for version in _versions(plan).values())
+    return Cost(
+        about=round(CALLS_PER_TURN * (sure + SHARE_THAT_FAILS * if_failing)),
+        most=steps * (sure + if_failing),
+    )
+
+
+def _versions(plan: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    stage = plan["incident_replay"]
+    names = (stage["baseline"], stage["candidate"], stage["fixed"], "reference")
+    return {name: load_version(name) for name in names if name}
+
+
+def _attacks(plan: Mapping[str, Mapping[str, Any]]) -> tuple[int, int]:
+    """Return the attacked conversations of stage 1, and the turns of the longest."""
+    stage = plan["stress_testing"]
+    arms = len({stage["baseline"], stage["candidate"]})
+    turns = 1 if stage["attacker"] == "direct" else stage["max_turns"]
+    return arms * stage["rollouts"], turns
+
+
+def _stress(plan: Mapping[str, Mapping[str, Any]]) -> tuple[int, int]:
+    attacks, turns = _attacks(plan)
+    return attacks * (turns + 1), attacks  # each goal asked once as well; a control for a failure
+
+
+def _regression(plan: Mapping[str, Mapping[str, Any]]) -> tuple[int, int]:
+    attacks, turns = _attacks(plan)
+    replays = plan["regression"]["replays"]
+    # Reproduce, shorten, then try twice at most on the version and on the reference.
+    of_failure = replays * (1 + BUDGET_PER_REPLAY + 2 * 2) * turns
+    return 0, attacks * of_failure + _twin_turns() * min(replays, TWIN_REPLAYS)
+
+
+def _gate(plan: Mapping[str, Mapping[str, Any]]) -> tuple[int, int]:
+    stage = plan["release_gate"]
+    arms = len({stage["baseline"], stage["candidate"]})
+    sure, if_failing = _cases(plan, stage["max_tests"])
+    return arms * stage["trials"] * sure, arms * stage["trials"] * if_failing
+
+
+def _incident(plan: Mapping[str, Mapping[str, Any]]) -> tuple[int, int]:
+    stage, versions = plan["incident_replay"], _versions(plan)
+    replays, turns = stage["replays"], LONGEST_INCIDENT
+    changes = len(versions[stage["baseline"]].changes_to(versions[stage["candidate"]]))
+    # An intervention for each change, version, memory and turn; the causes alone; new tests.
+    of_incident = replays * turns * (changes + 2 + turns + 1 + MOST_REDUCTIONS + 2)
+    # The arms that stage 3 has judged are judged again, and the fix beside them.
+    sure, if_failing = _cases(plan, stage["max_tests"])
+    arms, new = 3 if stage["fixed"] else 2, 2 * turns
+    trials = stage["trials"]
+    return (
+        replays * turns + arms * trials * sure,
+        of_incident + arms * trials * (if_failing + new),
+    )
+
+
+def _cases(plan: Mapping[str, Mapping[str, Any]], most: int) -> tuple[int, int]:
+    """Return the turns of the controls and twins of one arm and trial, and of its tests."""
+    attacks, turns = _attacks(plan)
+    controls, twins = len(all_scenarios()), len(load_goals())
+    longest = max(len(benign_twin(goal).turns) for goal in load_goals())
+    if most:
+        attacks, controls, twins = (min(n, most) for n in (attacks, controls, twins))
+    return controls * turns + twins * longest, attacks * turns
+
+
+def _twin_turns() -> int:
+    return sum(len(benign_twin(goal).turns) for goal in load_goals())
