@@ -199,7 +199,7 @@ def local_share() -> str:
         finally:
             spans.append((began, time.perf_counter()))
 
-    OpenAIChat.complete = timed  # type: ignore[assignment,method-assign]
+    OpenAIChat.complete = timed  # type: ignore[method-assign]
     try:
         wall = seconds(lambda: drain(run_campaign(attacks(6), model="local")))
     finally:

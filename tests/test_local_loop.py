@@ -1,8 +1,11 @@
-"""The whole loop on the words of a real model, from a tape: nothing is simulated, nothing is asked.
+"""The whole loop on a real model's words, from a tape: nothing is simulated, nothing is asked.
 
-The tape was recorded with ``make demo MODEL=record:tests/cassettes/smollm2.jsonl:local ROLLOUTS=6``.
-A change of a prompt, a tool or an attack asks the model something new; then record it again, into
-an empty file.
+The tape was recorded with
+
+    make demo MODEL=record:tests/cassettes/smollm2.jsonl:local ROLLOUTS=6 ARTIFACTS=/tmp/recorded
+
+A change of a prompt, a tool or an attack asks the model something new; then delete the tape and
+record it again.
 """
 
 import json
@@ -37,10 +40,9 @@ def answers() -> list[dict[str, object]]:
 def test_the_loop_runs_to_its_end_on_a_real_models_words(loop: tuple[Path, list[str]]) -> None:
     folder, said = loop
     assert said[-2:] == ["Incident loop complete.", ""]
-    found, suite, report, incident = (
-        read_artifact(folder, kind) for kind in (StressFailures, Suite, GateReport, IncidentReport)
-    )
-    assert {found.model, suite.model, report.model, incident.model} == {NAME}
+    found, report = read_artifact(folder, StressFailures), read_artifact(folder, GateReport)
+    others = read_artifact(folder, Suite), read_artifact(folder, IncidentReport)
+    assert {artifact.model for artifact in (found, report, *others)} == {NAME}
     assert [seen.rollouts for seen in found.summary] == [6, 6]
     assert all(arm.conversations > 0 and arm.model_calls > 0 for arm in report.executions)
     not_on_tape = json.dumps([f.read_text() for f in folder.glob("*.json")]).count("not_on_tape")

@@ -13,8 +13,7 @@ from safety_lib.regression.admission import TWIN_REPLAYS
 from safety_lib.regression.minimise import BUDGET_PER_REPLAY
 
 CALLS_PER_TURN = 2  # what a small model takes: a tool call, and a reply
-SHARE_THAT_FAILS = 1 / 8  # of what only a failure costs
-
+SHARE_SPENT = 1 / 40  # of what failures may cost: few fail, and searches end before their budgets
 LONGEST_INCIDENT = 10  # turns; the file is not read before its stage
 
 
@@ -34,8 +33,9 @@ class Cost:
 def cost_of(plan: Mapping[str, Mapping[str, Any]]) -> Cost:
     """Count the turns of a plan: those of every run, and those that only failures cause.
 
-    The first estimate takes two calls a turn and lets one conversation in eight fail. The bound
-    lets every conversation fail, every search use its budget and every turn its last step.
+    The first number takes two calls a turn and a small share of what failures may cost, as a run
+    with a small model did. The bound lets every conversation fail, every search use its budget and
+    every turn its last step.
 
     Parameters
     ----------
@@ -53,7 +53,7 @@ def cost_of(plan: Mapping[str, Mapping[str, Any]]) -> Cost:
     sure, if_failing = (sum(part[i] for part in parts) for i in (0, 1))
     steps = max(version.limits.max_steps for version in _versions(plan).values())
     return Cost(
-        about=round(CALLS_PER_TURN * (sure + SHARE_THAT_FAILS * if_failing)),
+        about=round(CALLS_PER_TURN * (sure + SHARE_SPENT * if_failing)),
         most=steps * (sure + if_failing),
     )
 
