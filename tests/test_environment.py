@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import tomllib
+from itertools import chain
 from pathlib import Path
 
 import yaml
@@ -23,7 +24,7 @@ def normal(name: str) -> str:
 
 def test_every_dependency_is_pinned() -> None:
     pinned = {normal(name) for name in PINS}
-    listed = [*PROJECT["dependencies"], *sum(PROJECT["optional-dependencies"].values(), [])]
+    listed = [*PROJECT["dependencies"], *chain(*PROJECT["optional-dependencies"].values())]
     assert {normal(name) for name in listed} <= pinned
 
 

@@ -1,13 +1,14 @@
 """Hygiene of the committed notebooks: what nbval cannot see.
 
-A notebook without outputs passes nbval with nothing compared, figures are never compared at all, and
-papermill forgives a misspelt parameter. Each rule here is a function of one notebook, and each is
-shown to fail on a broken copy.
+A notebook without outputs passes nbval with nothing compared, figures are never compared at all,
+and papermill forgives a misspelt parameter. Each rule here is a function of one notebook, and each
+is shown to fail on a broken copy.
 """
 
 from __future__ import annotations
 
 import copy
+import itertools
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -82,7 +83,7 @@ def plain_python(notebook: Notebook) -> bool:
 
 def prose_before_code(notebook: Notebook) -> bool:
     cells, run = notebook.cells, 0
-    for before, cell in zip(cells, cells[1:], strict=False):
+    for before, cell in itertools.pairwise(cells):
         run = run + 1 if before.cell_type == cell.cell_type == "code" else 0
         if run > 2:
             return False
@@ -136,7 +137,7 @@ def nothing_of_this_machine(notebook: Notebook) -> bool:
 
 def figures_have_readings(notebook: Notebook) -> bool:
     for cell in code(notebook):
-        kinds = [list(o.get("data", {})) + [o.output_type] for o in cell.outputs]
+        kinds = [[*list(o.get("data", {})), o.output_type] for o in cell.outputs]
         drawn = any("image/png" in kind for kind in kinds)
         if drawn and not any("stream" in kind for kind in kinds):
             return False

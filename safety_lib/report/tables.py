@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
+from itertools import takewhile
 from typing import TYPE_CHECKING
 
 from safety_lib.agent.versions import Change
@@ -141,7 +141,9 @@ def interventions_table(interventions: Sequence[Intervention], rows: int = 8) ->
 
 def _before_and_after(before: str, after: str) -> dict[str, str]:
     # Two long texts differ somewhere in the middle: begin where they part.
-    same = len(os.path.commonprefix([before, after]))
+    same = sum(
+        1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(before, after, strict=False))
+    )
     start = before.rfind(" ", 0, same) + 1 if same > 20 else 0
     lead = "... " if start else ""
     return {
