@@ -34,6 +34,7 @@ from safety_lib.stats.discovery import (
     chao1,
     good_turing_missing_mass,
     missing_mass_upper,
+    new_mode_bound,
 )
 from safety_lib.stats.intervals import (
     Interval,
@@ -151,6 +152,7 @@ __all__ = [
     "minimum_detectable_effect",
     "missing_mass_upper",
     "n_to_see_one",
+    "new_mode_bound",
     "newcombe_difference",
     "newcombe_paired",
     "pass_at_k",

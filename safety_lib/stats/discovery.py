@@ -7,6 +7,7 @@ exchangeable; an attacker that adapts breaks this, so read them as a stopping he
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Literal
 
 import numpy as np
@@ -14,6 +15,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from safety_lib.stats.intervals import FloatArray, clopper_pearson_upper, share, z_value
 from safety_lib.stats.paired import finite_array
+from safety_lib.stats.sequential import confidence_sequence
 
 
 def _seen(counts: ArrayLike) -> NDArray[np.int64]:
@@ -182,3 +184,55 @@ def accumulation_curve(counts: ArrayLike, rollouts: int | None = None) -> FloatA
     # Chance that a mode with m failures is absent from the first r rollouts, as a running product.
     steps = np.maximum(0.0, 1 - modes[:, None] / (n - drawn))
     return np.asarray(repeats @ (1 - np.cumprod(steps, axis=1)), dtype=np.float64)
+
+
+def new_mode_bound(modes: Sequence[str | None], level: float = 0.95) -> FloatArray:
+    """Bound the chance that the next rollout shows a mode not seen yet, after every rollout.
+
+    The bounds hold for all rollouts at once, so that a search may stop at the first that is small
+    enough. Whenever a new mode turns up, what is known so far is frozen: the chance to see anything
+    outside it is one fixed rate, and a confidence sequence for it goes on from there. The k-th of
+    these sequences is given the share 1 / ((k + 1) (k + 2)) of alpha, and the smallest bound that
+    any of them ever gave is still a bound, because what is unseen only shrinks.
+
+    Parameters
+    ----------
+    modes
+        What each rollout showed, in the order seen: a mode, or None for no failure.
+    level
+        Confidence level over the whole search, in (0, 1).
+
+    Returns
+    -------
+    ndarray
+        Shape (rollouts,), in (0, 1], never rising.
+
+    Raises
+    ------
+    ValueError
+        If level is not in (0, 1).
+
+    References
+    ----------
+    Howard et al., Annals of Statistics 49, 2021 (sequences); Good, Biometrika 40, 1953 (the rate).
+
+    Examples
+    --------
+    >>> new_mode_bound(["a"] * 200)[[9, 49, 199]].round(3).tolist()
+    [0.513, 0.139, 0.039]
+    """
+    alpha = 1 - share("level", level)
+    first: dict[str, int] = {}
+    rank = np.array(
+        [-1 if mode is None else first.setdefault(mode, len(first)) for mode in modes],
+        dtype=np.int64,
+    )
+    starts = [0] + [int(np.flatnonzero(rank == k)[0]) + 1 for k in range(len(first))]
+    bounds = np.ones(rank.size)
+    for k, start in enumerate(starts):
+        own = 1 - alpha / ((k + 1) * (k + 2))
+        outside = np.cumsum(rank[start:] >= k)
+        for n, s in enumerate(outside.tolist(), start=1):
+            place = start + n - 1
+            bounds[place] = min(bounds[place], confidence_sequence(s, n, own).high)
+    return np.asarray(np.minimum.accumulate(bounds), dtype=np.float64)
