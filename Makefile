@@ -36,6 +36,9 @@ lab: $(VENV)/core ## open the notebooks in JupyterLab
 notebooks: $(VENV)/core ## run the notebooks and store them with their outputs
 	$(RUN) -c "from safety_lib.pipeline import refresh_notebooks; refresh_notebooks()"
 
+experiments: $(VENV)/core ## run what takes longer than a notebook may, into artifacts/experiments
+	$(RUN) -m safety_lib.pipeline.experiments
+
 lint: $(VENV)/dev ## ruff and mypy, notebooks included
 	$(RUN) -m ruff check .
 	$(RUN) -m ruff format --check .

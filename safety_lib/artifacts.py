@@ -19,7 +19,7 @@ from typing import Any, TypeVar, cast
 
 from pydantic import BaseModel, ValidationError
 
-from safety_lib.records import Artifact, Incident
+from safety_lib.records import Artifact, Experiment, Incident
 
 A = TypeVar("A", bound=Artifact)
 M = TypeVar("M", bound=BaseModel)
@@ -28,6 +28,7 @@ _MADE_BY = {
     "stress_failures": "notebook 01_stress_testing, or `python -m safety_lib stress`",
     "regression_tests": "notebook 02_regression_tests, or `python -m safety_lib regress`",
     "gate_report": "notebook 03_release_gate, or `python -m safety_lib gate`",
+    "experiment": "`make experiments`",
     "incident_replay": "notebook 04_incident_replay, or `python -m safety_lib replay`",
 }
 
@@ -186,6 +187,36 @@ def read_artifact(path: str | Path, kind: type[A]) -> A:
     if written != sha256_of(tree):
         raise _refusal(path, "content differs from its hash, so it was edited or damaged", again)
     return artifact
+
+
+def read_experiment(folder: str | Path, name: str) -> Experiment:
+    """Read the result of an experiment: from the folder of this run, else the one in the checkout.
+
+    An experiment has parameters of its own, so a run into another folder shows the same one.
+
+    Parameters
+    ----------
+    folder : str or Path
+        Where the run's artifacts are.
+    name : str
+        The name of the experiment.
+
+    Raises
+    ------
+    ArtifactError
+        If it is in neither place, or damaged.
+
+    Examples
+    --------
+    >>> read_experiment("artifacts", "no such experiment")
+    Traceback (most recent call last):
+    ...
+    safety_lib.artifacts.ArtifactError: no such experiment.json: there is no such file in \
+artifacts/experiments; make it again with `make experiments`
+    """
+    own = Path(folder) / "experiments" / f"{name}.json"
+    shipped = Path(__file__).resolve().parents[1] / "artifacts" / "experiments" / own.name
+    return read_artifact(shipped if shipped.exists() and not own.exists() else own, Experiment)
 
 
 def read_incident(path: str | Path) -> Incident:
