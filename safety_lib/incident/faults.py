@@ -11,7 +11,7 @@ the way before it can be seen, ``good`` says so, and the good release is that mu
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import combinations
 from typing import Any, Literal
@@ -262,6 +262,24 @@ def release_of(*faults: Fault, seed: int, number: int = 0) -> FaultyRelease:
         raise ValueError("two faults of one release must be about different settings")
     good = load_version("v1").having(settings, name="good")
     names = [fault.name for fault in faults]
+    innocent = innocent_changes(good, wrong, names, seed=seed, number=number)
+    return FaultyRelease(good, good.having({**innocent, **wrong}, name="bad"), tuple(faults))
+
+
+def innocent_changes(
+    good: Version, wrong: Mapping[str, Any], names: Sequence[str], *, seed: int, number: int = 0
+) -> dict[str, Any]:
+    """Draw what else a release changes, besides what is set wrong.
+
+    Parameters
+    ----------
+    good : Version
+        The release before it.
+    wrong : mapping
+        The settings of the faults; none of them is drawn.
+    names : sequence of str
+        Names of the faults, and ``seed`` and ``number``: they decide the draw.
+    """
     innocent: dict[str, Any] = {}
     order = sorted(_INNOCENT, key=lambda entry: key(seed, "innocent", *names, number, entry[0]))
     for setting, values in order:
@@ -270,7 +288,7 @@ def release_of(*faults: Fault, seed: int, number: int = 0) -> FaultyRelease:
             value = round(good.settings[setting] + value, 3)
         if setting not in wrong and len(innocent) < INNOCENT_CHANGES:
             innocent[setting] = value
-    return FaultyRelease(good, good.having({**innocent, **wrong}, name="bad"), tuple(faults))
+    return innocent
 
 
 def pairs_of(faults: tuple[Fault, ...] = FAULTS) -> tuple[tuple[Fault, Fault], ...]:
