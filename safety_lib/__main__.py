@@ -92,12 +92,16 @@ def demo(
     type=click.Choice(["adaptive", "static", "direct"]),
 )
 @click.option("--max-turns", default=8, show_default=True, type=_AT_LEAST_ONE)
+@click.option("--workers", default=1, show_default=True, type=_AT_LEAST_ONE, help="Processes.")
+@click.option("--dask", default="", metavar="ADDRESS", help="Run on this Dask cluster instead.")
 @_versions
 @_common
 def stress(
     rollouts: int,
     attacker: str,
     max_turns: int,
+    workers: int,
+    dask: str,
     baseline: str,
     candidate: str,
     artifacts: str,
@@ -106,6 +110,9 @@ def stress(
 ) -> None:
     """Stage 1: attack both versions and write stress_failures.json.
 
+    A run that was stopped goes on where it was when it is started again. The number of workers
+    changes no result.
+
     Example: python -m safety_lib stress --rollouts 50 --attacker adaptive
     """
     from safety_lib.agent.versions import load_version
@@ -113,7 +120,7 @@ def stress(
     from safety_lib.report.summary import stress_lines
     from safety_lib.stress.discovery import discover
 
-    with _progress("conversations") as tick:
+    with _workers(workers, dask) as (executor, count), _progress("conversations") as tick:
         found = discover(
             load_version(baseline),
             load_version(candidate),
@@ -123,6 +130,8 @@ def stress(
             seed=seed,
             model=model,
             journal=Path(artifacts) / "runs",
+            executor=executor,
+            workers=count,
             on_result=tick,
         )
     artifact = found.artifact()
@@ -170,7 +179,7 @@ def regress(
         load_version(baseline or found.baseline),
         load_version(candidate or found.candidate),
     ]
-    with _processes(workers) as executor:
+    with _workers(workers) as (executor, count):
         suite = generate_suite(
             found,
             {version.version: version for version in versions},
@@ -180,7 +189,7 @@ def regress(
             reference=load_version(reference),
             previous=previous_suite(artifacts, found.model),
             executor=executor,
-            workers=workers,
+            workers=count,
         )
     write_artifact(artifacts, suite)
     _say(suite_lines(suite, artifacts))
@@ -344,14 +353,31 @@ def _progress(unit: str) -> Iterator[Callable[[Any], None]]:
 
 
 @contextmanager
-def _processes(workers: int) -> Iterator[Executor | None]:
-    if workers == 1:
-        yield None
-        return
-    from concurrent.futures import ProcessPoolExecutor
+def _workers(processes: int, dask: str = "") -> Iterator[tuple[Executor | None, int]]:
+    """Yield where to hold conversations, and how many workers there are."""
+    if dask:
+        try:
+            from distributed import Client
+        except ImportError:
+            raise click.UsageError(
+                "--dask needs distributed: pip install 'agentic-safety-notebooks[dask]'"
+            ) from None
+        with Client(dask) as client:  # type: ignore[no-untyped-call]
+            yield client.get_executor(), sum(client.nthreads().values())
+    elif processes > 1:
+        from concurrent.futures import ProcessPoolExecutor
 
-    with ProcessPoolExecutor(workers) as pool:
-        yield pool
+        with ProcessPoolExecutor(processes, initializer=_leave_interrupts_to_the_parent) as pool:
+            yield pool, processes
+    else:
+        yield None, 1
+
+
+def _leave_interrupts_to_the_parent() -> None:
+    # Ctrl-C reaches every process of the terminal; one of them has to tell what it means.
+    import signal
+
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def _say(lines: list[str]) -> None:
