@@ -4,6 +4,13 @@ Every helper draws, shows, prints and returns nothing. matplotlib is loaded by t
 not before.
 """
 
+from safety_lib.figures.cause import (
+    causal_graph,
+    loop_rounds,
+    mitigations,
+    radius_coverage,
+    root_cause_accuracy,
+)
 from safety_lib.figures.gate import forest, pass_rates
 from safety_lib.figures.incident import blast_radius, intervention_effects, timeline
 from safety_lib.figures.regression import funnel, reproduction
@@ -15,12 +22,17 @@ from safety_lib.figures.stress import (
 
 __all__ = [
     "blast_radius",
+    "causal_graph",
     "failures_by_turn",
     "forest",
     "funnel",
     "intervention_effects",
+    "loop_rounds",
+    "mitigations",
     "pass_rates",
+    "radius_coverage",
     "reproduction",
+    "root_cause_accuracy",
     "single_turn_against_multi_turn",
     "survival_curves",
     "timeline",
