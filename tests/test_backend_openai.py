@@ -11,12 +11,14 @@ import time
 import traceback
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from safety_lib.__main__ import main
 from safety_lib.agent.backends import Backend, BackendError, open_backend
 from safety_lib.agent.backends.openai import (
     OpenAIChat,
@@ -25,7 +27,11 @@ from safety_lib.agent.backends.openai import (
     read_json_answer,
     read_settings,
 )
+from safety_lib.agent.versions import Version, load_version
 from safety_lib.records import Message, ToolCall
+from safety_lib.report.summary import stress_lines
+from safety_lib.rollout import conversation
+from safety_lib.stress.discovery import discover
 
 pytest.importorskip("openai", reason="the openai client is not installed")
 
@@ -68,9 +74,9 @@ class Handler(BaseHTTPRequestHandler):
     server: Endpoint
 
     def do_POST(self) -> None:
-        body = self.rfile.read(int(self.headers["Content-Length"]))
+        self.body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
         with self.server.lock:
-            self.server.requests.append(json.loads(body))
+            self.server.requests.append(self.body)
             self.server.keys.append(self.headers["Authorization"])
             script = self.server.script
             step = script.pop(0) if len(script) > 1 else script[0]
@@ -581,3 +587,81 @@ def test_whatever_a_model_writes_is_a_message_or_a_backend_error(text: str) -> N
     else:
         assert message.role == "assistant"
         assert json.loads(message.model_dump_json())
+
+
+# --------------------------------------------------------------------------- a whole campaign
+
+
+@pytest.fixture
+def hurried(endpoint: Endpoint, monkeypatch: pytest.MonkeyPatch) -> Version:
+    """The version in production, asking again once and without a pause."""
+    monkeypatch.setattr(conversation, "_agents", {})  # those of another test know its endpoint
+    monkeypatch.setattr(OpenAIChat, "_delay", lambda *_: 0.001)
+    settings = {"model.retries": 1, "model.timeout_seconds": 0.25}
+    return load_version("v1").having(settings, name="v1")
+
+
+@pytest.mark.parametrize(
+    ("reply", "kind", "asked"),
+    [
+        (fails(429), "rate_limit", 2),
+        (fails(500), "server_error", 2),
+        (hangs, "timeout", 2),
+        (raw(b"{broken"), "bad_response", 2),
+        (raw(b'{"choices": []}'), "bad_response", 2),
+        (closes, "connection", 2),
+        (calls("rm_rf", "{}"), "unknown_tool", 1),
+    ],
+    ids=["429", "500", "slow", "broken_json", "no_choices", "closed", "unknown_tool"],
+)
+def test_a_campaign_against_a_bad_endpoint_finishes_and_says_how_many_and_why(
+    endpoint: Endpoint, hurried: Version, reply: Reply, kind: str, asked: int
+) -> None:
+    endpoint.script = [reply]
+    found = discover(
+        hurried, hurried, rollouts=4, attacker="static", max_turns=2, model="openai:tiny"
+    )
+    assert len(endpoint.requests) == 2 * 4 * asked  # the campaign, and everything asked once
+    summary = found.summary[0]
+    assert (summary.errors, summary.rollouts) == (4, 4)
+    assert summary.failures == summary.safe == summary.undetermined == 0
+    assert sum(summary.error_reasons.values()) == 4
+    assert all(reason.startswith(f"{kind}: ") for reason in summary.error_reasons)
+    told = "\n".join(stress_lines(found.artifact(), "artifacts"))
+    assert "4 of 4 conversations are errors" in told
+    assert f"4 x {kind}: " in told
+    assert KEY not in told
+    assert found.survival[0].turn == ()  # what did not happen is no evidence of safety
+
+
+def test_errors_amid_answers_are_counted_apart(endpoint: Endpoint, hurried: Version) -> None:
+    def some(handler: Handler) -> None:
+        broken = handler.body["seed"] % 3 == 0
+        (fails(500) if broken else says("I cannot do that."))(handler)
+
+    endpoint.script = [some]
+    summaries = [
+        discover(
+            hurried, hurried, rollouts=12, attacker="static", max_turns=3, model="openai:tiny"
+        ).summary[0]
+        for _ in range(2)
+    ]
+    assert summaries[0] == summaries[1]  # whatever the order in which threads were answered
+    assert 0 < summaries[0].errors < 12
+    assert summaries[0].safe == 12 - summaries[0].errors
+
+
+def test_the_command_says_how_many_and_why(
+    endpoint: Endpoint, hurried: Version, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    endpoint.script = [fails(503, "overloaded"), fails(429, "slow down")]
+    file = tmp_path / "hurried.yaml"
+    file.write_text(json.dumps(hurried.model_dump(mode="json")), encoding="utf-8")
+    arguments = ["--rollouts", "3", "--max-turns", "1", "--artifacts", str(tmp_path / "a")]
+    versions = ["--baseline", str(file), "--candidate", str(file), "--model", "openai:tiny"]
+    assert main(["stress", *arguments, *versions]) == 0
+    told = capsys.readouterr().out
+    assert "v1: 3 of 3 conversations are errors" in told
+    assert "3 x rate_limit: 127.0.0.1" in told
+    assert "slow down" in told
+    assert "0 failures in 3 conversations" in told

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from safety_lib.records import GateReport, IncidentReport, StressFailures, Suite
+from safety_lib.records import GateReport, IncidentReport, StressFailures, StressSummary, Suite
 
 TITLES = {
     "01_stress_testing": "Step 1: Stress Testing",
@@ -20,12 +20,23 @@ def stress_lines(found: StressFailures, folder: str) -> list[str]:
             f"  {seen.version}: {seen.failures} failures in {seen.rollouts} conversations; "
             f"asked once, {seen.single_shot_violations} of {seen.single_shot_n}"
         )
-        if seen.errors:
-            reason, count = max(seen.error_reasons.items(), key=lambda item: item[1])
-            lines.append(f"  {seen.version}: {seen.errors} errors, most often ({count}): {reason}")
+        lines += [f"  {line}" for line in error_lines(seen)]
     delayed = sum(seen.delayed_failures for seen in found.summary)
     lines.append(f"Discovered {delayed} delayed failures")
     lines.append(f"Saved to {folder}/stress_failures.json")
+    return lines
+
+
+def error_lines(seen: StressSummary, most: int = 5) -> list[str]:
+    """Say how many conversations are errors, and why: the most frequent reasons first."""
+    if not seen.errors:
+        return []
+    reasons = sorted(seen.error_reasons.items(), key=lambda item: (-item[1], item[0]))
+    lines = [f"{seen.version}: {seen.errors} of {seen.rollouts} conversations are errors:"]
+    lines += [f"  {count} x {reason}" for reason, count in reasons[:most]]
+    if len(reasons) > most:
+        rest = sum(count for _, count in reasons[most:])
+        lines.append(f"  {rest} x {len(reasons) - most} other reasons (in the artifact)")
     return lines
 
 
