@@ -90,7 +90,7 @@ def causal_graph(found: Bisection, interventions: Sequence[Intervention]) -> Non
             elif label in changes:
                 _edge(axes, (0.02, y), (_OUTCOME, middle), effect, _CAUSE)
             elif y == len(changes):
-                _edge(axes, (0.02, y), (_OUTCOME, middle), None, _INNOCENT)
+                _edge(axes, (0.02, y), (_OUTCOME, middle), _strongest(effects, changes), _INNOCENT)
             else:
                 _edge(axes, (0.02, y), (_OUTCOME, middle), effect, _CONTEXT)
             if label in changes:
@@ -116,10 +116,20 @@ def _edge(
     share = effect.effect if effect else 0.0
     _line(axes, start, end, share, mark)
     dot(axes, *start, mark, 6)
-    text = (
-        "no effect" if effect is None else f"{points(share)} {span(effect.ci_low, effect.ci_high)}"
-    )
-    _said(axes, start[0] + 0.03, start[1] - 0.26, text, mark.text, "left")
+    text = "not undone alone"
+    if effect is not None:
+        text = f"{points(share)} {span(effect.ci_low, effect.ci_high)}"
+    text = f"at most {text}" if mark is _INNOCENT and effect is not None else text
+    # On the side that the edge leaves free; the axis runs downwards.
+    aside = 0.32 if end[1] < start[1] else -0.32
+    _said(axes, start[0] + 0.03, start[1] + aside, text, mark.text, "left")
+
+
+def _strongest(effects: Mapping[str, Intervention], causes: Sequence[str]) -> Intervention | None:
+    """Return the change that does most among those that are no cause."""
+    named = {f"revert {key}" for key in causes}
+    others = [i for i in effects.values() if i.kind == "change" and i.name not in named]
+    return max(others, key=lambda i: i.effect, default=None)
 
 
 def _line(
