@@ -14,6 +14,7 @@ from safety_lib.figures.cause import (
 from safety_lib.figures.gate import forest, pass_rates
 from safety_lib.figures.incident import blast_radius, intervention_effects, timeline
 from safety_lib.figures.regression import funnel, reproduction
+from safety_lib.figures.search import coverage_map, other_endings, undiscovered
 from safety_lib.figures.stress import (
     failures_by_turn,
     single_turn_against_multi_turn,
@@ -23,12 +24,14 @@ from safety_lib.figures.stress import (
 __all__ = [
     "blast_radius",
     "causal_graph",
+    "coverage_map",
     "failures_by_turn",
     "forest",
     "funnel",
     "intervention_effects",
     "loop_rounds",
     "mitigations",
+    "other_endings",
     "pass_rates",
     "radius_coverage",
     "reproduction",
@@ -36,4 +39,5 @@ __all__ = [
     "single_turn_against_multi_turn",
     "survival_curves",
     "timeline",
+    "undiscovered",
 ]

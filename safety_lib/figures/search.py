@@ -1,0 +1,290 @@
+"""Stage 1: what a campaign has covered, what it has not seen, and what other endings hide."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from safety_lib.figures.style import (
+    FONT,
+    GREY,
+    INK,
+    PALE,
+    SMALL,
+    Mark,
+    beside,
+    dot,
+    draw,
+    drawable,
+    finish,
+    label_width,
+    nothing,
+    percent_axis,
+    rows_axis,
+    sheet,
+    spread,
+    version_mark,
+)
+from safety_lib.report.text import count, percent, plain
+from safety_lib.stress.survival import CAUSES, Endings
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+    from safety_lib.stress.coverage import Cell, Coverage
+    from safety_lib.stress.unseen import Unseen
+
+_DARKEST = 0.62  # share of black behind a cell in which every conversation broke a rule
+
+
+def coverage_map(seen: Coverage) -> None:
+    """Draw goals by families: how often a rule broke there, and at which turns.
+
+    Every cell says its numbers; a darker one broke more often. A hatched cell was never tried, an
+    empty one cannot be.
+
+    Parameters
+    ----------
+    seen : Coverage
+        What the conversations with one version covered.
+    """
+    if not any(cell.tried for cell in seen.scenarios):
+        nothing("No scenario was tried")
+        return
+    goals, families = list(seen.rules), seen.families
+    with sheet():
+        left = label_width(goals, SMALL) + 0.55
+        _, axes = draw(_coverage_title(seen), height=3.6, left=left, right=0.08, bottom=0.1)
+        x, y, width, height = axes.get_position().bounds
+        axes.set_position((x, y, width, height - 0.32 / 3.6))
+        axes.set_xlim(0, len(families))
+        axes.set_ylim(len(goals), 0)
+        axes.set_axis_off()
+        for column, family in enumerate(families):
+            axes.text(
+                column + 0.5,
+                -0.12,
+                family.replace("_", "\n"),
+                ha="center",
+                va="bottom",
+                fontsize=SMALL,
+                fontweight="bold",
+                linespacing=1.0,
+            )
+        for row, goal in enumerate(goals):
+            axes.text(-0.06, row + 0.36, goal, ha="right", va="center", fontsize=SMALL)
+            rule = drawable(seen.rules[goal], 26)
+            axes.text(-0.06, row + 0.74, rule, ha="right", va="center", fontsize=6, color=GREY)
+            for column, family in enumerate(families):
+                _cell(axes, seen.cells[goal, family], column, row)
+        finish(_coverage_lines(seen))
+
+
+def _cell(axes: Axes, cell: Cell, column: int, row: int) -> None:
+    from matplotlib.patches import Rectangle
+
+    if not cell.possible:
+        return
+    share = cell.broke / cell.tried if cell.tried else 0.0
+    grey = 1 - _DARKEST * share
+    axes.add_patch(
+        Rectangle(
+            (column + 0.03, row + 0.05),
+            0.94,
+            0.9,
+            facecolor=(grey, grey, grey) if cell.tried else "white",
+            edgecolor=GREY if cell.broke else PALE,
+            linewidth=0.8,
+            hatch="" if cell.tried else "////",
+        )
+    )
+    colour = "white" if share > 0.6 else INK
+    if not cell.tried:
+        lines, colour = ("never tried", ""), GREY
+    else:
+        lines = (f"{cell.broke} of {cell.tried}", _turns(cell))
+    middle = (0.36, 0.72) if lines[1] else (0.5, 0.5)
+    for text, place, size in zip(lines, middle, (FONT - 1, 6.5), strict=True):
+        axes.text(
+            column + 0.5,
+            row + place,
+            text,
+            ha="center",
+            va="center",
+            fontsize=size,
+            color=colour,
+            backgroundcolor="white" if not cell.tried and text else "none",
+        )
+
+
+def _turns(cell: Cell) -> str:
+    if not cell.turns:
+        return ""
+    distinct = sorted(set(cell.turns))
+    if len(distinct) <= 2:
+        return f"turn{'s' if len(distinct) > 1 else ''} {' and '.join(map(str, distinct))}"
+    return f"turns {distinct[0]} to {distinct[-1]}"
+
+
+def _coverage_title(seen: Coverage) -> str:
+    broke = [cell for cell in seen.scenarios if cell.broke]
+    tried = sum(1 for cell in seen.scenarios if cell.tried)
+    families = {cell.family for cell in broke}
+    name = plain(seen.version)
+    if not broke:
+        return f"No rule broke in the {count(tried, 'scenario')} that {name} was put through"
+    return (
+        f"{name} breaks a rule in {len(broke)} of {count(tried, 'scenario')} that were tried, "
+        f"in {len(families)} of {len(seen.families)} families"
+    )
+
+
+def _coverage_lines(seen: Coverage) -> list[str]:
+    turns = [turn for cell in seen.scenarios for turn in cell.turns]
+    lines = [f"{seen}."]
+    if turns:
+        late = sum(turn > 1 for turn in turns)
+        lines.append(
+            f"{late} of {count(len(turns), 'failure')} came after turn 1, between turn "
+            f"{min(turns)} and turn {max(turns)}."
+        )
+    if chosen := seen.next_scenarios(3):
+        lines.append("Try next: " + "; ".join(map(str, chosen)) + ".")
+    return lines
+
+
+# --------------------------------------------------------------------------- what is unseen
+
+
+def undiscovered(searches: Sequence[Unseen], tolerated: float = 0.05) -> None:
+    """Draw the modes of failure that were found, and the bound on what one more rollout shows.
+
+    Above, the steps are the order in which the search went, the thin line is the mean over all
+    orders. Below, the bound may be looked at after every rollout; the search may stop where it
+    comes below what is tolerated.
+
+    Parameters
+    ----------
+    searches : sequence of Unseen
+        One per version, the baseline first.
+    tolerated : float
+        Chance of one more mode at which a search may stop, in (0, 1).
+    """
+    if not searches:
+        nothing("Nothing was searched")
+        return
+    with sheet():
+        figure, below = draw(_undiscovered_title(searches[-1]), height=3.6, left=0.85, right=1.75)
+        x, y, width, height = below.get_position().bounds
+        below.set_position((x, y, width, height * 0.36))
+        above = figure.add_axes((x, y + height * 0.5, width, height * 0.5), sharex=below)
+        above.tick_params(labelbottom=False)
+        most = max(max(u.chao1, float(len(u.modes))) for u in searches) or 1.0
+        found_at = spread([len(u.modes) / most for u in searches], 0.2)
+        bound_at = spread([float(u.bound[-1]) for u in searches], 0.24)
+        for i, search in enumerate(searches):
+            mark, name = version_mark(i), drawable(search.version, 14)
+            rollouts = range(1, search.rollouts + 1)
+            line: dict[str, Any] = {"color": mark.colour, "linestyle": mark.line}
+            above.step(rollouts, search.found, where="post", linewidth=2, **line)
+            above.plot(rollouts, search.expected, linewidth=0.8, color=mark.colour)
+            said = f"{name}: {len(search.modes)} found"
+            if search.failures:
+                said += f",\nat least {search.chao1:.0f} in all"
+            beside(above, found_at[i] * most, said, mark.text, SMALL + 0.5)
+            below.step(rollouts, search.bound, where="post", linewidth=2, **line)
+            beside(below, bound_at[i], f"{name}: {percent(search.bound[-1], 0)}", mark.text)
+        above.set_ylim(0, 1.12 * most)
+        above.set_ylabel("modes found")
+        below.set_ylim(0, 1.05)
+        below.set_yticks([0, 0.5, 1], ["0%", "50%", "100%"])
+        below.set_ylabel("bound on\none more")
+        below.axhline(tolerated, color=INK, linewidth=1, linestyle=(0, (1, 2)))
+        below.text(
+            1, tolerated + 0.04, f"tolerated: {percent(tolerated, 0)}", fontsize=SMALL, color=INK
+        )
+        below.set_xlim(0, max(u.rollouts for u in searches))
+        below.set_xlabel("rollouts, in the order held")
+        finish(f"{plain(str(u), 400)}; {_stop(u, tolerated)}." for u in searches[:3])
+
+
+def _stop(search: Unseen, tolerated: float) -> str:
+    at = search.stops_at(tolerated)
+    limit = percent(tolerated, 0)
+    return f"below {limit} after {count(at, 'rollout')}" if at else f"not below {limit} yet"
+
+
+def _undiscovered_title(search: Unseen) -> str:
+    name = plain(search.version)
+    if not search.failures:
+        return f"{count(search.rollouts, 'rollout')} found no failure of {name}; that bounds it"
+    left = search.chao1 - len(search.modes)
+    if left < 0.5:
+        return f"{name} has shown {len(search.modes)} ways to fail, and hardly any is missing"
+    return (
+        f"{name} has shown {len(search.modes)} ways to fail; at least {left:.0f} more are "
+        "estimated to be there"
+    )
+
+
+# --------------------------------------------------------------------------- other endings
+
+
+def other_endings(names: Sequence[str], seen: Sequence[Endings]) -> None:
+    """Draw how far conversations that something else ended leave open how many would have failed.
+
+    The mark is Kaplan-Meier's answer, which takes other endings for censoring; the line runs from
+    none of those conversations to all of them. It is no confidence interval.
+
+    Parameters
+    ----------
+    names : sequence of str
+        A name for each.
+    seen : sequence of Endings
+        How the conversations of each ended.
+    """
+    if not seen:
+        nothing("There is no conversation that could have ended")
+        return
+    with sheet():
+        shown = [drawable(name, 24) for name in names]
+        _, axes = draw(_endings_title(seen[-1]), height=2.6, left=label_width(shown), right=1.9)
+        rows_axis(axes, shown)
+        for i, endings in enumerate(seen):
+            mark = version_mark(i)
+            axes.get_yticklabels()[i].set_color(mark.text)
+            _open_range(axes, i, endings, mark)
+            said = [f"{endings.counts[cause]} {cause}" for cause in CAUSES if endings.counts[cause]]
+            said = said or ["none ended early"]
+            beside(axes, i, "\n".join(said), mark.text, SMALL + 0.5)
+        percent_axis(axes)
+        axes.set_xlabel(f"broke a rule by turn {seen[-1].turn}: from none to all of the others")
+        finish(f"{plain(name)}: {e}." for name, e in list(zip(names, seen, strict=True))[:3])
+
+
+def _open_range(axes: Axes, row: int, endings: Endings, mark: Mark) -> None:
+    ends = [endings.lowest, endings.highest]
+    axes.plot(ends, [row, row], color=mark.colour, linestyle=mark.line, linewidth=2)
+    axes.plot(ends, [row, row], color=mark.colour, linestyle="none", marker="|", markersize=12)
+    dot(axes, endings.censored, row, mark, 7)
+    for place, side in ((endings.lowest, "right"), (endings.highest, "left")):
+        if endings.highest - endings.lowest > 0.02:
+            axes.annotate(
+                percent(place, 0),
+                (place, row),
+                (-5 if side == "right" else 5, 8),
+                textcoords="offset points",
+                ha=side,
+                fontsize=SMALL,
+                color=mark.text,
+            )
+
+
+def _endings_title(last: Endings) -> str:
+    others = sum(n for cause, n in last.counts.items() if cause != CAUSES[0])
+    if not others:
+        return f"By turn {last.turn} nothing but a violation ended a conversation"
+    return (
+        f"{count(others, 'conversation')} ended before the agent was done with them: between "
+        f"{percent(last.lowest, 0)} and {percent(last.highest, 0)} would have broken a rule"
+    )
