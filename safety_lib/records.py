@@ -759,7 +759,7 @@ class Bisection(Record):
 
 
 class MitigationResult(Record):
-    """A mitigation that was executed: does the failure come back, and what does it cost?
+    """A mitigation that was executed: how much of the failure it leaves, and what it costs.
 
     ``incident`` counts how often the rule broke when the incident was held again, ``held_out`` how
     often in variants that no test of the suite holds, ``benign`` how many legitimate requests were
@@ -777,7 +777,10 @@ class MitigationResult(Record):
 
 
 class BlastRadius(Record):
-    """How many conversations were affected: an estimate from an audit, with its interval."""
+    """How many conversations, or users, were affected: an estimate from an audit.
+
+    ``audited_n`` counts units; where the units are users, ``sessions_read`` is what that cost.
+    """
 
     estimate: float
     ci_low: float
@@ -789,11 +792,14 @@ class BlastRadius(Record):
     audited_unflagged: int
     method: str
     claimed: int | None = None
+    unit: Literal["conversations", "users"] = "conversations"
+    sessions_read: int | None = None
 
     def __str__(self) -> str:
+        cost = f", {self.sessions_read:,} conversations read" if self.sessions_read else ""
         return (
-            f"{self.estimate:,.0f} of {self.population_n:,} conversations "
-            f"[{self.ci_low:,.0f}, {self.ci_high:,.0f}], from an audit of {self.audited_n:,}"
+            f"{self.estimate:,.0f} of {self.population_n:,} {self.unit} "
+            f"[{self.ci_low:,.0f}, {self.ci_high:,.0f}], from an audit of {self.audited_n:,}{cost}"
         )
 
 

@@ -1,6 +1,8 @@
 """The blast radius: counts what broke, covers the truth, never reads it, says when it cannot."""
 
 import random
+import subprocess
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -15,6 +17,7 @@ from safety_lib.incident import blast_radius
 from safety_lib.incident.blast_radius import (
     allocate,
     check_against_truth,
+    estimate_affected,
     estimate_blast_radius,
     flag_for,
     opinions,
@@ -351,3 +354,67 @@ def test_a_slice_of_the_coverage_comes_out_the_same(stored: Experiment) -> None:
     logs = all_logs(ARTIFACTS, sessions=stored.parameters["sessions"], seed=stored.seed)
     again = simulated_incidents(logs, incidents=20, seed=stored.seed)
     assert [covered_row(case) for case in again] == stored.result["first"]
+
+
+# --------------------------------------------------------------------------- users, and size
+
+
+@pytest.mark.parametrize("rule_id", ["record_exfiltration", "split_payment", "protected_deletion"])
+def test_affected_users_are_estimated_as_users(rule_id: str) -> None:
+    affected = estimate_affected(LOG, rule_id=rule_id, version="v2", audit=300, seed=7)
+    with duckdb.connect() as connection:
+        ((truth, everyone),) = connection.execute(
+            "SELECT count(DISTINCT user_id) FILTER (list_contains("
+            "list_transform(violations, lambda v: v.rule_id), $rule)), count(DISTINCT user_id) "
+            "FROM read_parquet($log) JOIN read_parquet($truth) USING (session_id)",
+            {"rule": rule_id, "log": str(LOG), "truth": str(TRUTH)},
+        ).fetchall()
+    users = affected.users
+    assert users.ci_low <= truth <= users.ci_high
+    assert users.population_n == everyone
+    assert users.audited_n == 300 < (users.sessions_read or 0)  # some come often
+    assert f"{everyone:,} users" in str(users)
+    assert 1 <= len(affected.touched) <= affected.at_least
+    assert list(affected.touched.values()) == sorted(affected.touched.values(), reverse=True)
+
+
+def test_with_every_user_read_users_and_records_are_exact(tmp_path: Path) -> None:
+    log = population(tmp_path / "log.parquet", {"v2": (6, 4, 2, 50)})
+    affected = estimate_affected(
+        log, rule_id="secret_disclosed", version="v2", audit=1, seed=1
+    )  # all sessions are of one user
+    assert affected.users.estimate == affected.users.ci_low == affected.users.ci_high == 1
+    assert affected.users.sessions_read == 62
+    assert sum(affected.touched.values()) == 8
+    nothing = population(tmp_path / "other.parquet", {"v2": (0, 1, 0, 3)})
+    seen = estimate_affected(nothing, rule_id="secret_disclosed", version="v2", audit=1, seed=1)
+    assert (seen.users.estimate, seen.at_least, dict(seen.touched)) == (0, 0.0, {})
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="reads the peak from /proc")
+def test_a_log_of_any_size_fits_in_bounded_memory(tmp_path: Path) -> None:
+    with duckdb.connect() as connection:
+        connection.execute(
+            "COPY (SELECT session_id || '/' || k AS session_id, * EXCLUDE (session_id, k) "
+            f"FROM read_parquet('{LOG}'), range(10) copies(k)) "
+            f"TO '{tmp_path / 'log.parquet'}' (FORMAT parquet, COMPRESSION zstd)"
+        )
+    code = (
+        "import sys\n"
+        "from safety_lib.incident.blast_radius import estimate_blast_radius\n"
+        "radius = estimate_blast_radius(sys.argv[1], rule_id='record_exfiltration', "
+        "version='v2', audit=600, seed=7)\n"
+        "print(radius.population_n, radius.ci_low, radius.ci_high)\n"
+        "print(next(x for x in open('/proc/self/status') if x.startswith('VmHWM')).split()[1])"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(tmp_path / "log.parquet")],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    numbers, peak = done.stdout.splitlines()
+    sessions, low, high = map(float, numbers.split())
+    assert sessions == 200_000
+    assert low <= 10 * 153 <= high
+    assert int(peak) < 600 * 1024  # in KiB; five million sessions take 431 MiB

@@ -9,7 +9,8 @@ show in the audit, and the interval says how much a sample of this size can have
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,8 +21,11 @@ from safety_lib.policy import Policy, load_policy
 from safety_lib.policy.oracle import STATE_CHANGING, judge
 from safety_lib.records import BlastRadius
 from safety_lib.stats.audit import stratified_audit
+from safety_lib.stats.discovery import chao1
 from safety_lib.stats.intervals import share
 from safety_lib.streams import generator, key
+
+_THING = re.compile(r"REF-[0-9A-Z]{4}-\d{4}|AC-[\w-]+|/[\w./-]+|[\w.+-]+@[\w-]+(?:\.[\w-]+)+")
 
 
 def estimate_blast_radius(
@@ -98,6 +102,104 @@ def estimate_blast_radius(
         method=f"stratified audit, {how}; flagged: {flag.description}",
         claimed=claimed,
     )
+
+
+@dataclass(frozen=True)
+class Affected:
+    """Whom and what an incident's rule touched, from an audit of users.
+
+    Attributes
+    ----------
+    users : BlastRadius
+        How many users had a session in which the rule broke.
+    touched : mapping
+        What was affected in the sessions that were read (a record, a file, an account), and in how
+        many of them: what is known for certain.
+    at_least : float
+        Lower bound on how many things were touched in all, those that nobody has read about
+        included (Chao1).
+    """
+
+    users: BlastRadius
+    touched: Mapping[str, int]
+    at_least: float
+
+    def __str__(self) -> str:
+        return (
+            f"{self.users}; {len(self.touched):,} touched for certain, about "
+            f"{self.at_least:,.0f} or more in all"
+        )
+
+
+def estimate_affected(
+    log: str | Path | SessionLog,
+    *,
+    rule_id: str,
+    version: str,
+    audit: int,
+    seed: int,
+    level: float = 0.95,
+) -> Affected:
+    """Estimate how many users were affected, and list what the audit saw touched.
+
+    Users are the units: a user is flagged if one of the user's sessions is, and whoever is drawn is
+    read in full. An estimate of sessions cannot be turned into one of users, as some come often.
+
+    Parameters
+    ----------
+    log, rule_id, version, seed, level
+        As in :func:`estimate_blast_radius`.
+    audit : int
+        Users to read.
+
+    Raises
+    ------
+    LogError, ValueError
+        As in :func:`estimate_blast_radius`.
+    """
+    share("level", level)
+    flag = flag_for(rule_id)
+    with nullcontext(log) if isinstance(log, SessionLog) else SessionLog(log) as sessions:
+        sizes = sessions.split_users(version, flag)
+        if not sum(sizes):
+            raise LogError(f"{sessions.name}: {_holds(sessions)}, none of version {version!r}")
+        planned = allocate(*sizes, audit, level)
+        positive, read = [], 0
+        touched: Counter[str] = Counter()
+        for flagged, n in zip((True, False), planned, strict=True):
+            salt = f"{key(seed, 'users', rule_id):016x}"
+            drawn = sessions.draw_users(version, flag, flagged=flagged, n=n, salt=salt)
+            owner = {session: user for user, held in drawn.items() for session in held}
+            hit = set()
+            for session, events in sessions.transcripts(list(owner)):
+                broken = [v for v in judge(events) if v.rule_id == rule_id]
+                touched.update({_thing(violation.evidence) for violation in broken})
+                hit.update([owner[session]] if broken else [])
+            positive.append(len(hit))
+            read += len(owner)
+    estimate, low, high = total(sizes, planned, positive, level)
+    users = BlastRadius(
+        estimate=estimate,
+        ci_low=low,
+        ci_high=high,
+        population_n=sum(sizes),
+        flagged_n=sizes[0],
+        audited_n=sum(planned),
+        audited_flagged=planned[0],
+        audited_unflagged=planned[1],
+        method=f"stratified audit of users, hypergeometric mid-p bounds; flagged: "
+        f"{flag.description}",
+        unit="users",
+        sessions_read=read,
+    )
+    seen = list(touched.values())
+    return Affected(users, dict(touched.most_common()), chao1(seen) if seen else 0.0)
+
+
+def _thing(evidence: str) -> str:
+    """Return what was touched: a record, a path, an account; else what the oracle said."""
+    found = _THING.search(evidence)
+    return found.group() if found else evidence
 
 
 def allocate(flagged: int, unflagged: int, audit: int, level: float = 0.95) -> tuple[int, int]:

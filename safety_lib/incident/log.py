@@ -180,6 +180,42 @@ Parquet log, or a glob of them
         )
         return [session_id for (session_id,) in found]
 
+    def split_users(self, version: str, flag: Flag) -> tuple[int, int]:
+        """Count the users of a version with a flagged session, and those without one."""
+        ((flagged, everyone),) = self._rows(
+            f"SELECT count(*) FILTER (hit), count(*) FROM ({_users(flag)})",  # noqa: S608
+            {"version": version, "at_least": flag.at_least, **flag.parameters},
+        )
+        return flagged, everyone - flagged
+
+    def draw_users(
+        self, version: str, flag: Flag, *, flagged: bool, n: int, salt: str
+    ) -> dict[str, list[str]]:
+        """Draw a simple random sample of users, as :meth:`draw` does with sessions.
+
+        Returns
+        -------
+        dict
+            User to the ids of all sessions that the user had on the version.
+        """
+        found = self._rows(
+            f"WITH users AS ({_users(flag)}), drawn AS ("  # noqa: S608 - SQL of the code
+            "SELECT user_id FROM users WHERE hit = $flagged "
+            "ORDER BY md5(concat($salt, user_id)), user_id LIMIT $n) "
+            "SELECT user_id, list(session_id ORDER BY session_id) FROM log "
+            "WHERE version = $version AND user_id IN (FROM drawn) "
+            "GROUP BY user_id ORDER BY user_id",
+            {
+                "version": version,
+                "flagged": flagged,
+                "salt": salt,
+                "n": n,
+                "at_least": flag.at_least,
+                **flag.parameters,
+            },
+        )
+        return {user_id: list(sessions) for user_id, sessions in found}
+
     def transcripts(self, session_ids: Sequence[str]) -> Iterator[tuple[str, tuple[Event, ...]]]:
         """Yield sessions as events in the order in which they happened, for an oracle to judge.
 
@@ -402,6 +438,13 @@ def _flagged(flag: Flag) -> str:
     return (
         "coalesce(len(list_filter(tool_calls, lambda call: call.status = 'executed' "
         f"AND ({flag.condition}))) >= $at_least, false)"
+    )
+
+
+def _users(flag: Flag) -> str:
+    return (
+        f"SELECT user_id, bool_or({_flagged(flag)}) AS hit FROM log "  # noqa: S608 - as above
+        "WHERE version = $version AND user_id IS NOT NULL GROUP BY user_id"
     )
 
 
