@@ -1,0 +1,71 @@
+"""The experiments on searches: a slice of each comes out as stored, and says what it claims."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from safety_lib.agent.versions import load_version
+from safety_lib.artifacts import read_artifact
+from safety_lib.records import Experiment
+from safety_lib.stress.calibration import (
+    EXPERIMENTS,
+    first_failures,
+    hold_search,
+    next_scenarios_gain,
+    predict,
+    undiscovered_prediction,
+)
+
+STORED = Path(__file__).resolve().parent.parent / "artifacts" / "experiments"
+
+
+def stored(name: str) -> Experiment:
+    return read_artifact(STORED / f"{name}.json", Experiment)
+
+
+def test_a_slice_of_the_predictions_comes_out_as_stored() -> None:
+    kept = stored("undiscovered_prediction")
+    made = undiscovered_prediction(seeds=kept.parameters["seeds"][:1])
+    for order in ("planned", "shuffled"):
+        assert made.result[order]["chao1_each"] == kept.result[order]["chao1_each"][:1]
+
+
+def test_a_slice_of_the_suggestions_comes_out_as_stored() -> None:
+    kept = stored("next_scenarios_gain")
+    made = next_scenarios_gain(seeds=kept.parameters["seeds"][:8])
+    assert made.result["suggested_each"] == kept.result["suggested_each"][:8]
+
+
+def test_what_is_stored_bears_out_what_the_modules_say() -> None:
+    said = stored("undiscovered_prediction").result
+    planned, shuffled = said["planned"], said["shuffled"]
+    # Exchangeable draws are predicted well; the plan finds sooner, so that less is left than said.
+    assert shuffled["missing"] == pytest.approx(shuffled["missing_later"], abs=0.05)
+    assert planned["missing"] > planned["missing_later"] + 0.1
+    assert planned["found"] > shuffled["found"]
+    for order in (planned, shuffled):
+        assert order["found"] < order["chao1"] <= order["found_later"] + 1
+        assert order["bound_held"] == said["searches"]
+    assert stored("next_scenarios_gain").result["gain_over_plan"][1] > 0
+
+
+def test_a_prediction_needs_a_future() -> None:
+    held = hold_search(load_version("v2"), 20, seed=2)
+    assert predict(held, 10).found >= 0
+    for short in (0, 11):
+        with pytest.raises(ValueError, match="at most half of 20 rollouts"):
+            predict(held, short)
+
+
+def test_every_way_gets_the_same_number_of_rollouts() -> None:
+    counts = first_failures(load_version("v2"), budget=30, more=3, seed=4)
+    assert set(counts) == {"suggested", "plan", "least tried"}
+    assert all(0 <= n <= 3 for n in counts.values())
+
+
+def test_the_experiments_have_names_and_files() -> None:
+    for name in EXPERIMENTS:
+        assert stored(name).name == name
+        assert stored(name).command == "make experiments"
