@@ -820,6 +820,8 @@ class IncidentReport(Artifact):
     interventions: tuple[Intervention, ...]
     bisection: Bisection | None = None
     blast_radius: BlastRadius | None
+    affected_users: BlastRadius | None = None
+    touched: dict[str, int] = Field(default_factory=dict)
     new_tests: tuple[str, ...]
     gate_before: Verdict | None
     gate_after: Verdict | None

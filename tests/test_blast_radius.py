@@ -30,6 +30,7 @@ from safety_lib.incident.traffic import TRUTH_COLUMNS
 from safety_lib.policy import load_policy
 from safety_lib.policy.oracle import CHECKS, judge
 from safety_lib.records import Experiment
+from safety_lib.report import tables
 from safety_lib.streams import key
 
 ARTIFACTS = Path(__file__).parents[1] / "artifacts"
@@ -324,6 +325,9 @@ def test_second_opinions_cost_the_same_and_say_less() -> None:
         "prediction-powered",
     ]
     assert {opinion.read for opinion in said} == {radius.audited_n}
+    table = tables.opinions_table(radius, (*said, opinions((9, 90), (2, 18), (0, 0))[0]))
+    assert len(table) == 5
+    assert list(table["estimate"])[-1] == "cannot say"
     corrected = said[-1]
     assert corrected.covers(77)
     assert corrected.ci_high is not None and corrected.ci_low is not None

@@ -24,6 +24,7 @@ from safety_lib.incident.replay import Replay, replay_incident, turns_of
 from safety_lib.incident.rounds import SLIPS, Round, propose_releases, run_rounds
 from safety_lib.records import Experiment, MitigationResult, RegressionTest
 from safety_lib.regression.generate import merge
+from safety_lib.report import tables
 from safety_lib.stats.intervals import rule_of_three
 
 ARTIFACTS = Path(__file__).resolve().parent.parent / "artifacts"
@@ -127,6 +128,13 @@ def test_a_guard_around_one_tool_stops_the_incident_and_not_its_kind(
     assert held.at_most <= rule_of_three(held.incident.n)
     assert held.held_out.k > undone.held_out.k
     assert held.benign.k > undone.benign.k
+
+
+def test_the_table_marks_the_front(tried: dict[str, MitigationResult]) -> None:
+    table = tables.mitigations_table(list(tried.values()))
+    assert table.loc["undo memory.pin_policy", "front"] == "*"
+    assert list(table["front"]).count("*") == sum(r.pareto for r in tried.values())
+    assert str(table.loc["do nothing", "not served"]).startswith("0 of")
 
 
 def test_the_same_version_is_tried_once_under_all_its_names(

@@ -160,6 +160,9 @@ def test_the_loop_closes(seen: Investigation) -> None:
     assert report.claims["affected_users"] == "1247"
     assert report.blast_radius is not None
     assert report.blast_radius.ci_low <= report.blast_radius.estimate <= report.blast_radius.ci_high
+    assert report.bisection is not None and report.bisection.name == report.root_cause
+    assert report.affected_users is not None and report.affected_users.unit == "users"
+    assert report.touched["REF-AK98-1015"] >= 1
 
 
 def test_replaying_twice_leaves_the_suite_as_replaying_once(

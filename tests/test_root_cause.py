@@ -26,6 +26,7 @@ from safety_lib.incident.interventions import (
 )
 from safety_lib.incident.replay import Replay, replay_incident, turns_of
 from safety_lib.records import Bisection, Experiment, Intervention
+from safety_lib.report import tables
 from safety_lib.rollout.conversation import replay, trial_seed
 
 ARTIFACTS = Path(__file__).resolve().parent.parent / "artifacts"
@@ -118,6 +119,13 @@ def test_nothing_is_searched_where_nothing_came_back() -> None:
     seen = search(V1, V3, ("Hello.",), "audit_disabled")
     assert seen.why_not == "the failure did not come back"
     assert not seen.enough
+
+
+def test_the_mixtures_are_shown_in_their_order(found: Bisection) -> None:
+    table = tables.probes_table(found)
+    assert list(table.index[:2]) == [f"all {len(found.changes)}", "none"]
+    assert set(table["counts as"]) == {"failing", "holding"}
+    assert "window, pin_policy" in table.index
 
 
 # --------------------------------------------------------------------------- interventions

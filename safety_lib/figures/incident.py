@@ -270,7 +270,7 @@ def blast_radius(radius: BlastRadius | None, truth: int | None = None) -> None:
         axes.locator_params(axis="x", nbins=6)
         axes.xaxis.set_major_formatter(lambda x, _: f"{x:,.0f}")
         axes.grid(axis="x", color=PALE, linewidth=0.8)
-        axes.set_xlabel(f"affected of {count(radius.population_n, 'conversation')}")
+        axes.set_xlabel(f"affected of {count(radius.population_n, _unit(radius))}")
         finish(_radius_lines(radius, truth))
 
 
@@ -280,8 +280,12 @@ def _inside(radius: BlastRadius, value: float) -> str:
     return "above the interval" if value > radius.ci_high else "inside the interval"
 
 
+def _unit(radius: BlastRadius) -> str:
+    return radius.unit.removesuffix("s")
+
+
 def _radius_title(radius: BlastRadius) -> str:
-    claim = f"About {radius.estimate:,.0f} conversations were affected"
+    claim = f"About {count(round(radius.estimate), _unit(radius))} were affected"
     if radius.claimed is None:
         return claim
     place = {
@@ -295,7 +299,7 @@ def _radius_title(radius: BlastRadius) -> str:
 def _radius_lines(radius: BlastRadius, truth: int | None) -> list[str]:
     lines = [
         f"Estimate {radius.estimate:,.0f} [{radius.ci_low:,.0f}, {radius.ci_high:,.0f}] of "
-        f"{count(radius.population_n, 'conversation')}; {radius.audited_n:,} audited "
+        f"{count(radius.population_n, _unit(radius))}; {radius.audited_n:,} audited "
         f"({radius.audited_flagged:,} flagged, {radius.audited_unflagged:,} not)."
     ]
     if radius.claimed is not None:

@@ -139,6 +139,7 @@ def estimate_affected(
     audit: int,
     seed: int,
     level: float = 0.95,
+    claimed: int | None = None,
 ) -> Affected:
     """Estimate how many users were affected, and list what the audit saw touched.
 
@@ -151,6 +152,8 @@ def estimate_affected(
         As in :func:`estimate_blast_radius`.
     audit : int
         Users to read.
+    claimed : int, optional
+        How many users the incident's file says were affected.
 
     Raises
     ------
@@ -189,6 +192,7 @@ def estimate_affected(
         audited_unflagged=planned[1],
         method=f"stratified audit of users, hypergeometric mid-p bounds; flagged: "
         f"{flag.description}",
+        claimed=claimed,
         unit="users",
         sessions_read=read,
     )

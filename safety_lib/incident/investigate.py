@@ -10,7 +10,11 @@ from pathlib import Path
 from safety_lib.agent.versions import Version, config_hashes
 from safety_lib.artifacts import sealed
 from safety_lib.gate.report import run_gate
-from safety_lib.incident.blast_radius import estimate_blast_radius
+from safety_lib.incident.blast_radius import (
+    Affected,
+    estimate_affected,
+    estimate_blast_radius,
+)
 from safety_lib.incident.closure import admitted
 from safety_lib.incident.interventions import (
     RootCause,
@@ -145,6 +149,7 @@ def investigate(
         cause=name_root_cause(replay, baseline, found, model),
         interventions=found,
         radius=blast_radius_of(replay, log, audit=audit, seed=seed),
+        affected=affected_by(replay, log, audit=audit, seed=seed),
         tests=new_tests(replay, seed=seed, model=model),
         suite=suite,
         trials=trials,
@@ -163,6 +168,7 @@ def close_loop(
     cause: RootCause,
     interventions: tuple[Intervention, ...],
     radius: BlastRadius | None,
+    affected: Affected | None = None,
     tests: tuple[RegressionTest, ...],
     suite: Suite,
     trials: int = 10,
@@ -199,6 +205,9 @@ def close_loop(
     report = _report(
         replay, baseline, fixed, cause, interventions, radius, tests, gates, grown, seed
     )
+    if affected is not None:
+        known = {"affected_users": affected.users, "touched": dict(affected.touched)}
+        report = report.model_copy(update=known)
     return Investigation(report=report, suite=grown, gates=gates)
 
 
@@ -207,6 +216,20 @@ def blast_radius_of(replay: Replay, log: Path, *, audit: int, seed: int) -> Blas
     if not replay.rule_id:
         return None
     return estimate_blast_radius(
+        log,
+        rule_id=replay.rule_id,
+        version=replay.version.version,
+        audit=audit,
+        seed=seed,
+        claimed=replay.incident.affected_users,
+    )
+
+
+def affected_by(replay: Replay, log: Path, *, audit: int, seed: int) -> Affected | None:
+    """Estimate how many users an incident's rule touched, and what; None if no rule broke."""
+    if not replay.rule_id:
+        return None
+    return estimate_affected(
         log,
         rule_id=replay.rule_id,
         version=replay.version.version,

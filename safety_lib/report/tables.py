@@ -8,10 +8,13 @@ from typing import TYPE_CHECKING
 
 from safety_lib.agent.versions import Change
 from safety_lib.records import (
+    Bisection,
+    BlastRadius,
     Failure,
     GateReport,
     GateStep,
     Intervention,
+    MitigationResult,
     RegressionTest,
     StressSummary,
     TimelineEntry,
@@ -19,6 +22,8 @@ from safety_lib.records import (
 
 if TYPE_CHECKING:
     import pandas as pd
+
+    from safety_lib.incident.blast_radius import Opinion
 
 
 def changes_table(changes: Sequence[Change]) -> pd.DataFrame:
@@ -137,6 +142,76 @@ def interventions_table(interventions: Sequence[Intervention], rows: int = 8) ->
     ]
     columns = ["intervention", "kind", "still breaks", "effect"]
     return pd.DataFrame(table, columns=columns).set_index("intervention")
+
+
+def probes_table(found: Bisection, rows: int = 12) -> pd.DataFrame:
+    """Show the mixtures that a bisection ran, in their order."""
+    import pandas as pd
+
+    total = len(found.changes)
+    table = [
+        {
+            "changes of the bad version": _mixture(probe.changes, total),
+            "breaks": f"{probe.k} of {probe.n}",
+            "counts as": "failing" if probe.fails else "holding",
+        }
+        for probe in found.probes[:rows]
+    ]
+    columns = ["changes of the bad version", "breaks", "counts as"]
+    return pd.DataFrame(table, columns=columns).set_index("changes of the bad version")
+
+
+def mitigations_table(results: Sequence[MitigationResult]) -> pd.DataFrame:
+    """Show what each mitigation leaves and costs; a star marks what no other one dominates."""
+    import pandas as pd
+
+    table = [
+        {
+            "mitigation": _short(r.name, 44),
+            "incident": f"{r.incident.k} of {r.incident.n}",
+            "at most": f"{r.at_most:.1%}",
+            "held-out variants": f"{r.held_out.k} of {r.held_out.n}",
+            "not served": f"{r.benign.k} of {r.benign.n}",
+            "front": "*" if r.pareto else "",
+        }
+        for r in results
+    ]
+    columns = ["mitigation", "incident", "at most", "held-out variants", "not served", "front"]
+    return pd.DataFrame(table, columns=columns).set_index("mitigation")
+
+
+def opinions_table(radius: BlastRadius, opinions: Sequence[Opinion]) -> pd.DataFrame:
+    """Show the stratified audit beside other estimators that read as many conversations."""
+    import pandas as pd
+
+    table = [
+        {
+            "estimator": "stratified audit",
+            "estimate": f"{radius.estimate:,.0f}",
+            "interval": f"[{radius.ci_low:,.0f}, {radius.ci_high:,.0f}]",
+            "read": f"{radius.audited_n:,}",
+        }
+    ]
+    for o in opinions:
+        silent = o.estimate is None or o.ci_low is None or o.ci_high is None
+        table.append(
+            {
+                "estimator": o.estimator,
+                "estimate": "cannot say" if silent else f"{o.estimate:,.0f}",
+                "interval": "" if silent else f"[{o.ci_low:,.0f}, {o.ci_high:,.0f}]",
+                "read": f"{o.read:,}",
+            }
+        )
+    columns = ["estimator", "estimate", "interval", "read"]
+    return pd.DataFrame(table, columns=columns).set_index("estimator")
+
+
+def _mixture(keys: Sequence[str], total: int) -> str:
+    if len(keys) in (0, total):
+        return "none" if not keys else f"all {total}"
+    leaves = [key.rsplit(".", 1)[-1] for key in keys]
+    shown = ", ".join(leaves[:3])
+    return shown if len(leaves) <= 3 else f"{shown} and {len(leaves) - 3} more"
 
 
 def _before_and_after(before: str, after: str) -> dict[str, str]:
