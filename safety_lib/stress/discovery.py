@@ -13,6 +13,7 @@ from concurrent.futures import Executor
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from safety_lib.agent.versions import Version, config_hashes
 from safety_lib.artifacts import sha256_of
@@ -29,7 +30,11 @@ from safety_lib.records import (
 from safety_lib.rollout.campaign import run_campaign
 from safety_lib.rollout.conversation import Rollout, attack, replay
 from safety_lib.streams import generator
-from safety_lib.stress.survival import survival_curve
+from safety_lib.stress.survival import Timing, compare_timing, survival_curve, timing
+from safety_lib.stress.unseen import Unseen, unseen
+
+if TYPE_CHECKING:
+    from safety_lib.stats.survival_clusters import ArmComparison
 
 
 @dataclass(frozen=True)
@@ -83,6 +88,29 @@ class Discovery:
     def survival(self) -> tuple[SurvivalCurve, ...]:
         """Kaplan-Meier curve of the turn of the first violation, for each version."""
         return tuple(survival_curve(name, held) for name, held in self.trajectories.items())
+
+    @property
+    def timing(self) -> tuple[Timing, ...]:
+        """When each version fails; a version with too few valid conversations is left out."""
+        return tuple(
+            timing(curve.version, self.trajectories[curve.version], self.seed)
+            for curve in self.survival
+            if curve.turn
+        )
+
+    @property
+    def compared(self) -> ArmComparison | None:
+        """Safe turns that the candidate gained over the baseline; None if that cannot be said."""
+        if len(self.timing) < 2:
+            return None
+        baseline, candidate = self.trajectories.values()
+        return compare_timing(baseline, candidate, self.seed)
+
+    @property
+    def unseen(self) -> tuple[Unseen, ...]:
+        """How much the search of each version has not seen; one without valid rollouts is out."""
+        searched = self.trajectories.values()
+        return tuple(unseen(held) for held in searched if any(not t.error for t in held))
 
     def example(self, version: str) -> Trajectory | None:
         """Return the first delayed failure of a version, to look at; None if there is none."""
