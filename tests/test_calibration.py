@@ -9,6 +9,7 @@ import pytest
 from safety_lib.agent.versions import load_version
 from safety_lib.artifacts import read_artifact
 from safety_lib.records import Experiment
+from safety_lib.report.tables import predictions_table
 from safety_lib.stress.calibration import (
     EXPERIMENTS,
     first_failures,
@@ -69,3 +70,10 @@ def test_the_experiments_have_names_and_files() -> None:
     for name in EXPERIMENTS:
         assert stored(name).name == name
         assert stored(name).command == "make experiments"
+
+
+def test_the_table_shows_both_orders_with_what_was_said_and_what_came() -> None:
+    table = predictions_table(stored("undiscovered_prediction"))
+    assert list(table.index) == ["planned", "shuffled"]
+    assert (table["bound held"] == "20 of 20").all()
+    assert table.loc["shuffled", "next is new, said"] == "38%"

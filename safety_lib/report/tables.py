@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from safety_lib.agent.versions import Change
 from safety_lib.records import (
+    Experiment,
     Bisection,
     BlastRadius,
     Failure,
@@ -50,6 +51,30 @@ def stress_table(summary: Sequence[StressSummary]) -> pd.DataFrame:
         for s in summary
     ]
     return pd.DataFrame(rows).set_index("version")
+
+
+def predictions_table(experiment: Experiment) -> pd.DataFrame:
+    """Show what short searches said about the unseen beside what long ones then found.
+
+    Takes the experiment ``undiscovered_prediction``; numbers are means over its searches.
+    """
+    import pandas as pd
+
+    rows = []
+    for order in ("planned", "shuffled"):
+        seen = experiment.result[order]
+        rows.append(
+            {
+                "order": order,
+                "found": f"{seen['found']:.1f}",
+                "said in all": f"{seen['chao1']:.1f}",
+                "found in the end": f"{seen['found_later']:.1f}",
+                "next is new, said": f"{seen['missing']:.0%}",
+                "next is new, came": f"{seen['missing_later']:.0%}",
+                "bound held": f"{seen['bound_held']} of {experiment.result['searches']}",
+            }
+        )
+    return pd.DataFrame(rows).set_index("order")
 
 
 def failures_table(failures: Sequence[Failure], rows: int = 6) -> pd.DataFrame:
