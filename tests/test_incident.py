@@ -8,6 +8,8 @@ import pytest
 
 from safety_lib.agent.versions import load_version
 from safety_lib.artifacts import read_incident
+from safety_lib.gate.report import run_gate
+from safety_lib.gate.trials import Known
 from safety_lib.incident.interventions import experiments, intervene, name_root_cause
 from safety_lib.incident.investigate import Investigation, investigate, new_tests
 from safety_lib.incident.replay import (
@@ -18,7 +20,7 @@ from safety_lib.incident.replay import (
     timeline,
     turns_of,
 )
-from safety_lib.records import Incident, Suite
+from safety_lib.records import Incident, Suite, Trajectory
 from safety_lib.regression.generate import generate_suite
 from safety_lib.stress.discovery import discover
 
@@ -163,6 +165,18 @@ def test_the_loop_closes(seen: Investigation) -> None:
     assert report.bisection is not None and report.bisection.name == report.root_cause
     assert report.affected_users is not None and report.affected_users.unit == "users"
     assert report.touched["REF-AK98-1015"] >= 1
+
+
+def test_gates_that_share_conversations_say_what_they_would_say_alone(suite: Suite) -> None:
+    shared: Known = {}
+    told: list[Trajectory] = []
+    for version in (V2, V3, V2):
+        told.clear()
+        report = run_gate(suite, V1, version, trials=2, seed=7, known=shared, on_result=told.append)
+        alone = run_gate(suite, V1, version, trials=2, seed=7)
+        assert report.model_dump_json() == alone.model_dump_json()
+        assert len(told) == sum(e.conversations for e in report.executions)
+    assert 2 * len(shared) == 3 * len(told)  # three versions ran, none of them twice
 
 
 def test_replaying_twice_leaves_the_suite_as_replaying_once(

@@ -10,7 +10,7 @@ from safety_lib.agent.versions import Version, config_hashes
 from safety_lib.artifacts import content_hash
 from safety_lib.gate.decide import REGRESSION_STRATA, Decision, compare, decide
 from safety_lib.gate.rules import GateRules, load_rules
-from safety_lib.gate.trials import CaseTrials, Trials, cases_of, run_trials
+from safety_lib.gate.trials import CaseTrials, Known, Trials, cases_of, run_trials
 from safety_lib.policy import load_policy
 from safety_lib.records import (
     ArmResult,
@@ -36,6 +36,7 @@ def run_gate(
     max_tests: int = 0,
     rules: GateRules | None = None,
     on_result: Callable[[Trajectory], None] | None = None,
+    known: Known | None = None,
 ) -> GateReport:
     """Run the suite on both versions and judge the candidate.
 
@@ -57,6 +58,8 @@ def run_gate(
         By default the packaged ``policy.yaml``.
     on_result : callable, optional
         Told of each conversation.
+    known : dict, optional
+        Conversations of gates before this one, which are not held again; what is held is added.
 
     Raises
     ------
@@ -70,7 +73,9 @@ def run_gate(
         raise ValueError("the suite was made under another policy: run stages 1 and 2 again")
     rules = rules or load_rules()
     cases = cases_of(suite, trials, min(trials, rules.control_trials), max_tests)
-    ran = run_trials(cases, baseline, candidate, seed=seed, model=model, on_result=on_result)
+    ran = run_trials(
+        cases, baseline, candidate, seed=seed, model=model, on_result=on_result, known=known
+    )
     decision = decide(ran, rules, seed)
     return _report(suite, baseline, candidate, ran, decision, rules, trials, seed)
 

@@ -34,6 +34,9 @@ from safety_lib.rollout.conversation import (
     trial_seed,
 )
 
+Known = dict[tuple[str, str, int, str], Trajectory]
+"""What was run already: rollout, version, seed and model to the conversation."""
+
 
 @dataclass(frozen=True)
 class Case:
@@ -115,8 +118,12 @@ def run_trials(
     seed: int,
     model: str = "",
     on_result: Callable[[Trajectory], None] | None = None,
+    known: Known | None = None,
 ) -> Trials:
     """Run every case on both versions on the same seeds.
+
+    With ``known``, what a gate before this one ran on the same version and seed is not run again,
+    and what this one runs is added.
 
     Raises
     ------
@@ -130,7 +137,11 @@ def run_trials(
         calls = errors = conversations = 0
         jobs = ((entry, job) for entry in done for job in _jobs(entry.case, version, seed))
         entries: list[CaseTrials] = []
-        held = run_campaign(_remember(jobs, entries), model=model, on_result=on_result)
+        planned = _remember(jobs, entries)
+        if known is None:
+            held = run_campaign(planned, model=model, on_result=on_result)
+        else:
+            held = _held_once(list(planned), known, model, on_result)
         for number, trajectory in enumerate(held):
             entry = entries[number]
             outcome = _outcome(entry.case, trajectory)
@@ -151,6 +162,24 @@ def run_trials(
             )
         )
     return Trials(cases=done, executions=(executions[0], executions[1]))
+
+
+def _held_once(
+    jobs: Sequence[Rollout],
+    known: Known,
+    model: str,
+    on_result: Callable[[Trajectory], None] | None,
+) -> Iterator[Trajectory]:
+    keys = [(job.rollout_id, job.version.sha256, job.seed, model) for job in jobs]
+    missing = {key: job for key, job in zip(keys, jobs, strict=True) if key not in known}
+    for key, trajectory in zip(
+        missing, run_campaign(missing.values(), model=model, on_result=on_result), strict=True
+    ):
+        known[key] = trajectory
+    for key in keys:
+        if on_result is not None and key not in missing:
+            on_result(known[key])
+        yield known[key]
 
 
 def _remember(

@@ -10,6 +10,7 @@ from pathlib import Path
 from safety_lib.agent.versions import Version, config_hashes
 from safety_lib.artifacts import sealed
 from safety_lib.gate.report import run_gate
+from safety_lib.gate.trials import Known
 from safety_lib.incident.blast_radius import (
     Affected,
     estimate_affected,
@@ -189,6 +190,7 @@ def close_loop(
     planned = [(before, replay.version), (grown, replay.version)]
     if fixed is not None:
         planned.append((grown, fixed))
+    known: Known = {}  # the three gates share most of their conversations
     gates = tuple(
         run_gate(
             judged,
@@ -199,6 +201,7 @@ def close_loop(
             model=model,
             max_tests=max_tests,
             on_result=on_result,
+            known=known,
         )
         for judged, version in planned
     )
@@ -206,8 +209,8 @@ def close_loop(
         replay, baseline, fixed, cause, interventions, radius, tests, gates, grown, seed
     )
     if affected is not None:
-        known = {"affected_users": affected.users, "touched": dict(affected.touched)}
-        report = report.model_copy(update=known)
+        whom = {"affected_users": affected.users, "touched": dict(affected.touched)}
+        report = report.model_copy(update=whom)
     return Investigation(report=report, suite=grown, gates=gates)
 
 
