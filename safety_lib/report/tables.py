@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 
 from safety_lib.agent.versions import Change
 from safety_lib.records import (
-    Experiment,
     Bisection,
     BlastRadius,
+    Experiment,
     Failure,
     GateReport,
     GateStep,
