@@ -818,6 +818,7 @@ class IncidentReport(Artifact):
     root_cause: str
     root_cause_evidence: str
     interventions: tuple[Intervention, ...]
+    decisive_turn: int | None = None
     bisection: Bisection | None = None
     blast_radius: BlastRadius | None
     affected_users: BlastRadius | None = None

@@ -163,6 +163,7 @@ def test_the_loop_closes(seen: Investigation) -> None:
     assert report.blast_radius is not None
     assert report.blast_radius.ci_low <= report.blast_radius.estimate <= report.blast_radius.ci_high
     assert report.bisection is not None and report.bisection.name == report.root_cause
+    assert report.decisive_turn == 6
     assert report.affected_users is not None and report.affected_users.unit == "users"
     assert report.touched["REF-AK98-1015"] >= 1
 

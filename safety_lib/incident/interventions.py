@@ -152,11 +152,11 @@ def _cuts(replay: Replay) -> Iterator[Experiment]:
 def _safeguards(replay: Replay) -> Iterator[Experiment]:
     version = replay.version
     hooks = ("pre_action", "trajectory", "post_action")
-    tuned = {
-        f"switch {hook} off": {f"safeguards.{hook}.enabled": False}
-        for hook in hooks
-        if version.settings[f"safeguards.{hook}.enabled"]
-    }
+    tuned = {}
+    for hook in hooks:
+        is_on = version.settings[f"safeguards.{hook}.enabled"]
+        name = f"switch {hook} {'off' if is_on else 'on'}"
+        tuned[name] = {f"safeguards.{hook}.enabled": not is_on}
     for name, changes in {**tuned, **tightened(replay)}.items():
         yield Experiment(
             name=name,

@@ -19,6 +19,7 @@ from safety_lib.incident.blast_radius import (
 from safety_lib.incident.closure import admitted
 from safety_lib.incident.interventions import (
     RootCause,
+    decisive_turn,
     experiments,
     intervene,
     name_root_cause,
@@ -279,6 +280,7 @@ def _report(
         root_cause=cause.name,
         root_cause_evidence=cause.evidence,
         interventions=interventions,
+        decisive_turn=decisive_turn(interventions),
         bisection=cause.found,
         blast_radius=radius,
         new_tests=tuple(test.test_id for test in tests),

@@ -8,12 +8,16 @@ from typing import Any
 
 from safety_lib.agent.versions import load_version
 from safety_lib.attack.scenarios import all_scenarios, benign_twin, load_goals
+from safety_lib.incident.bisection import MOST_ATTRIBUTED
+from safety_lib.incident.closure import REFERENCE_REPLAYS
+from safety_lib.incident.interventions import CONTEXT_SHARE
 from safety_lib.incident.investigate import MOST_REDUCTIONS
 from safety_lib.regression.admission import TWIN_REPLAYS
 from safety_lib.regression.minimise import BUDGET_PER_REPLAY
 
 CALLS_PER_TURN = 2  # what a small model takes: a tool call, and a reply
 SHARE_SPENT = 1 / 40  # of what failures may cost: few fail, and searches end before their budgets
+MOST_SAFEGUARDS = 5  # three hooks, and what could be tightened around one call
 LONGEST_INCIDENT = 10  # turns; the file is not read before its stage
 
 
@@ -96,8 +100,12 @@ def _incident(plan: Mapping[str, Mapping[str, Any]]) -> tuple[int, int]:
     stage, versions = plan["incident_replay"], _versions(plan)
     replays, turns = stage["replays"], LONGEST_INCIDENT
     changes = len(versions[stage["baseline"]].changes_to(versions[stage["candidate"]]))
-    # An intervention for each change, version, memory and turn; the causes alone; new tests.
-    of_incident = replays * turns * (changes + 2 + turns + 1 + MOST_REDUCTIONS + 2)
+    # An intervention for each change, version and memory; half as many replays for each turn left
+    # out or unread, and each safeguard; two searches for a minimal set of changes; new tests.
+    context = CONTEXT_SHARE * (2 * turns + MOST_SAFEGUARDS)
+    searches = 2 * min(2**changes, changes**2 + 3 * changes) + 2**MOST_ATTRIBUTED
+    of_incident = replays * turns * (changes + 2 + round(context) + searches + MOST_REDUCTIONS + 2)
+    of_incident += 2 * turns * REFERENCE_REPLAYS + TWIN_REPLAYS * _twin_turns()
     # The arms that stage 3 has judged are judged again, and the fix beside them.
     sure, if_failing = _cases(plan, stage["max_tests"])
     arms, new = 3 if stage["fixed"] else 2, 2 * turns
