@@ -113,8 +113,10 @@ def test_errors_say_nothing_about_what_is_unseen(held: tuple[Trajectory, ...]) -
     broken = [t.model_copy(update={"outcome": "error"}) for t in held[:10]]
     mixed = unseen([*broken, *held])
     assert str(mixed) == str(unseen(held))
-    with pytest.raises(ValueError, match="no valid conversation"):
-        unseen(broken)
+    nothing = unseen(broken)
+    assert (nothing.rollouts, nothing.failures, nothing.at_most) == (0, 0, 1)
+    assert "no failure in 0 rollouts" in str(nothing)
+    assert nothing.stops_at(0.5) is None
 
 
 def test_without_a_failure_only_the_bound_is_left(held: tuple[Trajectory, ...]) -> None:

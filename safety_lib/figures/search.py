@@ -170,8 +170,9 @@ def undiscovered(searches: Sequence[Unseen], tolerated: float = 0.05) -> None:
     tolerated : float
         Chance of one more mode at which a search may stop, in (0, 1).
     """
+    searches = [search for search in searches if search.rollouts]
     if not searches:
-        nothing("Nothing was searched")
+        nothing("No rollout was valid")
         return
     with sheet():
         figure, below = draw(_undiscovered_title(searches[-1]), height=3.6, left=0.85, right=1.75)
@@ -181,7 +182,7 @@ def undiscovered(searches: Sequence[Unseen], tolerated: float = 0.05) -> None:
         above.tick_params(labelbottom=False)
         most = max(max(u.chao1, float(len(u.modes))) for u in searches) or 1.0
         found_at = spread([len(u.modes) / most for u in searches], 0.2)
-        bound_at = spread([float(u.bound[-1]) for u in searches], 0.24)
+        bound_at = spread([u.at_most for u in searches], 0.24)
         for i, search in enumerate(searches):
             mark, name = version_mark(i), drawable(search.version, 14)
             rollouts = range(1, search.rollouts + 1)
@@ -193,7 +194,7 @@ def undiscovered(searches: Sequence[Unseen], tolerated: float = 0.05) -> None:
                 said += f",\nat least {search.chao1:.0f} in all"
             beside(above, found_at[i] * most, said, mark.text, SMALL + 0.5)
             below.step(rollouts, search.bound, where="post", linewidth=2, **line)
-            beside(below, bound_at[i], f"{name}: {percent(search.bound[-1], 0)}", mark.text)
+            beside(below, bound_at[i], f"{name}: {percent(search.at_most, 0)}", mark.text)
         above.set_ylim(0, 1.12 * most)
         above.set_ylabel("modes found")
         below.set_ylim(0, 1.05)

@@ -18,6 +18,7 @@ from safety_lib.regression.minimise import BUDGET_PER_REPLAY
 CALLS_PER_TURN = 2  # what a small model takes: a tool call, and a reply
 SHARE_SPENT = 1 / 40  # of what failures may cost: few fail, and searches end before their budgets
 MOST_SAFEGUARDS = 5  # three hooks, and what could be tightened around one call
+CHANGED_CANDIDATES = 2  # that the first notebook attacks beside the two versions
 LONGEST_INCIDENT = 10  # turns; the file is not read before its stage
 
 
@@ -78,6 +79,7 @@ def _attacks(plan: Mapping[str, Mapping[str, Any]]) -> tuple[int, int]:
 
 def _stress(plan: Mapping[str, Mapping[str, Any]]) -> tuple[int, int]:
     attacks, turns = _attacks(plan)
+    attacks += CHANGED_CANDIDATES * plan["stress_testing"]["rollouts"]
     return attacks * (turns + 1), attacks  # each goal asked once as well; a control for a failure
 
 

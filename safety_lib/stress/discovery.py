@@ -30,7 +30,14 @@ from safety_lib.records import (
 from safety_lib.rollout.campaign import run_campaign
 from safety_lib.rollout.conversation import Rollout, attack, replay
 from safety_lib.streams import generator
-from safety_lib.stress.survival import Timing, compare_timing, survival_curve, timing
+from safety_lib.stress.survival import (
+    Endings,
+    Timing,
+    compare_timing,
+    endings,
+    survival_curve,
+    timing,
+)
 from safety_lib.stress.unseen import Unseen, unseen
 
 if TYPE_CHECKING:
@@ -101,16 +108,31 @@ class Discovery:
     @property
     def compared(self) -> ArmComparison | None:
         """Safe turns that the candidate gained over the baseline; None if that cannot be said."""
-        if len(self.timing) < 2:
-            return None
-        baseline, candidate = self.trajectories.values()
-        return compare_timing(baseline, candidate, self.seed)
+        return _gained(self.trajectories[self.baseline.version], self._of_candidate, self.seed)
+
+    def gained_by(self, other: Discovery) -> ArmComparison | None:
+        """Compare the candidate of another discovery, on the same plan, with this one's.
+
+        Returns
+        -------
+        ArmComparison or None
+            The safe turns that it gained; None where there are too few conversations to say.
+        """
+        return _gained(self._of_candidate, other._of_candidate, self.seed)
+
+    @property
+    def _of_candidate(self) -> tuple[Trajectory, ...]:
+        return self.trajectories[self.candidate.version]
 
     @property
     def unseen(self) -> tuple[Unseen, ...]:
-        """How much the search of each version has not seen; one without valid rollouts is out."""
-        searched = self.trajectories.values()
-        return tuple(unseen(held) for held in searched if any(not t.error for t in held))
+        """How much the search of each version has not seen."""
+        return tuple(unseen(held) for held in self.trajectories.values())
+
+    @property
+    def endings(self) -> tuple[Endings, ...]:
+        """How the conversations with each version ended, and what that leaves open."""
+        return tuple(endings(held, self.max_turns) for held in self.trajectories.values())
 
     def example(self, version: str) -> Trajectory | None:
         """Return the first delayed failure of a version, to look at; None if there is none."""
@@ -281,6 +303,14 @@ def _distinct(baseline: Version, candidate: Version) -> tuple[Version, ...]:
     if baseline.sha256 != candidate.sha256:
         raise ValueError(f"two different versions are both called {baseline.version!r}: rename one")
     return (baseline,)
+
+
+def _gained(
+    first: Sequence[Trajectory], second: Sequence[Trajectory], seed: int
+) -> ArmComparison | None:
+    if first is second or not all(survival_curve("", held).turn for held in (first, second)):
+        return None
+    return compare_timing(first, second, seed)
 
 
 def _by_version(

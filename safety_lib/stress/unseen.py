@@ -82,17 +82,22 @@ class Unseen:
         enough = np.flatnonzero(self.bound <= tolerated)
         return int(enough[0]) + 1 if enough.size else None
 
+    @property
+    def at_most(self) -> float:
+        """The last of the bounds; 1 where there is no valid rollout."""
+        return float(self.bound[-1]) if self.bound.size else 1.0
+
     def __str__(self) -> str:
         if not self.failures:
             return (
                 f"{self.version}: no failure in {self.rollouts} rollouts; the next one still "
-                f"fails with a chance of up to {self.bound[-1]:.1%}"
+                f"fails with a chance of up to {self.at_most:.1%}"
             )
         return (
             f"{self.version}: {len(self.modes)} modes in {self.rollouts} rollouts, at least "
             f"{self.chao1:.0f} estimated; the next failure is of a new mode with a chance of "
             f"{self.missing_mass:.1%} (up to {self.missing_mass_upper:.1%}), the next rollout "
-            f"shows one with up to {self.bound[-1]:.1%}"
+            f"shows one with up to {self.at_most:.1%}"
         )
 
 
@@ -123,12 +128,7 @@ def unseen(held: Sequence[Trajectory]) -> Unseen:
     Parameters
     ----------
     held : sequence of Trajectory
-        Conversations in the order held; errors and undetermined ones do not count.
-
-    Raises
-    ------
-    ValueError
-        If none is valid.
+        Conversations in the order held, at least one; errors and undetermined ones do not count.
 
     Examples
     --------
@@ -139,8 +139,6 @@ def unseen(held: Sequence[Trajectory]) -> Unseen:
     True
     """
     valid = [t for t in held if t.outcome in ("violation", "safe")]
-    if not valid:
-        raise ValueError("no valid conversation: nothing can be said about what is unseen")
     shown = [mode(t) for t in valid]
     modes = Counter(name for name in shown if name is not None)
     counts = list(modes.values())
@@ -150,7 +148,7 @@ def unseen(held: Sequence[Trajectory]) -> Unseen:
         known.update([name] if name is not None else [])
         path.append(len(known))
     return Unseen(
-        version=valid[0].version,
+        version=held[0].version,
         modes=dict(sorted(modes.items(), key=lambda item: (-item[1], item[0]))),
         rollouts=len(valid),
         failures=sum(counts),
