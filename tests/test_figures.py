@@ -410,17 +410,18 @@ def test_a_test_that_never_ran_has_no_interval(read: Read) -> None:
 
 
 def test_forest_orders_groups_and_names_states(read: Read) -> None:
-    reading = read(forest, report())
+    tests = (result(1, 10, 2), result(2, 9, 7, family="x/user"), result(3, 3, 3, stratum="benign"))
+    reading = read(forest, report(test_results=tests))
     assert f"v2 minus v1: {MINUS}24.0 points [{MINUS}37.0, {MINUS}11.0]" in reading
-    assert f"By category: policy erosion {MINUS}30.0, intent drift {MINUS}10.0." in reading
+    assert f"By family: payment/user {MINUS}80.0, x/user {MINUS}20.0." in reading
     assert title() == "v2's pass rate is 24.0 points below v1's, more than chance explains"
     assert [label.get_text() for label in axes().get_yticklabels()] == [
         "regression tests",
         "candidate found",
         "control",
         "benign",
-        "policy erosion",
-        "intent drift",
+        "payment/user",
+        "x/user",
     ]
     for shown in (f"BLOCK from {MINUS}5", f"OK above {MINUS}2", "worse", "not worse", "open"):
         assert shown in words()
@@ -435,7 +436,7 @@ def test_forest_does_not_claim_what_chance_could_do(read: Read) -> None:
 
 
 def test_forest_without_a_valid_test(read: Read) -> None:
-    nothing = report(delta=None, ci_low=None, ci_high=None, strata=(), by_category={})
+    nothing = report(delta=None, ci_low=None, ci_high=None, strata=(), test_results=())
     assert read(forest, nothing) == "No test gave a valid result on both v1 and v2\n"
 
 
@@ -559,7 +560,7 @@ def test_hostile_names_are_drawn_as_text(read: Read) -> None:
         (single_turn_against_multi_turn, [summary(HOSTILE, 9, {1: 2})]),
         (funnel, {HOSTILE: 3}),
         (reproduction, [made_test(1, 3, HOSTILE, category=HOSTILE)]),
-        (forest, report(baseline=HOSTILE, by_category={HOSTILE: {"delta": -0.1}})),
+        (forest, report(baseline=HOSTILE, test_results=(result(1, 9, 2, family=HOSTILE),))),
         (pass_rates, report(candidate=HOSTILE, test_results=hostile_results)),
         (timeline, [entry(1, "violation", HOSTILE)]),
         (intervention_effects, [intervention(HOSTILE, 2)]),

@@ -52,7 +52,7 @@ def forest(
     Parameters
     ----------
     report : GateReport
-        What the gate decided; strata and categories become rows.
+        What the gate decided; strata and families of tests become rows.
     block_margin, ok_margin : float
         The two margins of the gate, as differences of rates; dashed lines.
     """
@@ -150,7 +150,7 @@ def _forest_lines(report: GateReport, rows: Sequence[Difference]) -> list[str]:
         f"{span(first.ci_low, first.ci_high)} over {count(report.n_tests, 'test')} in "
         f"{count(report.n_families, 'family', 'families')}."
     ]
-    for group, name in (("stratum", "By stratum"), ("category", "By category")):
+    for group, name in (("stratum", "By stratum"), ("family", "By family")):
         parts = [f"{plain(r.label)} {points(r.delta)}" for r in rows if r.group == group]
         if parts:
             lines.append(f"{name}: {', '.join(parts)}.")

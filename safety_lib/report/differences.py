@@ -11,13 +11,16 @@ BLOCK_MARGIN = -0.05
 OK_MARGIN = -0.02
 
 State = Literal["worse", "not worse", "open"]
-_MOST_CATEGORIES = 10
+Group = Literal["all", "stratum", "family"]
+MOST_FAMILIES = 12
+_LEVEL = 0.95
+_REGRESSION = ("baseline_found", "candidate_found", "incident")
 
 
 class Difference(NamedTuple):
     """A difference of pass rates, candidate minus baseline; NaN where there is none."""
 
-    group: Literal["all", "stratum", "category"]
+    group: Group
     label: str
     delta: float
     ci_low: float
@@ -43,26 +46,45 @@ class Difference(NamedTuple):
 
 
 def differences(report: GateReport) -> list[Difference]:
-    """Gather the difference over all tests, then of each stratum and each category.
+    """Gather the difference over all tests, then of each stratum and each family of tests.
 
-    Categories stand from the largest loss on; of more than ten the first ten are kept.
+    Families stand from the largest loss on; of more than twelve the first twelve are kept.
     """
     rows = [_row("all", "regression tests", report.delta, report.ci_low, report.ci_high)]
     rows += [_row("stratum", s.stratum, s.delta, s.ci_low, s.ci_high) for s in report.strata]
-    categories = [
-        _row("category", name, found.get("delta"), found.get("ci_low"), found.get("ci_high"))
-        for name, found in sorted(report.by_category.items())
-    ]
-    categories.sort(key=lambda row: (not known(row.delta), row.delta if known(row.delta) else 0.0))
-    return rows + categories[:_MOST_CATEGORIES]
+    return rows + families(report)[:MOST_FAMILIES]
+
+
+def families(report: GateReport) -> list[Difference]:
+    """Return the difference of each family of regression tests, from the largest loss on.
+
+    All trials of a family are taken together. The intervals (Newcombe) hold for all families at
+    once: of a level that is higher the more families there are (Bonferroni). They take the trials
+    of one family for independent, so they speak of these tests and not of others of their kind.
+    """
+    from safety_lib.stats.differences import newcombe_difference
+
+    arms: dict[str, list[int]] = {}
+    for test in report.test_results:
+        if test.stratum in _REGRESSION:
+            counts = arms.setdefault(test.family, [0, 0, 0, 0])
+            for i, arm in enumerate((test.candidate, test.baseline)):
+                counts[2 * i] += arm.passed
+                counts[2 * i + 1] += arm.valid
+    level = 1 - (1 - _LEVEL) / max(1, len(arms))
+    rows = []
+    for name, (passed, valid, passed_before, valid_before) in sorted(arms.items()):
+        if valid and valid_before:
+            seen = newcombe_difference(passed, valid, passed_before, valid_before, level)
+            rows.append(_row("family", name, seen.estimate, seen.low, seen.high))
+        else:
+            rows.append(_row("family", name, None, None, None))
+    rows.sort(key=lambda row: (not known(row.delta), row.delta if known(row.delta) else 0.0))
+    return rows
 
 
 def _row(
-    group: Literal["all", "stratum", "category"],
-    label: str,
-    delta: float | None,
-    low: float | None,
-    high: float | None,
+    group: Group, label: str, delta: float | None, low: float | None, high: float | None
 ) -> Difference:
     nan = float("nan")
     return Difference(
