@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from safety_lib.agent.versions import Version, load_version
 from safety_lib.artifacts import read_artifact, read_incident
+from safety_lib.incident import bisection
 from safety_lib.incident.bisection import bisect, bisect_changes, interactions
 from safety_lib.incident.experiments import (
     LABEL_TABLE,
@@ -22,12 +27,13 @@ from safety_lib.incident.interventions import (
     held_cut,
     intervene,
     name_root_cause,
+    out_of_sight,
     replacements,
 )
 from safety_lib.incident.replay import Replay, replay_incident, turns_of
 from safety_lib.records import Bisection, Experiment, Intervention
 from safety_lib.report import tables
-from safety_lib.rollout.conversation import replay, trial_seed
+from safety_lib.rollout.conversation import Rollout, replay, trial_seed
 
 ARTIFACTS = Path(__file__).resolve().parent.parent / "artifacts"
 V1, V2, V3 = (load_version(name) for name in ("v1", "v2", "v3"))
@@ -128,6 +134,52 @@ def test_the_mixtures_are_shown_in_their_order(found: Bisection) -> None:
     assert "window, pin_policy" in table.index
 
 
+KEYS = (
+    "model.caution",
+    "model.style",
+    "memory.window",
+    "memory.pin_policy",
+    "limits.max_steps",
+    "safeguards.trajectory.warn_at",
+)
+SETS = st.lists(st.sets(st.sampled_from(KEYS), min_size=1, max_size=3), min_size=1, max_size=3)
+
+
+@given(SETS)
+@settings(max_examples=60, deadline=None)
+def test_whatever_breaks_it_the_sets_are_minimal(breaking: list[set[str]]) -> None:
+    """The failure appears where all of any one set is there; no other rule is assumed."""
+    good = V1
+    bad = good.having(
+        {
+            "model.caution": 9.0,
+            "model.style": "friendly",
+            "memory.window": 3,
+            "memory.pin_policy": False,
+            "limits.max_steps": 9,
+            "safeguards.trajectory.warn_at": 1.0,
+        }
+    )
+
+    def fails(keys: set[str]) -> bool:
+        return any(some <= keys for some in breaking)
+
+    def held(jobs: Iterable[Rollout], model: str) -> Iterator[SimpleNamespace]:
+        for planned in jobs:
+            changed = {change.key for change in good.changes_to(planned.version)}
+            broken = [SimpleNamespace(rule_id="r")] if fails(changed) else []
+            yield SimpleNamespace(violations=broken, outcome="violation" if broken else "safe")
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(bisection, "run_campaign", held)
+        seen = search(good, bad, ("Hello.",), "r")
+    enough, needed, everything = set(seen.enough), set(seen.needed), set(KEYS)
+    assert fails(enough) and not any(fails(enough - {key}) for key in enough)
+    assert not fails(everything - needed)
+    assert all(fails(everything - needed | {key}) for key in needed)
+    assert seen.replays <= 20 * 2 ** len(KEYS)
+
+
 # --------------------------------------------------------------------------- interventions
 
 
@@ -191,6 +243,9 @@ def test_the_cause_says_what_it_rests_on(incident_replay: Replay, found: Bisecti
     assert cause.found == found
     assert cause.name == found.name
     assert "it takes both" in cause.evidence
+    unseen, broken = out_of_sight(incident_replay)
+    assert unseen == broken == incident_replay.reproduction.k  # how the memory does it
+    assert f"out of sight in {unseen} of {broken}" in cause.evidence
     assert f"{found.replays} replays searched" in cause.evidence
 
 

@@ -295,6 +295,19 @@ def held_cut(replay: Replay, experiment: Experiment, seed: int, model: str = "")
     return hold(agent, Script(planned.turns), planned)
 
 
+def out_of_sight(replay: Replay) -> tuple[int, int]:
+    """Count the broken replays in which the model did not see the policy as it broke it.
+
+    Returns
+    -------
+    tuple of int
+        Out of sight, and all that broke: a mechanism where both are equal, none where it is never.
+    """
+    held = (unit_case(t, replay.version, replay.rule_id) for t in replay.trajectories)
+    cases = [case for case in held if case is not None]
+    return sum(not case.policy_in_sight for case in cases), len(cases)
+
+
 def decisive_turn(interventions: Iterable[Intervention]) -> int | None:
     """Return the first turn without which most of the failures do not happen, or None.
 
@@ -340,6 +353,8 @@ def name_root_cause(
         ((_, more),) = interactions(found).items()
         if more >= INTERACTS:
             facts.append("with either alone it does not, so it takes both")
+    unseen, broken = out_of_sight(replay)
+    facts.append(f"as it broke, the policy was out of sight in {unseen} of {broken}")
     facts.append(f"{len(found.probes)} mixtures and {found.replays} replays searched")
     return RootCause(found.name, "; ".join(facts), found)
 
