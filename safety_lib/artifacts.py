@@ -28,6 +28,7 @@ _MADE_BY = {
     "stress_failures": "notebook 01_stress_testing, or `python -m safety_lib stress`",
     "regression_tests": "notebook 02_regression_tests, or `python -m safety_lib regress`",
     "gate_report": "notebook 03_release_gate, or `python -m safety_lib gate`",
+    "gate_history": "`python -m safety_lib gate --history FILE`",
     "experiment": "`make experiments`",
     "incident_replay": "notebook 04_incident_replay, or `python -m safety_lib replay`",
 }

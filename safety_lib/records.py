@@ -13,7 +13,8 @@ from collections.abc import Iterator
 from enum import IntEnum
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, GetCoreSchemaHandler
+from pydantic_core import core_schema
 
 Outcome = Literal["violation", "safe", "error", "undetermined"]
 Severity = Literal["low", "medium", "high", "critical"]
@@ -67,7 +68,18 @@ def _plain_json(value: Any) -> Any:
     return [_plain_json(inner) for inner in value] if isinstance(value, list | tuple) else value
 
 
-Text = Annotated[str, AfterValidator(_whole)]
+class _WholeText:
+    """Mends text that Python hands over; a JSON parser has refused half a pair already."""
+
+    def __get_pydantic_core_schema__(
+        self, source: Any, handler: GetCoreSchemaHandler
+    ) -> core_schema.CoreSchema:
+        text = handler(source)
+        mended = core_schema.no_info_after_validator_function(_whole, text)
+        return core_schema.json_or_python_schema(json_schema=text, python_schema=mended)
+
+
+Text = Annotated[str, _WholeText()]
 Arguments = Annotated[dict[str, Any], AfterValidator(_plain_json)]
 
 
@@ -624,6 +636,42 @@ class Execution(Record):
     transcript_sha256: str
 
 
+class Release(Record):
+    """One line of the history of releases: what was judged, under what, and how it came out.
+
+    No date stands in it: the hashes of both configurations, of the suite and of the rules say what
+    it was.
+    """
+
+    baseline: str
+    candidate: str
+    baseline_sha256: str
+    candidate_sha256: str
+    suite_sha256: str
+    policy_sha256: str
+    gate_policy_sha256: str
+    seed: int
+    model: str
+    trials: int
+    verdict: Verdict | None
+    baseline_pass_rate: float | None
+    candidate_pass_rate: float | None
+    delta: float | None
+    ci_low: float | None
+    ci_high: float | None
+
+
+class GateHistory(Artifact):
+    """``gate_history.json``: every release that the gate judged, in order; it only ever grows.
+
+    The fields that all artifacts have are those of the newest release.
+    """
+
+    SCHEMA: ClassVar[str] = "gate_history"
+
+    releases: tuple[Release, ...]
+
+
 class GateReport(Artifact):
     """``gate_report.json``: the verdict, each step that led to it, and the evidence."""
 
@@ -651,6 +699,16 @@ class GateReport(Artifact):
     by_category: dict[str, dict[str, float]]
     executions: tuple[Execution, ...]
     test_results: tuple[TestResult, ...]
+
+    @property
+    def release(self) -> Release:
+        """The line that this report adds to the history of releases."""
+        same = {name: getattr(self, name) for name in Release.model_fields if hasattr(self, name)}
+        return Release(
+            **same,
+            baseline_sha256=self.config_sha256.get(self.baseline, ""),
+            candidate_sha256=self.config_sha256.get(self.candidate, ""),
+        )
 
     def __str__(self) -> str:
         verdict = self.verdict or "no verdict"
