@@ -290,6 +290,9 @@ def test_at_least_four_of_five_single_faults_are_named_first(stored: Experiment)
     assert stored.result["single"]["label"]["ci_high"] < single["ci_low"]
     met = [row for row in stored.result["single_by_fault"] if row["population"]]
     assert len(met) >= 12
+    # Cautiously, as incidents of one fault are alike: a fault counts where none of them is missed.
+    assert stored.result["faults_always_named"]["n"] == len(met)
+    assert stored.result["faults_always_named"]["ci_low"] >= 0.8
     assert {row["component"] for row in met} == {"safeguard", "memory", "permission"}
 
 

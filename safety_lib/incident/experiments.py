@@ -249,9 +249,17 @@ def root_cause_accuracy(
     ]
     curve.append({"replays": replays, **_accuracy(found)})
     idle = [case for case in single if case.rate >= REPLAYABLE and not case.in_population]
+    by_fault = [_of_fault(fault, single) for fault in faults]
+    met = [row for row in by_fault if row["population"]]
     result = {
         "single": _accuracy(found),
-        "single_by_fault": [_of_fault(fault, single) for fault in faults],
+        "single_by_fault": by_fault,
+        # Incidents of one fault resemble each other: the cautious count is one of faults.
+        "faults_always_named": _rate(
+            sum(row["named"] == row["population"] for row in met), len(met)
+        )
+        if met
+        else None,
         "nothing_to_find": {
             "incidents": len(idle),
             "not_identified": sum(not case.told for case in idle),
