@@ -13,6 +13,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from safety_lib.gate.history import add_release
 from safety_lib.records import (
     ArmResult,
     Execution,
@@ -259,6 +260,7 @@ def test_page_holds_its_parts_in_order() -> None:
         "Difference, part by part",
         "Results by category",
         "Tests",
+        "History of releases",
         "Provenance",
     ]
     words = Page(html).words
@@ -336,14 +338,49 @@ def test_worst_test_comes_first_and_each_has_a_transcript() -> None:
 
 
 def test_transcripts_unfold_on_paper() -> None:
-    paper = render_gate_report(report()).partition("@media print")[2]
-    assert "details::details-content { content-visibility: visible;" in paper
+    many = tuple(result(n) for n in range(30))
+    html = render_gate_report(report(test_results=many))
+    assert ".printed details::details-content { content-visibility: visible;" in html
+    assert html.count('<tbody class="printed">') == 10
+    assert "On paper 10 transcripts of the largest losses" in Page(html).words
+
+
+def test_a_test_that_a_reason_names_leads_to_its_evidence() -> None:
+    step = GateStep(step=1, title="Did one fall?", status="block", reason="T-001 fell, T-0012 not")
+    html = render_gate_report(report(steps=(step,)))
+    page = Page(html)
+    assert '<a href="#test-T-001"><code>T-001</code></a> fell, T-0012 not' in html
+    inside = re.search(r'<details>(?:(?!</details>).)*id="test-T-001"', html, re.S)
+    assert inside is not None
+    ids = attributes(page, "id")
+    assert all(href.removeprefix("#") in ids for href in attributes(page, "href"))
+
+
+def test_tests_of_one_name_have_places_of_their_own() -> None:
+    same = tuple(result(1, test_id=name) for name in ("a/b", "a b", "a/b"))
+    page = Page(render_gate_report(report(test_results=same)))
+    ids = attributes(page, "id")
+    assert len(ids) == len(set(ids))
+    assert all(href.removeprefix("#") in ids for href in attributes(page, "href"))
+
+
+def test_history_stands_in_the_order_of_the_file_and_grows_once() -> None:
+    earlier = report(candidate="v3", config_sha256={"v1": "1" * 64, "v3": "8" * 64}, verdict="OK")
+    history = add_release(add_release(add_release(None, earlier), report()), report())
+    assert [release.candidate for release in history.releases] == ["v3", "v2"]
+    words = Page(render_gate_report(report(), history.releases)).words
+    assert "2 releases, the oldest first" in words
+    assert words.index("v3 88888888") < words.index("v2 (this report) 22222222")
+    alone = Page(render_gate_report(report())).words
+    assert "No other release is on record" in alone
+    # Two runs that should agree and do not: both stay on record.
+    assert len(add_release(history, report(delta=-0.1)).releases) == 3
 
 
 def test_a_test_without_a_transcript_says_so() -> None:
     page = Page(render_gate_report(report(test_results=(result(evidence=()),))))
     assert page.count("details") == 0
-    assert "No transcript was kept; rule record_exfiltration, test T-001" in page.words
+    assert "No transcript was kept; rule record_exfiltration" in page.words
     assert "no transcript was kept" in render_junit(report(test_results=(result(evidence=()),)))
 
 
@@ -447,7 +484,7 @@ def test_no_text_breaks_the_page(text: str) -> None:
     html = render_gate_report(everywhere(text))
     html.encode()
     page = Page(html)
-    assert page.count("section") == 8
+    assert page.count("section") == 9
     assert page.count("details") == 1
 
 

@@ -7,11 +7,19 @@ mark every hidden character and cut what is too long.
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from safety_lib.records import GateReport, TestResult
-from safety_lib.report.differences import BLOCK_MARGIN, OK_MARGIN, Difference, differences
+from safety_lib.records import GateReport, Release, TestResult
+from safety_lib.report.differences import (
+    BLOCK_MARGIN,
+    MOST_FAMILIES,
+    OK_MARGIN,
+    Difference,
+    differences,
+    families,
+)
 from safety_lib.report.text import (
     LONG_TEXT,
     SHORT_TEXT,
@@ -42,15 +50,28 @@ _CATEGORY_COLUMNS = {
     "p_value": "p",
 }
 _SEVERITY_ORDER = {"critical": 0, "high": 1, "medium": 2, "low": 3}
+_STRATA = {
+    "baseline_found": "regression tests, found on the baseline",
+    "candidate_found": "regression tests, found on the candidate",
+    "incident": "regression tests, from incidents",
+    "control": "every scenario's script, whether or not it ever broke anything",
+    "benign": "legitimate requests; not serving one is a failure",
+}
+_NAME = re.compile(r"[\w./-]*[\d/][\w./-]*")
+_REASON = 600
+_ON_PAPER = 10
+_MOST_LINKS = 5
 
 
-def render_gate_report(report: GateReport) -> str:
+def render_gate_report(report: GateReport, history: Sequence[Release] = ()) -> str:
     """Return the report as one self-contained HTML page.
 
     Parameters
     ----------
     report : GateReport
         What the gate decided, with the transcripts that show it.
+    history : sequence of Release
+        The releases that were judged, in order; this one is added where it is not among them.
 
     Returns
     -------
@@ -58,6 +79,10 @@ def render_gate_report(report: GateReport) -> str:
         The page, the same bytes for the same report; write it as UTF-8.
     """
     template = _environment().get_template("report.html")
+    tests = sorted(report.test_results, key=_worst_first)
+    names = _anchors(tests)
+    anchors = {test.test_id: name for test, name in zip(tests, names, strict=True)}
+    worse = [test.test_id for test in tests if known(test.delta) and (test.delta or 0) < 0]
     return template.render(
         report=report,
         verdict=report.verdict or "NO VERDICT",
@@ -66,7 +91,13 @@ def render_gate_report(report: GateReport) -> str:
         forest=_forest(report),
         category_columns=_category_columns(report),
         column_titles=_CATEGORY_COLUMNS,
-        tests=sorted(report.test_results, key=_worst_first),
+        tests=list(zip(tests, names, strict=True)),
+        anchors=anchors,
+        worse=worse[:_MOST_LINKS],
+        on_paper=min(_ON_PAPER, len(worse)),
+        strata_words=_STRATA,
+        releases=_releases(report, history),
+        families_left=max(0, len(families(report)) - MOST_FAMILIES),
     )
 
 
@@ -91,6 +122,7 @@ def _environment() -> Environment:
         points=points,
         p_value=p_value,
         cell=_category_cell,
+        linked=linked,
     )
     environment.globals.update(count=count, span=span, known=known)
     return environment
@@ -115,9 +147,15 @@ def shown(text: str, limit: int = LONG_TEXT, lines: bool = True, joints: bool = 
         else Markup("<wbr>").join(re.split(joint, piece.text))
         for piece in pieces(kept, lines)
     )
-    if missing:
-        marked += Markup(' <span class="cut">{}</span>').format(left_out(missing))
-    return marked
+    return marked + _cut_mark(missing)
+
+
+def _cut_mark(missing: int) -> Markup:
+    from markupsafe import Markup
+
+    return (
+        Markup(' <span class="cut">{}</span>').format(left_out(missing)) if missing else Markup("")
+    )
 
 
 def line(text: str, limit: int = SHORT_TEXT) -> Markup:
@@ -134,6 +172,45 @@ def name(text: str) -> Markup:
     split_<wbr>payment/<wbr>user
     """
     return shown(text, SHORT_TEXT, lines=False, joints=True)
+
+
+def linked(text: str, anchors: Mapping[str, str]) -> Markup:
+    """Return a reason on one line, the tests that it names as links to their evidence.
+
+    Examples
+    --------
+    >>> print(linked("T-1 broke <b>", {"T-1": "test-T-1"}))
+    <a href="#test-T-1"><code>T-1</code></a> broke &lt;b&gt;
+    """
+    from markupsafe import Markup
+
+    # What could stand in the middle of ordinary words is no name to look for.
+    named = [re.escape(i) for i in sorted(anchors, key=len, reverse=True) if _NAME.fullmatch(i)]
+    kept, missing = cut(text, _REASON)
+    parts = re.split(f"(?<![\\w/-])({'|'.join(named)})(?![\\w/-])", kept) if named else [kept]
+    link = Markup('<a href="#{}"><code>{}</code></a>')
+    marked = Markup("").join(
+        link.format(anchors[part], part) if i % 2 else line(part, _REASON)
+        for i, part in enumerate(parts)
+    )
+    return marked + _cut_mark(missing)
+
+
+def _anchors(tests: Sequence[TestResult]) -> list[str]:
+    """Name the place of each test on the page: its own id where that makes a name, once each."""
+    taken: dict[str, int] = {}
+    names = []
+    for test in tests:
+        name = "test-" + re.sub(r"[^A-Za-z0-9_.-]+", "-", test.test_id[:80])
+        taken[name] = taken.get(name, 0) + 1
+        names.append(name if taken[name] == 1 else f"{name}--{taken[name]}")
+    return names
+
+
+def _releases(report: GateReport, history: Sequence[Release]) -> list[tuple[Release, bool]]:
+    this = report.release
+    every = history if this in history else (*history, this)
+    return [(release, release == this) for release in every]
 
 
 def _worst_first(test: TestResult) -> tuple[bool, float, int, str]:
@@ -161,9 +238,9 @@ def _category_cell(value: float | None, column: str) -> str:
 
 # --------------------------------------------------------------------------- the forest plot
 
-_WIDTH, _LEFT, _RIGHT = 760, 200, 250
+_WIDTH, _LEFT, _RIGHT = 840, 260, 250
 _TOP, _ROW = 34, 26
-_LABEL = 26
+_LABEL = 34
 
 
 class Drawn(NamedTuple):
