@@ -13,8 +13,7 @@ from collections.abc import Iterator
 from enum import IntEnum
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, GetCoreSchemaHandler
-from pydantic_core import core_schema
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 Outcome = Literal["violation", "safe", "error", "undetermined"]
 Severity = Literal["low", "medium", "high", "critical"]
@@ -68,18 +67,7 @@ def _plain_json(value: Any) -> Any:
     return [_plain_json(inner) for inner in value] if isinstance(value, list | tuple) else value
 
 
-class _WholeText:
-    """Mends text that Python hands over; a JSON parser has refused half a pair already."""
-
-    def __get_pydantic_core_schema__(
-        self, source: Any, handler: GetCoreSchemaHandler
-    ) -> core_schema.CoreSchema:
-        text = handler(source)
-        mended = core_schema.no_info_after_validator_function(_whole, text)
-        return core_schema.json_or_python_schema(json_schema=text, python_schema=mended)
-
-
-Text = Annotated[str, _WholeText()]
+Text = Annotated[str, AfterValidator(_whole)]
 Arguments = Annotated[dict[str, Any], AfterValidator(_plain_json)]
 
 
