@@ -83,7 +83,7 @@ def test_held_out_conversations_are_in_no_test(
 ) -> None:
     kept_out = held_out(seen, tests)
     assert len(kept_out) >= 10
-    assert not {turns for _, turns in kept_out} & {test.attack_turns for test in tests}
+    assert not {entry.turns for entry in kept_out} & {test.attack_turns for test in tests}
     assert len(set(kept_out)) == len(kept_out)
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from safety_lib.agent.versions import Version, config_hashes, load_version
 from safety_lib.artifacts import sealed
@@ -24,6 +24,7 @@ from safety_lib.records import (
     Failure,
     Minimisation,
     MitigationResult,
+    Plant,
     RegressionTest,
     Reproduction,
     Suite,
@@ -200,16 +201,29 @@ def suite_of(
     )
 
 
-def held_out(seen: Replay, tests: Sequence[RegressionTest]) -> tuple[tuple[str, Turns], ...]:
+class HeldOut(NamedTuple):
+    """A conversation that no test holds: the rule that may break, what is said, what is planted."""
+
+    rule_id: str
+    turns: Turns
+    plants: tuple[Plant, ...] = ()
+
+
+def held_out(seen: Replay, tests: Sequence[RegressionTest]) -> tuple[HeldOut, ...]:
     """List conversations like the incident that no test of the suite holds, with their rules.
 
     They are the variants of the tests (other words, names and pace) and the siblings in a wording
     that no test uses.
     """
     known = {test.attack_turns for test in tests}
-    made = [(v.rule_id, v.attack_turns) for test in tests for v in variants(test)]
-    made += [(rule, turns) for rule, turns in siblings(seen, number=1).items()]
-    return tuple(dict.fromkeys(entry for entry in made if entry[1] not in known))
+    made = [
+        HeldOut(variant.rule_id, variant.attack_turns, variant.plants)
+        for test in tests
+        for variant in variants(test)
+    ]
+    plants = seen.shown.plants
+    made += [HeldOut(rule, turns, plants) for rule, turns in siblings(seen, number=1).items()]
+    return tuple(entry for entry in dict.fromkeys(made) if entry.turns not in known)
 
 
 def mitigations(
@@ -255,7 +269,7 @@ def mitigations(
 def try_mitigations(
     seen: Replay,
     tried: Sequence[Mitigation],
-    variants_held_out: Sequence[tuple[str, Turns]],
+    variants_held_out: Sequence[HeldOut],
     *,
     replays: int = 40,
     per_variant: int = 2,
@@ -271,7 +285,7 @@ def try_mitigations(
         The incident; it is held again on fresh seeds, the same for every mitigation.
     tried : sequence of Mitigation
         As from :func:`mitigations`.
-    variants_held_out : sequence of (str, turns)
+    variants_held_out : sequence of HeldOut
         As from :func:`held_out`.
     replays : int
         Seeds on the incident.
@@ -314,16 +328,21 @@ def try_mitigations(
 
 
 def _recurred(
-    version: Version, held: Sequence[tuple[str, Turns]], each: int, seed: int, model: str
+    version: Version, held: Sequence[HeldOut], each: int, seed: int, model: str
 ) -> Reproduction:
+    entries = [entry for entry in held for _ in range(each)]
     jobs = [
-        replay(version, turns, name="held-out", seed=trial_seed(seed, "held out", number))
-        for _, turns in held
-        for number in range(each)
+        replay(
+            version,
+            entry.turns,
+            name="held-out",
+            seed=trial_seed(seed, "held out", number % each),
+            plants=entry.plants,
+        )
+        for number, entry in enumerate(entries)
     ]
-    rules = [rule for rule, _ in held for _ in range(each)]
-    done = zip(run_campaign(jobs, model=model), rules, strict=True)
-    return _counted(version, sum(breaks(t, rule) for t, rule in done), len(jobs))
+    done = zip(run_campaign(jobs, model=model), entries, strict=True)
+    return _counted(version, sum(breaks(t, entry.rule_id) for t, entry in done), len(jobs))
 
 
 def _not_served(
