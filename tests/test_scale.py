@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pytest
 
+from safety_lib.__main__ import main
 from safety_lib.agent.versions import load_version
 from safety_lib.attack.scenarios import all_scenarios
 from safety_lib.rollout import campaign
@@ -52,7 +53,12 @@ def test_two_dask_workers_write_the_bytes_of_one(tmp_path: Path) -> None:
         path = tmp_path / "two.jsonl"
         held = run_campaign(jobs(150), journal=path, executor=executor, workers=2)
         assert [t.trajectory_id for t in held] == [job.rollout_id for job in jobs(150)]
+        for folder, arguments in (("a", ["--dask", cluster.scheduler_address]), ("b", [])):
+            where = ["--artifacts", str(tmp_path / folder), "--rollouts", "40"]
+            assert main(["stress", *where, *arguments]) == 0
     assert path.read_bytes() == expected
+    made = [(tmp_path / folder / "stress_failures.json").read_bytes() for folder in "ab"]
+    assert made[0] == made[1]
 
 
 def test_a_worker_that_is_killed_costs_what_it_had_not_given_back(tmp_path: Path) -> None:
@@ -132,6 +138,14 @@ def test_a_campaign_that_is_stopped_goes_on_to_the_same_artifact(
     assert told == ""
     assert (tmp_path / "stress_failures.json").read_bytes() == whole
     assert again.finished() == 0  # journals of a finished campaign are removed
+
+
+def test_without_dask_the_command_says_what_to_install(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    monkeypatch.setitem(sys.modules, "distributed", None)
+    assert main(["stress", "--dask", "tcp://127.0.0.1:1", "--artifacts", str(tmp_path)]) == 3
+    assert "pip install 'agentic-safety-notebooks[dask]'" in capsys.readouterr().err
 
 
 def test_what_the_journal_holds_is_not_held_again(

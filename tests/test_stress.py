@@ -90,6 +90,44 @@ def test_an_empty_plan_is_refused(rollouts: int) -> None:
         discover(V1, V2, rollouts=rollouts)
 
 
+def test_the_candidate_is_compared_with_the_baseline_and_with_a_changed_one(
+    found: Discovery,
+) -> None:
+    against = found.compared
+    assert against is not None
+    assert against.arms == ("v1", "v2")
+    assert against.gained.estimate == pytest.approx(
+        found.timing[1].safe_turns - found.timing[0].safe_turns
+    )
+    same = V2.having({}, name="same")
+    again = discover(same, same, rollouts=40, seed=11)
+    assert again.compared is None
+    unchanged = found.gained_by(again)
+    assert unchanged is not None
+    assert unchanged.arms == ("v2", "same")
+    assert (unchanged.gained.estimate, unchanged.p_value) == (0, 1)
+    wider = V2.having({"memory.window": 24}, name="wider")
+    moved = found.gained_by(discover(wider, wider, rollouts=40, seed=11))
+    assert moved is not None
+    assert moved.gained.low > 0  # what the notebook shows when a reader gives it more to see
+
+
+def test_what_is_gathered_of_a_discovery_fits_its_versions(found: Discovery) -> None:
+    names = [version.version for version in found.versions]
+    assert [t.version for t in found.timing] == [u.version for u in found.unseen] == names
+    assert [e.conversations for e in found.endings] == [40, 40]
+    assert [e.counts["broke a rule"] for e in found.endings] == [
+        summary.failures for summary in found.summary
+    ]
+
+
+def test_too_few_conversations_say_nothing_about_time() -> None:
+    few = discover(V1, V2, rollouts=3)
+    assert few.timing == ()
+    assert few.compared is None
+    assert [u.rollouts for u in few.unseen] == [3, 3]
+
+
 class Flaky:
     """Fails every third call, as an overloaded endpoint does."""
 
