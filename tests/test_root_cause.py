@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from dataclasses import asdict
+from itertools import islice
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -17,6 +19,7 @@ from safety_lib.incident.bisection import bisect, bisect_changes, interactions
 from safety_lib.incident.experiments import (
     LABEL_TABLE,
     REPLAYABLE,
+    decisive_turns,
     root_cause_accuracy,
     single_cases,
 )
@@ -336,3 +339,21 @@ def test_what_does_not_come_back_is_not_investigated() -> None:
         for case in single_cases(FAULTS[4:5], per_fault=1, replays=5, seed=7)
         if case.rate < REPLAYABLE
     )
+
+
+# --------------------------------------------------------------------------- decisive turn
+
+
+def test_the_decisive_turn_is_found_more_often_than_it_is_the_one_that_broke() -> None:
+    stored = read_artifact(ARTIFACTS / "experiments" / "decisive_turn_accuracy.json", Experiment)
+    search, naive = stored.result["search"], stored.result["turn_that_broke"]
+    assert stored.result["incidents"] >= 30
+    assert search["ci_low"] > naive["ci_high"]
+    cases = stored.result["cases"]
+    assert search["k"] == sum(case["told"] == case["truth"] for case in cases)
+
+
+def test_a_slice_of_the_decisive_turns_comes_out_the_same() -> None:
+    stored = read_artifact(ARTIFACTS / "experiments" / "decisive_turn_accuracy.json", Experiment)
+    first = islice(decisive_turns(**stored.parameters, seed=stored.seed), 3)
+    assert [asdict(entry) for entry in first] == stored.result["cases"][:3]
