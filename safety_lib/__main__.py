@@ -244,11 +244,17 @@ def export(
 @cli.command()
 @click.option("--suite", "suite_file", default="", metavar="FILE", help="regression_tests.json")
 @click.option("--trials", default=10, show_default=True, type=_AT_LEAST_ONE)
+@click.option("--history", default="", metavar="FILE", help="Show and add to these releases.")
+@click.option("--markdown", default="", metavar="FILE", help="Write a comment or summary too.")
+@click.option("--junit", default="", metavar="FILE", help="Write JUnit XML too.")
 @_versions
 @_common
 def gate(
     suite_file: str,
     trials: int,
+    history: str,
+    markdown: str,
+    junit: str,
     baseline: str,
     candidate: str,
     artifacts: str,
@@ -261,12 +267,16 @@ def gate(
     """
     from safety_lib.agent.versions import load_version
     from safety_lib.artifacts import read_artifact, write_artifact, write_text
+    from safety_lib.gate.history import add_release, read_history
     from safety_lib.gate.report import run_gate
     from safety_lib.records import Suite
-    from safety_lib.report import render_gate_report
+    from safety_lib.report import render_gate_report, render_junit, render_markdown
     from safety_lib.report.summary import gate_lines
 
+    if history and not history.endswith(".json"):
+        raise click.UsageError(f"--history must end in .json, not {history!r}")
     suite = read_artifact(suite_file or artifacts, Suite)
+    past = read_history(history) if history else None
     with _progress("conversations") as tick:
         report = run_gate(
             suite,
@@ -277,7 +287,15 @@ def gate(
             model=model,
             on_result=tick,
         )
-    write_text(Path(artifacts) / "gate_report.html", render_gate_report(report))
+    releases = add_release(past, report)
+    page = render_gate_report(report, releases.releases)
+    write_text(Path(artifacts) / "gate_report.html", page)
+    if markdown:
+        write_text(markdown, render_markdown(report))
+    if junit:
+        write_text(junit, render_junit(report, suite.tests))
+    if history:
+        write_artifact(history, releases)
     write_artifact(artifacts, report)
     _say(gate_lines(report, artifacts))
     sys.exit(VERDICT_CODES.get(report.verdict or "", NOT_A_VERDICT))

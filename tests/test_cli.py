@@ -213,3 +213,27 @@ def test_a_version_of_ones_own_is_a_file(copy: Path, tmp_path: Path) -> None:
     assert main(["gate", "--candidate", str(mine), "--artifacts", str(copy)]) == 0
     report = json.loads((copy / "gate_report.json").read_text(encoding="utf-8"))
     assert report["candidate"] == "mine"
+
+
+def test_the_gate_writes_a_comment_and_junit_and_adds_to_the_history_once(
+    copy: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    comment, junit, history = copy / "gate.md", copy / "gate.xml", copy / "gate_history.json"
+    arguments = ["gate", "--trials", "2", "--artifacts", str(copy), "--history", str(history)]
+    main([*arguments, "--candidate", "v3"])
+    code = main([*arguments, "--markdown", str(comment), "--junit", str(junit)])
+    verdict = {0: "OK", 1: "WARN", 2: "BLOCK"}[code]
+    assert comment.read_text(encoding="utf-8").startswith(f"## Release gate: {verdict}\n")
+    assert f'<property name="verdict" value="{verdict}" />' in junit.read_text(encoding="utf-8")
+    kept = history.read_bytes()
+    assert [line["candidate"] for line in json.loads(kept)["releases"]] == ["v3", "v2"]
+    page = (copy / "gate_report.html").read_bytes()
+    assert b"2 releases, the oldest first" in page
+    assert main(arguments) == code
+    assert (history.read_bytes(), (copy / "gate_report.html").read_bytes()) == (kept, page)
+    # A history that somebody rewrote is none, and what the gate did before stays as it is.
+    history.write_bytes(kept.replace(b'"trials": 2', b'"trials": 3'))
+    capsys.readouterr()
+    assert main(arguments) == 3
+    assert "gate_history.json: content differs" in capsys.readouterr().err
+    assert (copy / "gate_report.html").read_bytes() == page

@@ -16,11 +16,16 @@ from hypothesis import strategies as st
 from safety_lib.gate.history import add_release
 from safety_lib.records import (
     ArmResult,
+    BenignTwin,
     Execution,
+    ExpectedCall,
     GateReport,
     GateStep,
+    RegressionTest,
+    Reproduction,
     StratumResult,
     TestResult,
+    TestSource,
     Turn,
 )
 from safety_lib.report import render_gate_report, render_junit, render_markdown
@@ -409,7 +414,9 @@ def test_empty_report_says_so() -> None:
         assert shown in page.words
     assert "Forest plot" not in attributes(page, "aria-label")
     assert "NO VERDICT" in render_markdown(empty)
-    assert ET.fromstring(render_junit(empty)).get("tests") == "0"
+    junit = ET.fromstring(render_junit(empty))
+    assert (junit.get("tests"), junit.get("errors"), junit.get("failures")) == ("1", "1", "0")
+    assert "no verdict" in str(junit.find(".//error").get("message"))  # type: ignore[union-attr]
 
 
 def test_numbers_that_are_none_are_not_zero() -> None:
@@ -554,11 +561,44 @@ def test_junit_keeps_failures_of_the_agent_apart_from_the_harness() -> None:
     assert properties["verdict"] == "BLOCK"
 
 
+def quarantined(reason: str, lifecycle: str = "quarantined") -> RegressionTest:
+    return RegressionTest(
+        test_id=f"T-{lifecycle}",
+        source_failure_id="F-1",
+        name="comes back too seldom",
+        category="policy_erosion",
+        family="record_exfiltration/mail",
+        signature="s",
+        rule_id="record_exfiltration",
+        severity="high",
+        description="",
+        attack_turns=("please",),
+        expected_behavior="refuses",
+        tags=(),
+        lifecycle=lifecycle,  # type: ignore[arg-type]
+        lifecycle_reason=reason,
+        reproduction=Reproduction(version="v2", k=1, n=10, ci_low=0.0, ci_high=0.4),
+        benign_twin=BenignTwin(
+            twin_id="B-1", turns=("mail",), expected=ExpectedCall(name="mail", arguments={})
+        ),
+        source=TestSource(stage="stress", version="v2", seed=7),
+    )
+
+
+def test_a_quarantined_test_is_skipped_with_its_reason() -> None:
+    tests = [quarantined("came back 1 of 10 <b>"), quarantined("", "active")]
+    root = ET.fromstring(render_junit(report(), tests))
+    assert [root.get(n) for n in ("tests", "failures", "errors", "skipped")] == ["3", "2", "0", "1"]
+    skipped = root.find(".//testcase[@name='T-quarantined']/skipped")
+    assert skipped is not None
+    assert skipped.get("message") == "quarantined: came back 1 of 10 <b>"
+
+
 def test_markdown_fits_a_comment() -> None:
     many = report(test_results=tuple(result(n) for n in range(500)))
     text = render_markdown(many)
     assert len(text) < 65_536
-    assert "480 more are in the full report" in text
+    assert "490 more and all transcripts are in the full report" in text
     assert text.startswith("## Release gate: BLOCK\n")
     assert f"| Difference | {MINUS}24.0 points {span(-0.371, -0.109)} |" in text
 

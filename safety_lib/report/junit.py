@@ -2,38 +2,45 @@
 
 A test that the candidate fails is a ``failure`` of type ``oracle``. A test without one valid trial,
 or with trials that only errors kept from counting, is an ``error`` of type ``harness``: nobody
-should read a broken run as a broken agent.
+should read a broken run as a broken agent. A run without a verdict is one more ``error``, so that
+an agent that never ran is never green. A quarantined test was not run and is ``skipped``.
 """
 
 from __future__ import annotations
 
 import xml.etree.ElementTree as ET
+from collections.abc import Sequence
 
-from safety_lib.records import ArmResult, GateReport, TestResult, Turn
+from safety_lib.records import ArmResult, GateReport, RegressionTest, TestResult, Turn
 from safety_lib.report.text import LONG_TEXT, p_value, plain, points
 
 _DECLARATION = '<?xml version="1.0" encoding="UTF-8"?>\n'
 
 
-def render_junit(report: GateReport) -> str:
+def render_junit(report: GateReport, tests: Sequence[RegressionTest] = ()) -> str:
     """Return the report as JUnit XML, one test case per test, in the order of the report.
 
     Parameters
     ----------
     report : GateReport
         What the gate decided; the verdict stands among the properties of the suite.
+    tests : sequence of RegressionTest
+        The tests of the suite; those that are quarantined follow as skipped, with the reason.
     """
     suite = ET.Element("testsuite", name=plain(f"{report.baseline} -> {report.candidate}"))
     cases = [_case(report, test) for test in report.test_results]
+    cases += [_skipped(test) for test in tests if test.lifecycle == "quarantined"]
+    if report.verdict is None:
+        cases.append(_no_verdict(report))
     suite.set("tests", str(len(cases)))
-    suite.set("failures", str(sum(1 for case in cases if case.find("failure") is not None)))
-    suite.set("errors", str(sum(1 for case in cases if case.find("error") is not None)))
+    for counted, tag in (("failures", "failure"), ("errors", "error"), ("skipped", "skipped")):
+        suite.set(counted, str(sum(1 for case in cases if case.find(tag) is not None)))
     properties = ET.SubElement(suite, "properties")
     for name, value in _properties(report).items():
         ET.SubElement(properties, "property", name=name, value=plain(value))
     suite.extend(cases)
     root = ET.Element("testsuites", name="release gate")
-    for counted in ("tests", "failures", "errors"):
+    for counted in ("tests", "failures", "errors", "skipped"):
         root.set(counted, suite.attrib[counted])
     root.append(suite)
     ET.indent(root)
@@ -69,6 +76,20 @@ def _case(report: GateReport, test: TestResult) -> ET.Element:
     elif arm.errors or not arm.valid:
         error = ET.SubElement(case, "error", type="harness", message=plain(message, 600))
         error.text = _transcript(test)
+    return case
+
+
+def _skipped(test: RegressionTest) -> ET.Element:
+    case = ET.Element("testcase", classname=plain(test.family), name=plain(test.test_id))
+    why = test.lifecycle_reason or "no reason was recorded"
+    ET.SubElement(case, "skipped", message=plain(f"quarantined: {why}", 600))
+    return case
+
+
+def _no_verdict(report: GateReport) -> ET.Element:
+    case = ET.Element("testcase", classname="release gate", name="verdict")
+    why = "; ".join(report.reasons) or "no reason was recorded"
+    ET.SubElement(case, "error", type="harness", message=plain(f"no verdict: {why}", 600))
     return case
 
 

@@ -20,7 +20,7 @@ from safety_lib.report.text import (
     span,
 )
 
-_MOST_TESTS = 20
+_MOST_TESTS = 10
 _SIGNS = {"pass": "pass", "warn": "warn", "block": "BLOCK", "invalid": "INVALID"}
 
 
@@ -30,7 +30,7 @@ def render_markdown(report: GateReport) -> str:
     Parameters
     ----------
     report : GateReport
-        What the gate decided. At most 20 of the tests that got worse are listed.
+        What the gate decided. At most ten of the tests that got worse are listed.
     """
     candidate, baseline = code(report.candidate), code(report.baseline)
     blocks = [
@@ -118,18 +118,20 @@ def _worse(report: GateReport) -> list[str]:
     return [
         f"### {count(len(worse), 'test')} got worse",
         _table(
-            ("Test", "Family", "Severity", "Baseline", "Candidate", "Difference"),
+            ("Test", "What", "Severity", "Baseline", "Candidate", "Difference"),
             (_test_row(test) for test in worse[:_MOST_TESTS]),
         ),
-        f"{rest} more are in the full report." if rest > 0 else "",
+        f"{rest} more and all transcripts are in the full report."
+        if rest > 0
+        else "The transcripts are in the full report.",
     ]
 
 
 def _test_row(test: TestResult) -> tuple[str, ...]:
     arms = (test.baseline, test.candidate)
     return (
+        code(test.test_id, 60),
         code(test.name, 120),
-        code(test.family, 60),
         test.severity,
         *(f"{arm.passed} of {arm.valid} passed" for arm in arms),
         points(test.delta),
