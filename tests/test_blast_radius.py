@@ -24,7 +24,7 @@ from safety_lib.incident.blast_radius import (
     second_opinions,
     total,
 )
-from safety_lib.incident.experiments import all_logs, covered_row, simulated_incidents
+from safety_lib.incident.coverage import all_logs, covered_row, simulated_incidents
 from safety_lib.incident.log import COLUMNS, LogError, SessionLog, as_json, writing
 from safety_lib.incident.traffic import TRUTH_COLUMNS
 from safety_lib.policy import load_policy

@@ -1,0 +1,191 @@
+"""How often do intervals for the blast radius hold the truth? Incidents that are drawn from logs.
+
+Sessions come from logs whose truth is known. Each simulated incident has a stretch of traffic, a
+detector with faults of its own and an audit; the estimators see what an auditor would see.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from safety_lib.incident.blast_radius import allocate, flag_for, opinions, total
+from safety_lib.incident.faults import (
+    FAULTS,
+    release_of,
+)
+from safety_lib.incident.log import LOG_NAME, SessionLog
+from safety_lib.incident.traffic import TRUTH_NAME, write_traffic
+from safety_lib.policy import load_policy
+from safety_lib.streams import generator
+
+_FAULTY_TRAFFIC = (0, 5, 11, 15)  # faults whose releases serve traffic of their own
+LEAST_POSITIVES = 10
+SESSIONS = (5_000, 50_000)
+PREVALENCE = (0.003, 0.1)
+BANDS = (0.01, 0.03)
+AUDIT = (300, 1_000)
+MOST_OVERLOOKED = 0.5
+MOST_FALSE_ALARMS = 0.1
+
+
+@dataclass(frozen=True)
+class Logged:
+    """All sessions of one log, for one rule: what the condition says and what is true."""
+
+    source: str
+    rule_id: str
+    flagged: NDArray[np.bool_]
+    positive: NDArray[np.bool_]
+
+
+@dataclass(frozen=True)
+class Covered:
+    """One simulated incident: its truth, and each estimator's interval."""
+
+    logged: Logged
+    sessions: int
+    truth: int
+    missed: int
+    audit: int
+    said: dict[str, tuple[float, float, float] | None]
+
+    def covers(self, estimator: str) -> bool | None:
+        """Whether the interval holds the truth; None where nothing was said."""
+        said = self.said[estimator]
+        return None if said is None else said[1] <= self.truth <= said[2]
+
+
+def logged_traffic(
+    folder: Path, sample: Path, *, sessions: int, seed: int
+) -> Iterator[tuple[str, Path, Path, str]]:
+    """Yield logs with their hidden truths: the sample input, and traffic on faulty releases.
+
+    Yields
+    ------
+    source, log, truth, version : tuple
+    """
+    yield "sample log, v2", sample / LOG_NAME, sample / TRUTH_NAME, "v2"
+    for number in _FAULTY_TRAFFIC:
+        release = release_of(FAULTS[number], seed=seed)
+        files = write_traffic(folder / str(number), release.bad, sessions, seed + number)
+        yield FAULTS[number].name, *files, release.bad.version
+
+
+def all_logs(sample: Path, *, sessions: int, seed: int) -> list[Logged]:
+    """Look at every log of :func:`logged_traffic`, rule by rule."""
+    with TemporaryDirectory() as folder:
+        sources = logged_traffic(Path(folder), sample, sessions=sessions, seed=seed)
+        return [logged for source in sources for logged in look_at(*source)]
+
+
+def look_at(source: str, log: Path, truth: Path, version: str) -> Iterator[Logged]:
+    """Ask the condition and the truth about every session of a log, rule by rule."""
+    import duckdb
+
+    with duckdb.connect() as connection:
+        broken = dict(
+            connection.execute(
+                "SELECT session_id, list_transform(violations, lambda v: v.rule_id) "
+                "FROM read_parquet(?) ORDER BY session_id",
+                [str(truth)],
+            ).fetchall()
+        )
+    with SessionLog(log) as opened:
+        for rule in load_policy().rules:
+            flag = flag_for(rule.id)
+            n = opened.split(version, flag)[0]
+            flagged = set(opened.draw(version, flag, flagged=True, n=n, salt=""))
+            yield Logged(
+                source,
+                rule.id,
+                np.array([session in flagged for session in broken]),
+                np.array([rule.id in rules for rules in broken.values()]),
+            )
+
+
+def simulated_incidents(logs: Sequence[Logged], *, incidents: int, seed: int) -> Iterator[Covered]:
+    """Draw incidents from logs with a known truth and estimate the radius of each.
+
+    An incident is a rule, a stretch of traffic of random size in which a random share of the
+    sessions broke it, a detector that overlooks a random share of what the condition of the rule
+    flags and raises false alarms, and an audit of random size. Sessions are drawn with replacement
+    from those of a log in which the rule broke, and from those in which it did not. The estimators
+    see the sizes of the strata and the sessions that they read, and nothing else.
+
+    Parameters
+    ----------
+    logs : sequence of Logged
+        Where sessions come from; those in which the rule broke less than ten times are left out.
+    incidents : int
+        How many.
+    seed : int
+        The run's seed.
+    """
+    usable = [logged for logged in logs if logged.positive.sum() >= LEAST_POSITIVES]
+    for number in range(incidents):
+        dice = generator(seed, "coverage", number)
+        logged = usable[dice.integers(len(usable))]
+        size = int(dice.integers(*SESSIONS))
+        broken = int(size * PREVALENCE[0] * (PREVALENCE[1] / PREVALENCE[0]) ** dice.random())
+        hit, rest = np.flatnonzero(logged.positive), np.flatnonzero(~logged.positive)
+        chosen = np.concatenate([dice.choice(hit, broken), dice.choice(rest, size - broken)])
+        positive = logged.positive[chosen]
+        overlooked = dice.random(size) < dice.uniform(0, MOST_OVERLOOKED)
+        wide = dice.random(size) < dice.uniform(0, MOST_FALSE_ALARMS)
+        flagged = (logged.flagged[chosen] & ~overlooked) | (wide & ~positive)
+        yield _covered(logged, flagged, positive, int(dice.integers(*AUDIT)), dice)
+
+
+def _covered(
+    logged: Logged,
+    flagged: NDArray[np.bool_],
+    positive: NDArray[np.bool_],
+    audit: int,
+    dice: np.random.Generator,
+) -> Covered:
+    strata = (positive[flagged], positive[~flagged])
+    sizes = (len(strata[0]), len(strata[1]))
+    said: dict[str, tuple[float, float, float] | None] = {}
+    planned = allocate(*sizes, audit)
+    found = [
+        int(stratum[dice.permutation(len(stratum))[:n]].sum())
+        for stratum, n in zip(strata, planned, strict=True)
+    ]
+    said["stratified audit"] = total(sizes, planned, found)
+    said["the same, exact bounds"] = total(sizes, planned, found, method="hypergeometric")
+    said["the same, normal"] = total(sizes, planned, found, method="normal")
+    n = int(dice.hypergeometric(*sizes, min(audit, sum(sizes))))
+    drawn = (n, min(audit, sum(sizes)) - n)
+    found = [
+        int(stratum[dice.permutation(len(stratum))[:k]].sum())
+        for stratum, k in zip(strata, drawn, strict=True)
+    ]
+    for opinion in opinions(sizes, drawn, found):
+        known = (opinion.estimate, opinion.ci_low, opinion.ci_high)
+        said[opinion.estimator] = (
+            (known[0], known[1], known[2])
+            if known[0] is not None and known[1] is not None and known[2] is not None
+            else None
+        )
+    return Covered(logged, sum(sizes), int(positive.sum()), int(strata[1].sum()), audit, said)
+
+
+def covered_row(case: Covered) -> dict[str, Any]:
+    """Return one simulated incident as a row of the result."""
+    said = case.said["stratified audit"]
+    assert said is not None
+    return {
+        "source": case.logged.source,
+        "rule": case.logged.rule_id,
+        "sessions": case.sessions,
+        "audit": case.audit,
+        "truth": case.truth,
+        "said": [round(value, 2) for value in said],
+    }
