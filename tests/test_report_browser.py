@@ -167,7 +167,9 @@ def browser() -> Iterator[Browser]:
 
     with sync_playwright() as driver:
         # Root may not start Chromium's own sandbox, and CI is often root.
-        opened = driver.chromium.launch(executable_path=found, args=["--no-sandbox"])
+        opened = driver.chromium.launch(
+            executable_path=found, args=["--no-sandbox", "--disable-dev-shm-usage"]
+        )
         yield opened
         opened.close()
 
