@@ -19,6 +19,8 @@ CALLS_PER_TURN = 2  # what a small model takes: a tool call, and a reply
 SHARE_SPENT = 1 / 40  # of what failures may cost: few fail, and searches end before their budgets
 MOST_SAFEGUARDS = 5  # three hooks, and what could be tightened around one call
 CHANGED_CANDIDATES = 2  # that the first notebook attacks beside the two versions
+MOST_MITIGATIONS = 12
+MOST_UNSEEN = 60  # conversations beside the incident that a mitigation is tried on
 LONGEST_INCIDENT = 10  # turns; the file is not read before its stage
 
 
@@ -108,6 +110,8 @@ def _incident(plan: Mapping[str, Mapping[str, Any]]) -> tuple[int, int]:
     searches = 2 * min(2**changes, changes**2 + 3 * changes) + 2**MOST_ATTRIBUTED
     of_incident = replays * turns * (changes + 2 + round(context) + searches + MOST_REDUCTIONS + 2)
     of_incident += 2 * turns * REFERENCE_REPLAYS + TWIN_REPLAYS * _twin_turns()
+    # Each mitigation on the incident, on variants of it and on legitimate requests.
+    of_incident += (MOST_MITIGATIONS + 1) * (replays + MOST_UNSEEN) * turns
     # The arms that stage 3 has judged are judged again, and the fix beside them.
     sure, if_failing = _cases(plan, stage["max_tests"])
     arms, new = 3 if stage["fixed"] else 2, 2 * turns
