@@ -16,7 +16,6 @@ from safety_lib.regression.admission import TWIN_REPLAYS
 from safety_lib.regression.minimise import BUDGET_PER_REPLAY
 
 CALLS_PER_TURN = 2  # what a small model takes: a tool call, and a reply
-SHARE_SPENT = 1 / 40  # of what failures may cost: few fail, and searches end before their budgets
 MOST_SAFEGUARDS = 5  # three hooks, and what could be tightened around one call
 CHANGED_CANDIDATES = 2  # that the first notebook attacks beside the two versions
 MOST_MITIGATIONS = 12
@@ -26,23 +25,23 @@ LONGEST_INCIDENT = 10  # turns; the file is not read before its stage
 
 @dataclass(frozen=True)
 class Cost:
-    """Calls of the model: how many a run will take about, and at the very most."""
+    """Calls of the model: about how many if nothing fails, and how many at the very most."""
 
     about: int
     most: int
 
     def __str__(self) -> str:
         return (
-            f"This makes about {self.about:,} calls of the model, at the very most {self.most:,}."
+            f"This makes about {self.about:,} calls of the model, and more for every failure that "
+            f"is found: at the very most {self.most:,}."
         )
 
 
 def cost_of(plan: Mapping[str, Mapping[str, Any]]) -> Cost:
     """Count the turns of a plan: those of every run, and those that only failures cause.
 
-    The first number takes two calls a turn and a small share of what failures may cost, as a run
-    with a small model did. The bound lets every conversation fail, every search use its budget and
-    every turn its last step.
+    The first number takes two calls a turn, as a small model did, and lets nothing fail. The bound
+    lets every conversation fail, every search use its budget and every turn its last step.
 
     Parameters
     ----------
@@ -59,10 +58,7 @@ def cost_of(plan: Mapping[str, Mapping[str, Any]]) -> Cost:
     parts = [_stress(plan), _regression(plan), _gate(plan), _incident(plan)]
     sure, if_failing = (sum(part[i] for part in parts) for i in (0, 1))
     steps = max(version.limits.max_steps for version in _versions(plan).values())
-    return Cost(
-        about=round(CALLS_PER_TURN * (sure + SHARE_SPENT * if_failing)),
-        most=steps * (sure + if_failing),
-    )
+    return Cost(about=CALLS_PER_TURN * sure, most=steps * (sure + if_failing))
 
 
 def _versions(plan: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
