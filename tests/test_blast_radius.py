@@ -365,7 +365,7 @@ def test_a_slice_of_the_coverage_comes_out_the_same(stored: Experiment) -> None:
 
 @pytest.mark.parametrize("rule_id", ["record_exfiltration", "split_payment", "protected_deletion"])
 def test_affected_users_are_estimated_as_users(rule_id: str) -> None:
-    affected = estimate_affected(LOG, rule_id=rule_id, version="v2", audit=300, seed=7)
+    affected = estimate_affected(LOG, rule_id=rule_id, version="v2", audit=600, seed=7)
     with duckdb.connect() as connection:
         ((truth, everyone),) = connection.execute(
             "SELECT count(DISTINCT user_id) FILTER (list_contains("
@@ -376,7 +376,9 @@ def test_affected_users_are_estimated_as_users(rule_id: str) -> None:
     users = affected.users
     assert users.ci_low <= truth <= users.ci_high
     assert users.population_n == everyone
-    assert users.audited_n == 300 < (users.sessions_read or 0)  # some come often
+    # As many users as have 600 sessions on average; who is flagged comes more often than that.
+    assert users.audited_n == round(600 * everyone / 20_000)
+    assert 500 < (users.sessions_read or 0) < 1_000
     assert f"{everyone:,} users" in str(users)
     assert 1 <= len(affected.touched) <= affected.at_least
     assert list(affected.touched.values()) == sorted(affected.touched.values(), reverse=True)

@@ -151,7 +151,7 @@ def estimate_affected(
     log, rule_id, version, seed, level
         As in :func:`estimate_blast_radius`.
     audit : int
-        Users to read.
+        Sessions to read, about: as many users are drawn as have so many on average.
     claimed : int, optional
         How many users the incident's file says were affected.
 
@@ -166,7 +166,9 @@ def estimate_affected(
         sizes = sessions.split_users(version, flag)
         if not sum(sizes):
             raise LogError(f"{sessions.name}: {_holds(sessions)}, none of version {version!r}")
-        planned = allocate(*sizes, audit, level)
+        strata = sum(size > 0 for size in sizes)
+        users_to_read = round(audit * sum(sizes) / sessions.versions()[version])
+        planned = allocate(*sizes, max(strata, users_to_read), level)
         positive, read = [], 0
         touched: Counter[str] = Counter()
         for flagged, n in zip((True, False), planned, strict=True):
