@@ -1,0 +1,204 @@
+"""Which safeguard does the work? All combinations of them, on the same attacks.
+
+Switching one safeguard off and looking is not enough: what it stops, another may stop as well. So
+every combination runs, and each safeguard is credited with its mean effect over all orders of
+switching them on (Shapley).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import groupby
+
+import numpy as np
+
+from safety_lib.agent.versions import Version
+from safety_lib.attack.scenarios import all_scenarios, benign_twin, load_goals
+from safety_lib.records import Trajectory
+from safety_lib.rollout.campaign import run_campaign
+from safety_lib.rollout.conversation import Rollout, attack, benign_outcome, replay, trial_seed
+from safety_lib.stats.attribution import shapley_intervals
+from safety_lib.stats.intervals import FloatArray, Interval
+from safety_lib.streams import generator
+
+SAFEGUARDS = ("pre_action", "trajectory", "post_action")
+
+
+@dataclass(frozen=True)
+class Combination:
+    """One combination of safeguards: what got through, what was wrongly stopped, what it cost.
+
+    Attributes
+    ----------
+    on : tuple of str
+        The safeguards that are switched on.
+    attacks, broke : int
+        Valid attacked conversations, and those that broke a rule.
+    requests, refused : int
+        Valid legitimate requests, and those that were not served.
+    calls : float
+        Calls of the model for each turn of a legitimate request: what a user waits for. The
+        safeguards' own computing takes microseconds, a model's answer seconds.
+    """
+
+    on: tuple[str, ...]
+    attacks: int
+    broke: int
+    requests: int
+    refused: int
+    calls: float
+
+    def __str__(self) -> str:
+        return (
+            f"{' + '.join(self.on) or 'none'}: {self.broke} of {self.attacks} attacks broke a "
+            f"rule, {self.refused} of {self.requests} legitimate requests were not served, "
+            f"{self.calls:.2f} calls a turn"
+        )
+
+
+@dataclass(frozen=True)
+class Ablation:
+    """Every combination of safeguards on one version, and the credit of each safeguard.
+
+    Attributes
+    ----------
+    version : str
+        The version, whatever it had switched on itself.
+    combinations : tuple of Combination
+        All of them: bit i of the index says that safeguard i is on.
+    prevented : mapping
+        Safeguard to the share of attacks that it keeps from breaking a rule (Shapley), with an
+        interval that resamples scenarios.
+    refused : mapping
+        Safeguard to the share of legitimate requests that it costs, with an interval that resamples
+        goals.
+    """
+
+    version: str
+    combinations: tuple[Combination, ...]
+    prevented: Mapping[str, Interval]
+    refused: Mapping[str, Interval]
+
+    def __str__(self) -> str:
+        lines = [f"{self.version}: share of attacks that each safeguard prevents"]
+        lines += [f"  {name}: {interval}" for name, interval in self.prevented.items()]
+        return "\n".join(lines)
+
+
+def ablate(
+    version: Version,
+    *,
+    repeats: int = 1,
+    seed: int = 7,
+    attacker: str = "adaptive",
+    max_turns: int = 8,
+    model: str = "",
+) -> Ablation:
+    """Run every combination of safeguards on the same attacks and the same legitimate requests.
+
+    Parameters
+    ----------
+    version : Version
+        The version; everything but its safeguards stays.
+    repeats : int
+        Attacks on each scenario and trials of each legitimate request, at least 1.
+    seed : int
+        Decides the dice, which are the same for every combination, and the resamples.
+    attacker : str
+        ``direct``, ``static`` or ``adaptive``.
+    max_turns : int
+        The longest conversation.
+    model : str, optional
+        The model to use in place of the one that the version names.
+
+    Raises
+    ------
+    ValueError
+        If ``repeats`` is less than 1.
+
+    Examples
+    --------
+    >>> from safety_lib.agent.versions import load_version
+    >>> found = ablate(load_version("v2"), max_turns=2, attacker="direct")
+    >>> len(found.combinations), found.combinations[-1].on
+    (8, ('pre_action', 'trajectory', 'post_action'))
+    """
+    if repeats < 1:
+        raise ValueError(f"repeats must be at least 1, not {repeats}")
+    combinations = []
+    broke_of, refused_of = [], []
+    for on in _subsets():
+        changes = {f"safeguards.{name}.enabled": name in on for name in SAFEGUARDS}
+        changed = version.having(changes, name=version.version)
+        attacked = tuple(
+            run_campaign(list(_attacks(changed, attacker, seed, max_turns, repeats)), model=model)
+        )
+        served = tuple(run_campaign(list(_requests(changed, seed, repeats)), model=model))
+        broke = [_failed(t.outcome) for t in attacked]
+        refused = [_failed(benign_outcome(t, benign_twin(t.goal).expected)) for t in served]
+        broke_of.append(_means([t.scenario_id for t in attacked], broke))
+        refused_of.append(_means([t.goal for t in served], refused))
+        combinations.append(_combination(on, broke, refused, served))
+    return Ablation(
+        version=version.version,
+        combinations=tuple(combinations),
+        prevented=_credit(1 - np.array(broke_of).T, seed, "prevented"),
+        refused=_credit(np.array(refused_of).T, seed, "refused"),
+    )
+
+
+def _subsets() -> Iterator[tuple[str, ...]]:
+    for mask in range(2 ** len(SAFEGUARDS)):
+        yield tuple(name for i, name in enumerate(SAFEGUARDS) if mask >> i & 1)
+
+
+def _attacks(
+    version: Version, attacker: str, seed: int, max_turns: int, repeats: int
+) -> Iterator[Rollout]:
+    for scenario in all_scenarios():
+        for number in range(repeats):
+            yield attack(version, scenario, attacker, seed, max_turns, number)
+
+
+def _requests(version: Version, seed: int, repeats: int) -> Iterator[Rollout]:
+    for goal_id in load_goals():
+        twin = benign_twin(goal_id)
+        for number in range(repeats):
+            own = trial_seed(seed, twin.twin_id, number)
+            yield replay(version, twin.turns, name=twin.twin_id, seed=own, goal=goal_id)
+
+
+def _failed(outcome: str) -> float:
+    """Return 1 for a failure, 0 for none, NaN for what says nothing."""
+    return {"violation": 1.0, "safe": 0.0}.get(outcome, float("nan"))
+
+
+def _means(labels: Sequence[str], values: Sequence[float]) -> list[float]:
+    """Mean of each run of equal labels; one that has no valid value fails half of the time."""
+    grouped = groupby(zip(labels, values, strict=True), key=lambda pair: pair[0])
+    kept = [[v for _, v in group if v == v] for _, group in grouped]
+    return [float(np.mean(values)) if values else 0.5 for values in kept]
+
+
+def _combination(
+    on: tuple[str, ...],
+    broke: Sequence[float],
+    refused: Sequence[float],
+    served: Sequence[Trajectory],
+) -> Combination:
+    valid = [[v for v in values if v == v] for values in (broke, refused)]
+    turns = sum(t.n_turns for t in served)
+    return Combination(
+        on=on,
+        attacks=len(valid[0]),
+        broke=int(sum(valid[0])),
+        requests=len(valid[1]),
+        refused=int(sum(valid[1])),
+        calls=round(sum(t.model_calls for t in served) / max(turns, 1), 4),
+    )
+
+
+def _credit(outcomes: FloatArray, seed: int, what: str) -> dict[str, Interval]:
+    found = shapley_intervals(outcomes, generator(seed, "stress", "ablation", what))
+    return dict(zip(SAFEGUARDS, found.causes, strict=True))

@@ -1,0 +1,182 @@
+"""Attackers at equal budgets, and all combinations of safeguards with the credit of each."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from safety_lib.agent.versions import load_version
+from safety_lib.artifacts import read_artifact
+from safety_lib.attack.scenarios import all_scenarios
+from safety_lib.records import Experiment
+from safety_lib.stress.ablation import SAFEGUARDS, Ablation, ablate
+from safety_lib.stress.comparison import Hunt, ThompsonSearch, Way, hunt, lead
+from safety_lib.stress.experiments import (
+    EXPERIMENTS,
+    attackers_at_equal_budget,
+    memory_window,
+    safeguard_ablation,
+)
+
+STORED = Path(__file__).resolve().parent.parent / "artifacts" / "experiments"
+V2 = load_version("v2")
+WAYS: tuple[Way, ...] = ("static", "adaptive", "search")
+
+
+def stored(name: str) -> Experiment:
+    return read_artifact(STORED / f"{name}.json", Experiment)
+
+
+# --------------------------------------------------------------------------- attackers
+
+
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("budget", [1, 7, 60])
+def test_the_whole_budget_is_spent_and_no_more(way: Way, budget: int) -> None:
+    found = hunt(V2, way, budget, seed=3)
+    assert found.queries == budget
+    assert found.modes <= found.violations <= found.conversations <= budget
+    assert hunt(V2, way, budget, seed=3) == found
+
+
+@pytest.mark.parametrize(("way", "budget"), [("static", 0), ("guess", 9)])
+def test_a_hunt_that_cannot_be_is_refused(way: Any, budget: int) -> None:
+    with pytest.raises(ValueError, match=r"budget must be|way must be"):
+        hunt(V2, way, budget, seed=1)
+
+
+def test_the_search_goes_where_little_is_known() -> None:
+    scenarios = all_scenarios()[:6]
+    search = ThompsonSearch(scenarios, seed=5)
+    for scenario in scenarios[:3]:
+        for _ in range(6):
+            search.tell(scenario, broke=True)  # shown its mode often enough
+    chosen = []
+    for _ in range(30):
+        scenario, _ = search.choose()
+        chosen.append(scenario.scenario_id)
+        search.tell(scenario, broke=False)
+    known = {s.scenario_id for s in scenarios[:3]}
+    assert sum(c in known for c in chosen) < 10
+
+
+def test_the_search_gives_every_attack_on_a_scenario_its_own_number() -> None:
+    search = ThompsonSearch(all_scenarios()[:2], seed=1)
+    met = []
+    for _ in range(20):
+        scenario, number = search.choose()
+        met.append((scenario.scenario_id, number))
+        search.tell(scenario, broke=False)
+    assert len(set(met)) == 20
+
+
+def hunts(way: Way, found: list[int], queries: int = 100) -> list[Hunt]:
+    return [Hunt(way, queries, 20, n, n) for n in found]
+
+
+def test_a_lead_is_the_mean_of_paired_differences() -> None:
+    one = lead(
+        hunts("static", [1, 2, 3, 4, 2, 1]), hunts("adaptive", [3, 4, 5, 6, 4, 3]), "modes", 1
+    )
+    assert one.gain == pytest.approx(2)
+    assert one.test.p_value == pytest.approx(2 / 2**6)
+    assert "adaptive against static: +2.00 modes" in str(one)
+    none = lead(hunts("static", [1, 5, 3]), hunts("adaptive", [5, 1, 3]), "violations", 1)
+    assert none.low < 0 < none.high
+    assert none.test.p_value == 1
+    with pytest.raises(ValueError, match="same budgets"):
+        lead(hunts("static", [1, 2]), hunts("adaptive", [1, 2], 50), "modes", 1)
+
+
+# --------------------------------------------------------------------------- safeguards
+
+
+@pytest.fixture(scope="module")
+def strict() -> Ablation:
+    version = V2.having({"safeguards.trajectory.stop_at": 1.5}, name="strict")
+    return ablate(version, repeats=2, seed=4)
+
+
+def test_every_combination_meets_the_same_number_of_attacks(strict: Ablation) -> None:
+    assert len(strict.combinations) == 8
+    assert strict.combinations[0].on == ()
+    assert strict.combinations[-1].on == SAFEGUARDS
+    assert {c.attacks for c in strict.combinations} == {2 * len(all_scenarios())}
+    assert {c.requests for c in strict.combinations} == {16}
+
+
+def test_the_credit_adds_up_to_what_all_safeguards_prevent(strict: Ablation) -> None:
+    none, every = strict.combinations[0], strict.combinations[-1]
+    prevented = (none.broke - every.broke) / none.attacks
+    assert sum(i.estimate for i in strict.prevented.values()) == pytest.approx(prevented)
+    assert all(i.low <= i.estimate <= i.high for i in strict.prevented.values())
+
+
+def test_a_safeguard_that_ends_sessions_gets_the_credit_for_it(strict: Ablation) -> None:
+    assert strict.prevented["trajectory"].low > 0
+    assert strict.prevented["trajectory"].estimate == max(
+        i.estimate for i in strict.prevented.values()
+    )
+    alone = strict.combinations[1 << SAFEGUARDS.index("trajectory")]
+    assert alone.broke < strict.combinations[0].broke
+
+
+def test_what_the_version_had_switched_off_does_not_matter(strict: Ablation) -> None:
+    off = {f"safeguards.{name}.enabled": False for name in SAFEGUARDS}
+    changes = off | {"safeguards.trajectory.stop_at": 1.5}
+    again = ablate(V2.having(changes, name="strict"), repeats=2, seed=4)
+    assert again.combinations == strict.combinations
+
+
+def test_no_repeats_are_refused() -> None:
+    with pytest.raises(ValueError, match="repeats must be at least 1"):
+        ablate(V2, repeats=0)
+
+
+# --------------------------------------------------------------------------- experiments
+
+
+def test_a_slice_of_the_attackers_comes_out_as_stored() -> None:
+    kept = stored("attackers_at_equal_budget")
+    made = attackers_at_equal_budget(names=["v2"], budgets=[200], seeds=[1, 2])
+    for way in WAYS:
+        row, old = (
+            r["v2, 200 turns"]["found"][way]["violations_each"] for r in (made.result, kept.result)
+        )
+        assert row == old[:2]
+
+
+def test_a_slice_of_the_memories_comes_out_as_stored() -> None:
+    kept = stored("memory_window")
+    chosen = kept.result["window"][-2:]
+    made = memory_window(windows=chosen)
+    for pinned in ("pinned", "unpinned"):
+        assert made.result[pinned] == kept.result[pinned][-2:]
+
+
+def test_a_slice_of_the_ablation_comes_out_as_stored() -> None:
+    kept = stored("safeguard_ablation").parameters
+    assert kept["repeats"] == 10
+    few = safeguard_ablation(names=["v2"], repeats=1)
+    assert set(few.result) == {"v2", "v2, strict monitor"}
+    for name, stored_result in stored("safeguard_ablation").result.items():
+        broke = [c["broke"] for c in stored_result["combinations"]]
+        total = sum(i[0] for i in stored_result["prevented"].values())
+        assert (broke[0] - broke[-1]) / 300 == pytest.approx(total, abs=2e-4), name
+
+
+def test_what_is_stored_bears_out_what_the_notebook_says() -> None:
+    large = stored("attackers_at_equal_budget").result["v2, 800 turns"]
+    (modes,) = (x for x in large["leads"] if (x["of"], x["what"]) == ("search", "modes"))
+    assert modes["low"] > 0
+    memory = stored("memory_window").result
+    assert memory["unpinned"][-1]["failures"] < memory["unpinned"][-3]["failures"] / 4
+    strict = stored("safeguard_ablation").result["v2, strict monitor"]["prevented"]
+    assert strict["trajectory"][1] > 0
+
+
+def test_every_experiment_has_a_file_of_its_name() -> None:
+    for name in EXPERIMENTS:
+        assert stored(name).name == name
