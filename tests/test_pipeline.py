@@ -64,8 +64,9 @@ def folder(tmp_path: Path) -> Folder:
 @pytest.fixture(autouse=True)
 def no_kernel_stays() -> Iterator[None]:
     """After every test, whatever it did: no process that it started is left."""
+    before = set(psutil.Process().children(recursive=True))  # such as another test's pool
     yield
-    left = psutil.Process().children(recursive=True)
+    left = set(psutil.Process().children(recursive=True)) - before
     assert not [child.cmdline() for child in left]
 
 
