@@ -11,7 +11,6 @@ from safety_lib.artifacts import read_artifact
 from safety_lib.records import Experiment
 from safety_lib.report.tables import predictions_table
 from safety_lib.stress.calibration import (
-    EXPERIMENTS,
     first_failures,
     hold_search,
     next_scenarios_gain,
@@ -64,12 +63,6 @@ def test_every_way_gets_the_same_number_of_rollouts() -> None:
     counts = first_failures(load_version("v2"), budget=30, more=3, seed=4)
     assert set(counts) == {"suggested", "plan", "least tried"}
     assert all(0 <= n <= 3 for n in counts.values())
-
-
-def test_the_experiments_have_names_and_files() -> None:
-    for name in EXPERIMENTS:
-        assert stored(name).name == name
-        assert stored(name).command == "make experiments"
 
 
 def test_the_table_shows_both_orders_with_what_was_said_and_what_came() -> None:

@@ -16,7 +16,9 @@ from matplotlib.patches import Rectangle
 from matplotlib.text import Text
 
 from safety_lib.agent.versions import load_version
-from safety_lib.figures import coverage_map, other_endings, undiscovered
+from safety_lib.artifacts import read_experiment
+from safety_lib.figures import coverage_map, other_endings, safeguard_credit, undiscovered
+from safety_lib.report import tables
 from safety_lib.stress.coverage import coverage
 from safety_lib.stress.discovery import Discovery, discover
 from safety_lib.stress.survival import CAUSES, Endings
@@ -136,6 +138,30 @@ def test_other_endings_are_a_range_with_its_counts(read: Read) -> None:
     assert any("between 25% and 75% would have broken a rule" in w.replace("\n", " ") for w in said)
     assert "strict: by turn 8 a rule is broken in 25.0% to 75.0%" in reading
     assert inside()
+
+
+def test_the_credit_of_each_safeguard_is_drawn_with_its_interval(read: Read) -> None:
+    kept = read_experiment("artifacts", "safeguard_ablation")
+    reading = read(safeguard_credit, kept)
+    said = words()
+    for seen in kept.result.values():
+        for value, _, _ in seen["prevented"].values():
+            assert any(text.startswith(f"{100 * (value + 0.0):.1f}% [") for text in said)
+    assert not any(text.startswith("-0.0%") or "[-0.0%" in text for text in said)
+    assert {"pre\naction", "trajectory", "post\naction"} <= set(said)
+    assert reading.count("legitimate requests were not served") == len(kept.result)
+    assert inside()
+
+
+def test_the_tables_of_the_experiments_say_what_they_hold() -> None:
+    leads = tables.leads_table(read_experiment("artifacts", "attackers_at_equal_budget"), "v2")
+    assert leads.shape == (8, 5)
+    assert (leads[["who", "found more"]].iloc[-1] == ["search", "modes"]).all()
+    memory = tables.memory_table(read_experiment("artifacts", "memory_window"))
+    assert list(memory.index) == ["1", "3", "5", "10", "20", "all"]
+    combinations = tables.safeguards_table(read_experiment("artifacts", "safeguard_ablation"))
+    assert len(combinations) == 8
+    assert combinations.index[-1] == "pre_action + trajectory + post_action"
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,12 @@ from safety_lib.figures.cause import (
 from safety_lib.figures.gate import forest, pass_rates
 from safety_lib.figures.incident import blast_radius, intervention_effects, timeline
 from safety_lib.figures.regression import funnel, reproduction
-from safety_lib.figures.search import coverage_map, other_endings, undiscovered
+from safety_lib.figures.search import (
+    coverage_map,
+    other_endings,
+    safeguard_credit,
+    undiscovered,
+)
 from safety_lib.figures.stress import (
     failures_by_turn,
     single_turn_against_multi_turn,
@@ -36,6 +41,7 @@ __all__ = [
     "radius_coverage",
     "reproduction",
     "root_cause_accuracy",
+    "safeguard_credit",
     "single_turn_against_multi_turn",
     "survival_curves",
     "timeline",

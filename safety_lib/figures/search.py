@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from safety_lib.figures.style import (
@@ -17,6 +17,7 @@ from safety_lib.figures.style import (
     draw,
     drawable,
     finish,
+    interval,
     label_width,
     nothing,
     percent_axis,
@@ -26,11 +27,13 @@ from safety_lib.figures.style import (
     version_mark,
 )
 from safety_lib.report.text import count, percent, plain
+from safety_lib.stress.ablation import SAFEGUARDS
 from safety_lib.stress.survival import CAUSES, Endings
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
+    from safety_lib.records import Experiment
     from safety_lib.stress.coverage import Cell, Coverage
     from safety_lib.stress.unseen import Unseen
 
@@ -288,4 +291,78 @@ def _endings_title(last: Endings) -> str:
     return (
         f"{count(others, 'conversation')} ended before the agent was done with them: between "
         f"{percent(last.lowest, 0)} and {percent(last.highest, 0)} would have broken a rule"
+    )
+
+
+# --------------------------------------------------------------------------- who does the work
+
+
+def safeguard_credit(experiment: Experiment) -> None:
+    """Draw the share of attacks that each safeguard prevents, on every version that was tried.
+
+    Parameters
+    ----------
+    experiment : Experiment
+        ``safeguard_ablation``: Shapley shares with their 95% intervals over scenarios.
+    """
+    versions = list(experiment.result)
+    names = [name for name in SAFEGUARDS if name in experiment.result[versions[0]]["prevented"]]
+    rows = [(name, version) for name in names for version in versions]
+    reach = max(
+        abs(end)
+        for v in versions
+        for one in experiment.result[v]["prevented"].values()
+        for end in one
+    )
+    with sheet():
+        labels = [drawable(version, 24) for _, version in rows]
+        left = label_width(labels) + 0.85
+        _, axes = draw(_credit_title(experiment), height=3.4, left=left, right=1.75)
+        rows_axis(axes, labels)
+        heights = [i + 0.6 * (i // len(versions)) for i in range(len(rows))]
+        axes.set_yticks(heights, labels)
+        axes.set_ylim(heights[-1] + 0.6, -0.6)
+        for i, (name, version) in enumerate(rows):
+            mark = version_mark(i % len(versions))
+            axes.get_yticklabels()[i].set_color(mark.text)
+            # Adding nothing makes a negative zero a zero.
+            value, low, high = (x + 0.0 for x in experiment.result[version]["prevented"][name])
+            interval(axes, heights[i], value, low, high, mark)
+            said = f"{percent(value)} [{percent(low)}, {percent(high)}]"
+            beside(axes, heights[i], said, mark.text, SMALL + 0.5)
+        for i, name in enumerate(names):
+            axes.annotate(
+                name.replace("_", "\n"),
+                (0, heights[i * len(versions) + len(versions) // 2]),
+                (-(left - 0.08) * 72, 0),
+                xycoords=("axes fraction", "data"),
+                textcoords="offset points",
+                va="center",
+                fontweight="bold",
+            )
+        axes.axvline(0, color=INK, linewidth=0.8)
+        axes.set_xlim(-1.1 * reach, 1.1 * reach)
+        axes.xaxis.set_major_formatter(lambda x, _: f"{100 * x:+.0f}%" if x else "0%")
+        axes.set_xlabel("attacks prevented, of all attacks")
+        finish(_credit_line(version, experiment.result[version]) for version in versions[:3])
+
+
+def _credit_title(experiment: Experiment) -> str:
+    shares = {
+        (name, version): one
+        for version, seen in experiment.result.items()
+        for name, one in seen["prevented"].items()
+    }
+    (name, version), best = max(shares.items(), key=lambda item: item[1][0])
+    if best[1] <= 0:
+        return "No safeguard surely prevents any of these attacks"
+    return f"{name} of {version} prevents most: {percent(best[0], 0)} of all attacks"
+
+
+def _credit_line(version: str, seen: Mapping[str, Any]) -> str:
+    none, every = seen["combinations"][0], seen["combinations"][-1]
+    return (
+        f"{plain(version)}: {none['broke']} of {none['attacks']} attacks broke a rule without a "
+        f"safeguard, {every['broke']} with all; {every['refused']} of {every['requests']} "
+        "legitimate requests were not served."
     )

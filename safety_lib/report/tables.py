@@ -20,6 +20,7 @@ from safety_lib.records import (
     StressSummary,
     TimelineEntry,
 )
+from safety_lib.report.text import p_value
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -75,6 +76,71 @@ def predictions_table(experiment: Experiment) -> pd.DataFrame:
             }
         )
     return pd.DataFrame(rows).set_index("order")
+
+
+def leads_table(experiment: Experiment, version: str) -> pd.DataFrame:
+    """Show how much more one way of attacking found than another with the same turns.
+
+    Takes the experiment ``attackers_at_equal_budget`` and one of its versions.
+    """
+    import pandas as pd
+
+    rows = [
+        {
+            "turns": budget,
+            "who": lead["of"],
+            "over": lead["over"],
+            "found more": lead["what"],
+            "for 100 turns": f"{lead['gain']:+.2f} [{lead['low']:+.2f}, {lead['high']:+.2f}]",
+            "p": p_value(lead["p_value"]),
+        }
+        for budget in experiment.parameters["budgets"]
+        for lead in experiment.result[f"{version}, {budget} turns"]["leads"]
+    ]
+    return pd.DataFrame(rows).set_index("turns")
+
+
+def memory_table(experiment: Experiment) -> pd.DataFrame:
+    """Show failures and safe turns for memories of every length, the policy pinned or not.
+
+    Takes the experiment ``memory_window``.
+    """
+    import pandas as pd
+
+    n, most = experiment.parameters["rollouts"], 100
+    rows = []
+    for i, window in enumerate(experiment.result["window"]):
+        row = {"messages": str(window) if window < most else "all"}
+        for pinned in ("unpinned", "pinned"):
+            seen = experiment.result[pinned][i]
+            row[f"{pinned}: failed"] = f"{seen['failures']} of {n}"
+            row[f"{pinned}: safe turns"] = f"{seen['safe_turns']:.2f}"
+        rows.append(row)
+    return pd.DataFrame(rows).set_index("messages")
+
+
+def safeguards_table(experiment: Experiment) -> pd.DataFrame:
+    """Show what got through each combination of safeguards, on every version.
+
+    Takes the experiment ``safeguard_ablation``; the last two columns are of the last version.
+    """
+    import pandas as pd
+
+    rows = []
+    for combination in zip(*(r["combinations"] for r in experiment.result.values()), strict=True):
+        last = combination[-1]
+        rows.append(
+            {"on": " + ".join(last["on"]) or "none"}
+            | {
+                name: f"{one['broke']} of {one['attacks']}"
+                for name, one in zip(experiment.result, combination, strict=True)
+            }
+            | {
+                "not served": f"{last['refused']} of {last['requests']}",
+                "calls a turn": f"{last['calls']:.2f}",
+            }
+        )
+    return pd.DataFrame(rows).set_index("on")
 
 
 def failures_table(failures: Sequence[Failure], rows: int = 6) -> pd.DataFrame:

@@ -7,7 +7,7 @@ that coverage suggests find more failures than those that the plan would take ne
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,8 +24,6 @@ from safety_lib.streams import generator
 from safety_lib.stress.coverage import coverage
 from safety_lib.stress.discovery import plan_scenarios
 from safety_lib.stress.unseen import mode, unseen
-
-COMMAND = "make experiments"
 
 
 @dataclass(frozen=True)
@@ -114,7 +112,7 @@ def undiscovered_prediction(
         seen["shuffled"].append(predict([held[i] for i in order], short))
     result = {"searches": len(seeds)} | {k: _summary(rows) for k, rows in seen.items()}
     parameters = {"version": name, "short": short, "long": long, "seeds": list(seeds)}
-    return _experiment("undiscovered_prediction", seeds[0], parameters, result)
+    return make_experiment("undiscovered_prediction", seeds[0], [name], parameters, result)
 
 
 def _summary(rows: Sequence[Prediction]) -> dict[str, Any]:
@@ -182,7 +180,7 @@ def next_scenarios_gain(
         "searches": len(counts),
     }
     parameters = {"version": name, "budget": budget, "more": more, "seeds": list(seeds)}
-    return _experiment("next_scenarios_gain", seeds[0], parameters, result)
+    return make_experiment("next_scenarios_gain", seeds[0], [name], parameters, result)
 
 
 def _mean(values: Sequence[float]) -> float:
@@ -193,24 +191,23 @@ def _rounded(value: float) -> float:
     return round(value, 4)
 
 
-def _experiment(
-    name: str, seed: int, parameters: dict[str, Any], result: dict[str, Any]
+def make_experiment(
+    name: str,
+    seed: int,
+    versions: Sequence[str],
+    parameters: dict[str, Any],
+    result: dict[str, Any],
 ) -> Experiment:
+    """Return the artifact of an experiment on released versions with the simulated model."""
     return Experiment(
         artifact=Experiment.SCHEMA,
         schema_version=Experiment.VERSION,
         seed=seed,
         model="simulated",
-        config_sha256={parameters["version"]: load_version(parameters["version"]).sha256},
+        config_sha256={v: load_version(v).sha256 for v in versions},
         policy_sha256=load_policy().sha256,
         name=name,
-        command=COMMAND,
+        command="make experiments",
         parameters=parameters,
         result=result,
     )
-
-
-EXPERIMENTS: dict[str, Callable[[], Experiment]] = {
-    "undiscovered_prediction": undiscovered_prediction,
-    "next_scenarios_gain": next_scenarios_gain,
-}

@@ -10,15 +10,17 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from safety_lib.agent.versions import load_version
-from safety_lib.policy import load_policy
 from safety_lib.records import Experiment
 from safety_lib.stats.intervals import wilson
 from safety_lib.stress.ablation import ablate
-from safety_lib.stress.calibration import next_scenarios_gain, undiscovered_prediction
+from safety_lib.stress.calibration import (
+    make_experiment,
+    next_scenarios_gain,
+    undiscovered_prediction,
+)
 from safety_lib.stress.comparison import Hunt, Lead, Way, hunt, lead
 from safety_lib.stress.discovery import discover
 
-COMMAND = "make experiments"
 WAYS: tuple[Way, ...] = ("static", "adaptive", "search")
 FULL = 1000  # messages: more than any conversation has
 
@@ -44,7 +46,7 @@ def attackers_at_equal_budget(
                 ],
             }
     parameters = {"versions": list(names), "budgets": list(budgets), "seeds": list(seeds)}
-    return _experiment("attackers_at_equal_budget", seeds[0], names, parameters, result)
+    return make_experiment("attackers_at_equal_budget", seeds[0], names, parameters, result)
 
 
 def _found(hunts: Sequence[Hunt]) -> dict[str, Any]:
@@ -95,7 +97,7 @@ def memory_window(
             )
         result["pinned" if pinned else "unpinned"] = rows
     parameters = {"version": name, "rollouts": rollouts}
-    return _experiment("memory_window", seed, [name], parameters, result)
+    return make_experiment("memory_window", seed, [name], parameters, result)
 
 
 def safeguard_ablation(
@@ -131,34 +133,13 @@ def safeguard_ablation(
             "refused": _intervals(seen.refused),
         }
     parameters = {"versions": list(names), "repeats": repeats, "strict_stop_at": strict_stop_at}
-    return _experiment("safeguard_ablation", seed, names, parameters, result)
+    return make_experiment("safeguard_ablation", seed, names, parameters, result)
 
 
 def _intervals(of: Mapping[str, Any]) -> dict[str, list[float]]:
     return {
         name: [round(x + 0.0, 4) for x in (i.estimate, i.low, i.high)] for name, i in of.items()
     }
-
-
-def _experiment(
-    name: str,
-    seed: int,
-    versions: Sequence[str],
-    parameters: dict[str, Any],
-    result: dict[str, Any],
-) -> Experiment:
-    return Experiment(
-        artifact=Experiment.SCHEMA,
-        schema_version=Experiment.VERSION,
-        seed=seed,
-        model="simulated",
-        config_sha256={v: load_version(v).sha256 for v in versions},
-        policy_sha256=load_policy().sha256,
-        name=name,
-        command=COMMAND,
-        parameters=parameters,
-        result=result,
-    )
 
 
 EXPERIMENTS: dict[str, Callable[[], Experiment]] = {
