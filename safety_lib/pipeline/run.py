@@ -184,12 +184,15 @@ def _execute(
 
 
 def _last_cell(output: Path) -> str:
-    """Say how far the copy got that was saved on an error."""
+    """Name the cell that papermill was at, in the copy that was saved on an error."""
     try:
         cells = json.loads(output.read_text(encoding="utf-8"))["cells"]
     except (OSError, ValueError, KeyError):
         return "its start"
-    last = max(cell.get("execution_count") or 0 for cell in cells)
+    # A kernel that dies at once has not even said which number it gave the cell.
+    code = [cell for cell in cells if cell["cell_type"] == "code" and "".join(cell["source"])]
+    began = [cell["metadata"].get("papermill", {}).get("start_time") for cell in code]
+    last = sum(time is not None for time in began)
     return f"In [{last}]" if last else "its start"
 
 
