@@ -89,7 +89,8 @@ def demo(
     "--attacker",
     default="adaptive",
     show_default=True,
-    type=click.Choice(["adaptive", "static", "direct"]),
+    metavar="NAME",
+    help="adaptive, static or direct, with mutators as in adaptive+urgency+padding.",
 )
 @click.option("--max-turns", default=8, show_default=True, type=_AT_LEAST_ONE)
 @click.option("--workers", default=1, show_default=True, type=_AT_LEAST_ONE, help="Processes.")

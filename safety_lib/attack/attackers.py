@@ -12,6 +12,7 @@ import re
 from collections.abc import Callable, Sequence
 from typing import Literal, Protocol
 
+from safety_lib.attack.mutators import Mutated
 from safety_lib.attack.scenarios import Say, Scenario, load_tactics
 from safety_lib.streams import pick
 
@@ -148,12 +149,12 @@ ATTACKERS: dict[AttackerName, Callable[[Scenario, int], Attacker]] = {
 
 
 def make_attacker(name: str, scenario: Scenario, seed: int) -> Attacker:
-    """Make the attacker of that name.
+    """Make the attacker of that name, such as ``adaptive`` or ``static+urgency+padding``.
 
     Raises
     ------
     ValueError
-        If the name is unknown.
+        If the name of the attacker or of one of its mutators is unknown.
 
     Examples
     --------
@@ -161,7 +162,9 @@ def make_attacker(name: str, scenario: Scenario, seed: int) -> Attacker:
     >>> make_attacker("direct", all_scenarios()[0], seed=1).next_message(["I cannot."]) is None
     True
     """
+    base, *mutated = name.split("+")
     for known, make in ATTACKERS.items():
-        if known == name:
-            return make(scenario, seed)
+        if known == base:
+            attacker = make(scenario, seed)
+            return Mutated(attacker, mutated, seed) if mutated else attacker
     raise ValueError(f"unknown attacker {name!r}: use {', '.join(ATTACKERS)}")

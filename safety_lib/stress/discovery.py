@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 
 from safety_lib.agent.versions import Version, config_hashes
 from safety_lib.artifacts import sha256_of
+from safety_lib.attack.attackers import make_attacker
 from safety_lib.attack.scenarios import Scenario, all_scenarios
 from safety_lib.policy import load_policy
 from safety_lib.records import (
@@ -235,7 +236,7 @@ def discover(
     rollouts : int
         Attacked conversations for each version.
     attacker : str
-        ``direct``, ``static`` or ``adaptive``.
+        ``direct``, ``static`` or ``adaptive``, with mutators as in ``adaptive+urgency``.
     max_turns : int
         Turns after which an unbroken conversation is censored.
     seed : int
@@ -252,7 +253,7 @@ def discover(
     Raises
     ------
     ValueError
-        If two different versions have one name, or the plan is empty.
+        If two different versions have one name, the plan is empty or the attacker is unknown.
 
     Examples
     --------
@@ -262,7 +263,8 @@ def discover(
     """
     versions = _distinct(baseline, candidate)
     plan = plan_scenarios(rollouts, seed)
-    turns = 1 if attacker == "direct" else max_turns
+    make_attacker(attacker, plan[0][0], seed)  # an unknown name stops here, before anything runs
+    turns = 1 if attacker.split("+")[0] == "direct" else max_turns
 
     def held(jobs: Sequence[Rollout]) -> tuple[Trajectory, ...]:
         path = journal / f"{_plan_hash(jobs, model)}.jsonl" if journal else None
