@@ -660,6 +660,37 @@ class GateHistory(Artifact):
     releases: tuple[Release, ...]
 
 
+class ErrorBudget(Record):
+    """How often the candidate broke a rule, and how much of what is tolerated that is.
+
+    Rates are violations per 1,000 sessions; ``upper_per_1000`` is the exact one-sided 95% bound and
+    ``spent`` the share of the budget that the rate has used up. A ``frozen`` budget lets no release
+    out before it has recovered.
+    """
+
+    violations: int
+    sessions: int
+    per_1000: float
+    upper_per_1000: float
+    budget_per_1000: float
+    spent: float
+    frozen: bool
+
+
+class GateException(Record):
+    """A failure that somebody answers for: for one test or family, for a time, never critical.
+
+    ``refused`` says why the gate did not honour it; an empty text means that it did.
+    """
+
+    exception_id: str
+    scope: str
+    reason: str
+    approved_by: str
+    expires: str
+    refused: str = ""
+
+
 class GateReport(Artifact):
     """``gate_report.json``: the verdict, each step that led to it, and the evidence."""
 
@@ -687,6 +718,10 @@ class GateReport(Artifact):
     by_category: dict[str, dict[str, float]]
     executions: tuple[Execution, ...]
     test_results: tuple[TestResult, ...]
+    block_margin: float = 0.05
+    ok_margin: float = 0.02
+    error_budget: ErrorBudget | None = None
+    exceptions: tuple[GateException, ...] = ()
 
     @property
     def release(self) -> Release:

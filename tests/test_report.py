@@ -17,8 +17,10 @@ from safety_lib.gate.history import add_release
 from safety_lib.records import (
     ArmResult,
     BenignTwin,
+    ErrorBudget,
     Execution,
     ExpectedCall,
+    GateException,
     GateReport,
     GateStep,
     RegressionTest,
@@ -207,6 +209,16 @@ def everywhere(text: str) -> GateReport:
         strata=(base.strata[0].model_copy(update={"stratum": text}),),
         by_category={text: {text: 1.0, "delta": -0.1}},
         executions=(base.executions[0].model_copy(update={"version": text}),),
+        exceptions=(
+            GateException(
+                exception_id=text,
+                scope=text,
+                reason=text,
+                approved_by=text,
+                expires=text,
+                refused="x" + text,
+            ),
+        ),
         test_results=(entry,),
     )
 
@@ -264,6 +276,7 @@ def test_page_holds_its_parts_in_order() -> None:
         "Proof of execution",
         "Difference, part by part",
         "Results by category",
+        "Error budget and exceptions",
         "Tests",
         "History of releases",
         "Provenance",
@@ -348,6 +361,47 @@ def test_transcripts_unfold_on_paper() -> None:
     assert ".printed details::details-content { content-visibility: visible;" in html
     assert html.count('<tbody class="printed">') == 10
     assert "On paper 10 transcripts of the largest losses" in Page(html).words
+
+
+def test_budget_and_exceptions_stand_in_the_page_and_the_comment() -> None:
+    spent = ErrorBudget(
+        violations=3,
+        sessions=2500,
+        per_1000=1.2,
+        upper_per_1000=3.1,
+        budget_per_1000=1.0,
+        spent=1.2,
+        frozen=True,
+    )
+    asked = [
+        GateException(
+            exception_id=f"E-{number}",
+            scope="T-001",
+            reason="fixed in the next release",
+            approved_by="on call",
+            expires="v4",
+            refused=refused,
+        )
+        for number, refused in enumerate(("", "it covers a critical rule"))
+    ]
+    full = report(error_budget=spent, exceptions=tuple(asked))
+    page = Page(render_gate_report(full))
+    for shown in ("1.2 at most 3.1", "3 in 2,500 sessions", "120.0%", "FROZEN", "2 exceptions"):
+        assert shown in page.words
+    assert "no: it covers a critical rule" in page.words
+    assert "#test-T-001" in attributes(page, "href")
+    comment = render_markdown(full)
+    assert "120.0% of the error budget, releases are FROZEN" in comment
+    assert "| `E-1` | `T-001` | `on call` | `v4` | no: `it covers a critical rule` |" in comment
+    words = Page(render_gate_report(report())).words
+    assert "No error budget was counted" in words
+    assert "No exception was asked for" in words
+
+
+def test_the_plot_has_the_margins_of_the_rules() -> None:
+    html = render_gate_report(report(block_margin=0.1, ok_margin=0.03))
+    assert f"BLOCK from {MINUS}10" in html
+    assert f"OK above {MINUS}3" in html
 
 
 def test_a_test_that_a_reason_names_leads_to_its_evidence() -> None:
@@ -491,7 +545,7 @@ def test_no_text_breaks_the_page(text: str) -> None:
     html = render_gate_report(everywhere(text))
     html.encode()
     page = Page(html)
-    assert page.count("section") == 9
+    assert page.count("section") == 10
     assert page.count("details") == 1
 
 

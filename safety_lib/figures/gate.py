@@ -29,7 +29,7 @@ from safety_lib.figures.style import (
     version_mark,
 )
 from safety_lib.records import GateReport, TestResult
-from safety_lib.report.differences import BLOCK_MARGIN, OK_MARGIN, Difference, differences
+from safety_lib.report.differences import Difference, differences
 from safety_lib.report.text import MINUS, count, known, percent, plain, points, span
 
 if TYPE_CHECKING:
@@ -44,17 +44,14 @@ _MARKS = {
 }
 
 
-def forest(
-    report: GateReport, *, block_margin: float = BLOCK_MARGIN, ok_margin: float = OK_MARGIN
-) -> None:
+def forest(report: GateReport) -> None:
     """Draw the difference in pass rate, candidate minus baseline, over all and part by part.
 
     Parameters
     ----------
     report : GateReport
-        What the gate decided; strata and families of tests become rows.
-    block_margin, ok_margin : float
-        The two margins of the gate, as differences of rates; dashed lines.
+        What the gate decided; strata and families of tests become rows, the gate's two margins
+        dashed lines.
     """
     rows = differences(report)
     drawn = [row for row in rows if known(row.delta)]
@@ -71,11 +68,11 @@ def forest(
         )
         rows_axis(axes, labels)
         for y, row in enumerate(rows):
-            _forest_row(axes, y, row, block_margin)
+            _forest_row(axes, y, row, -report.block_margin)
             if y and row.group != rows[y - 1].group:
                 axes.axhline(y - 0.5, color=PALE, linewidth=1, zorder=0)
         axes.get_yticklabels()[0].set_fontweight("bold")
-        _margins(axes, drawn, block_margin, ok_margin)
+        _margins(axes, drawn, -report.block_margin, -report.ok_margin)
         versions = f"{drawable(report.candidate, 20)} minus {drawable(report.baseline, 20)}"
         axes.set_xlabel(f"{versions}, points of pass rate")
         finish(_forest_lines(report, rows))

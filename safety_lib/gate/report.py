@@ -126,6 +126,8 @@ def _report(
         by_category=_by_category(ran),
         executions=ran.executions,
         test_results=tuple(_result(case) for case in ran.cases),
+        block_margin=rules.block_margin,
+        ok_margin=rules.ok_margin,
     )
 
 

@@ -7,9 +7,6 @@ from typing import Literal, NamedTuple
 from safety_lib.records import GateReport
 from safety_lib.report.text import known
 
-BLOCK_MARGIN = -0.05
-OK_MARGIN = -0.02
-
 State = Literal["worse", "not worse", "open"]
 Group = Literal["all", "stratum", "family"]
 MOST_FAMILIES = 12
@@ -26,16 +23,16 @@ class Difference(NamedTuple):
     ci_low: float
     ci_high: float
 
-    def state(self, margin: float = BLOCK_MARGIN) -> State:
+    def state(self, margin: float) -> State:
         """Say what the interval shows: below zero, above the margin, or neither.
 
         Examples
         --------
-        >>> Difference("all", "regression tests", -0.2, -0.3, -0.1).state()
+        >>> Difference("all", "regression tests", -0.2, -0.3, -0.1).state(-0.05)
         'worse'
-        >>> Difference("all", "regression tests", 0.0, -0.04, 0.04).state()
+        >>> Difference("all", "regression tests", 0.0, -0.04, 0.04).state(-0.05)
         'not worse'
-        >>> Difference("all", "regression tests", -0.2, float("nan"), float("nan")).state()
+        >>> Difference("all", "regression tests", -0.2, float("nan"), float("nan")).state(-0.05)
         'open'
         """
         if not known(self.ci_low, self.ci_high):

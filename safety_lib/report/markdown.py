@@ -14,6 +14,7 @@ from safety_lib.report.text import (
     count,
     known,
     p_value,
+    per_1000,
     percent,
     plain,
     points,
@@ -58,6 +59,7 @@ def render_markdown(report: GateReport) -> str:
                 for s in report.strata
             ),
         ),
+        *_exceptions(report),
         *_worse(report),
         _provenance(report),
     ]
@@ -104,7 +106,37 @@ def _headline(report: GateReport) -> str:
     if known(report.minimum_detectable_effect):
         assert report.minimum_detectable_effect is not None
         rows.append(("Smallest loss that would be seen", percent(report.minimum_detectable_effect)))
+    if report.error_budget is not None:
+        spent = report.error_budget
+        rows.append(
+            (
+                "Violations per 1,000 sessions",
+                f"{per_1000(spent.per_1000)}, at most {per_1000(spent.upper_per_1000)}; "
+                f"{percent(spent.spent)} of the error budget"
+                + (", releases are FROZEN" if spent.frozen else ""),
+            )
+        )
     return _table(("Measure", "Value"), rows)
+
+
+def _exceptions(report: GateReport) -> list[str]:
+    if not report.exceptions:
+        return []
+    table = _table(
+        ("Exception", "Covers", "Answers for it", "Expires", "Honoured"),
+        (
+            (
+                code(e.exception_id, 60),
+                code(e.scope, 120),
+                code(e.approved_by, 60),
+                code(e.expires, 60),
+                f"no: {code(e.refused)}" if e.refused else "yes",
+            )
+            for e in report.exceptions[:_MOST_TESTS]
+        ),
+    )
+    rest = len(report.exceptions) - _MOST_TESTS
+    return [table, f"{rest} more exceptions are in the full report." if rest > 0 else ""]
 
 
 def _worse(report: GateReport) -> list[str]:

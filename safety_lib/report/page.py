@@ -13,9 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from safety_lib.records import GateReport, Release, TestResult
 from safety_lib.report.differences import (
-    BLOCK_MARGIN,
     MOST_FAMILIES,
-    OK_MARGIN,
     Difference,
     differences,
     families,
@@ -28,6 +26,7 @@ from safety_lib.report.text import (
     known,
     left_out,
     p_value,
+    per_1000,
     percent,
     pieces,
     plain,
@@ -118,6 +117,7 @@ def _environment() -> Environment:
         line=line,
         name=name,
         plain=plain,
+        per_1000=per_1000,
         percent=percent,
         points=points,
         p_value=p_value,
@@ -261,7 +261,8 @@ def _forest(report: GateReport) -> dict[str, Any] | None:
     rows = [row for row in differences(report) if known(row.delta)]
     if not rows:
         return None
-    ends = [BLOCK_MARGIN, OK_MARGIN, 0.0]
+    margins = (-report.block_margin, -report.ok_margin)
+    ends = [*margins, 0.0]
     for row in rows:
         ends += [end for end in (row.delta, row.ci_low, row.ci_high) if known(end)]
     low, high = min(ends), max(ends)
@@ -271,7 +272,7 @@ def _forest(report: GateReport) -> dict[str, Any] | None:
         return f"{_LEFT + scale * (value - low):.1f}"
 
     return {
-        "rows": [_drawn(row, i, place) for i, row in enumerate(rows)],
+        "rows": [_drawn(row, i, place, margins[0]) for i, row in enumerate(rows)],
         "width": _WIDTH,
         "height": _TOP + _ROW * len(rows) + 28,
         "bottom": _TOP + _ROW * len(rows),
@@ -281,14 +282,14 @@ def _forest(report: GateReport) -> dict[str, Any] | None:
         "zero": place(0.0),
         "margins": [
             (place(margin), f"{words} {points(margin).removesuffix('.0')}")
-            for margin, words in ((BLOCK_MARGIN, "BLOCK from"), (OK_MARGIN, "OK above"))
+            for margin, words in zip(margins, ("BLOCK from", "OK above"), strict=True)
         ],
     }
 
 
-def _drawn(row: Difference, position: int, place: Any) -> Drawn:
+def _drawn(row: Difference, position: int, place: Any, margin: float) -> Drawn:
     whole = known(row.ci_low, row.ci_high)
-    state = row.state()
+    state = row.state(margin)
     label = plain(row.label)
     return Drawn(
         label=row.label,

@@ -177,6 +177,17 @@ def p_value(value: float | None) -> str:
     return "< 0.001" if value < 0.001 else f"{value:.3f}"
 
 
+def per_1000(value: float) -> str:
+    """Return a rate per 1,000 with as many digits as it takes to see it.
+
+    Examples
+    --------
+    >>> per_1000(12.345), per_1000(0.034), per_1000(0.0)
+    ('12.3', '0.034', '0')
+    """
+    return f"{value:.3g}"
+
+
 def count(number: int, noun: str, many: str = "") -> str:
     """Return a number with its noun.
 
