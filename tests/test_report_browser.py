@@ -221,6 +221,13 @@ def test_no_script_runs_nothing_fails_and_nothing_is_fetched(browser: Browser, p
         assert (seen.errors, seen.requests) == ([], [path.as_uri()])
 
 
+def test_the_page_of_the_last_real_run_opens_as_it_was_written(browser: Browser) -> None:
+    committed = Path(__file__).resolve().parent.parent / "artifacts" / "gate_report.html"
+    with Opened(browser, committed) as seen:
+        assert seen.page.inner_text("section.verdict h2").startswith("Verdict: ")
+        assert (seen.errors, seen.requests) == ([], [committed.as_uri()])
+
+
 def test_the_policy_of_the_page_stops_what_escaping_might_let_through(
     browser: Browser, tmp_path: Path
 ) -> None:
