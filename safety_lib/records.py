@@ -447,6 +447,11 @@ class Minimisation(Record):
     replays: int
     one_minimal: bool
 
+    @property
+    def turns_saved(self) -> int:
+        """How many turns it is shorter."""
+        return self.turns_before - self.turns_after
+
     def __str__(self) -> str:
         how = "1-minimal" if self.one_minimal else "not proved minimal"
         return (

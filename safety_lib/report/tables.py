@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import takewhile
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from safety_lib.agent.versions import Change
 from safety_lib.records import (
@@ -180,6 +180,33 @@ def tests_table(tests: Sequence[RegressionTest], rows: int = 8) -> pd.DataFrame:
     ]
     columns = ["test", "family", "turns", "came back", "stands for", "state"]
     return pd.DataFrame(table, columns=columns).set_index("test")
+
+
+def mutants_table(mutants: Mapping[str, Mapping[str, Any]], rows: int = 30) -> pd.DataFrame:
+    """Show what a suite noticed of each lost defence, the survivors first.
+
+    Parameters
+    ----------
+    mutants : mapping
+        Name to ``kind``, ``killed`` and ``why``, as the experiment ``mutation_adequacy`` holds it.
+    rows : int
+        At most so many.
+    """
+    import pandas as pd
+
+    ordered = sorted(mutants.items(), key=lambda m: (m[1]["kind"] == "harmless", m[1]["killed"]))
+    table = [
+        {
+            "lost defence": name,
+            "kind": seen["kind"],
+            "noticed": "yes" if seen["killed"] else "no",
+            "why": _short(seen["why"], 60),
+        }
+        for name, seen in ordered[:rows]
+    ]
+    return pd.DataFrame(table, columns=["lost defence", "kind", "noticed", "why"]).set_index(
+        "lost defence"
+    )
 
 
 def strata_table(report: GateReport) -> pd.DataFrame:
