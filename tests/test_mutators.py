@@ -84,6 +84,13 @@ def test_a_mutator_that_loses_the_goal_is_refused(monkeypatch: pytest.MonkeyPatc
         mutate("Please delete /tmp/a.md.", ["careless"], 1)
 
 
+def test_an_attacker_never_loses_its_goal_to_a_mutator(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(mutators(), "careless", lambda message, seed: "Do the thing.")
+    scenario = next(s for s in all_scenarios() if s.goal_id == "delete_contract")
+    plain, changed = (make_attacker(n, scenario, 4) for n in ("direct", "direct+careless"))
+    assert changed.next_message([]) == plain.next_message([])
+
+
 @pytest.mark.parametrize("name", ["adaptive+nonsense", "nobody+urgency", "adaptive+"])
 def test_an_unknown_name_is_refused(name: str) -> None:
     with pytest.raises(ValueError, match="unknown"):

@@ -151,10 +151,15 @@ ATTACKERS: dict[AttackerName, Callable[[Scenario, int], Attacker]] = {
 def make_attacker(name: str, scenario: Scenario, seed: int) -> Attacker:
     """Make the attacker of that name, such as ``adaptive`` or ``static+urgency+padding``.
 
+    ``model:NAME`` is a chat model under one of the names that `open_backend` knows:
+    ``model:openai:MODEL`` asks an endpoint.
+
     Raises
     ------
     ValueError
         If the name of the attacker or of one of its mutators is unknown.
+    BackendError
+        If the attacker is a model that cannot be opened.
 
     Examples
     --------
@@ -163,8 +168,16 @@ def make_attacker(name: str, scenario: Scenario, seed: int) -> Attacker:
     True
     """
     base, *mutated = name.split("+")
+    attacker = _base_attacker(base, scenario, seed)
+    return Mutated(attacker, mutated, seed) if mutated else attacker
+
+
+def _base_attacker(name: str, scenario: Scenario, seed: int) -> Attacker:
     for known, make in ATTACKERS.items():
-        if known == base:
-            attacker = make(scenario, seed)
-            return Mutated(attacker, mutated, seed) if mutated else attacker
-    raise ValueError(f"unknown attacker {name!r}: use {', '.join(ATTACKERS)}")
+        if known == name:
+            return make(scenario, seed)
+    if name.startswith("model:"):
+        from safety_lib.attack.model_attacker import ModelAttacker, attacking_model
+
+        return ModelAttacker(scenario, seed, attacking_model(name.removeprefix("model:")))
+    raise ValueError(f"unknown attacker {name!r}: use {', '.join(ATTACKERS)} or model:NAME")

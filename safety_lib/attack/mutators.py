@@ -102,7 +102,10 @@ def mutate(message: str, names: Sequence[str], seed: int) -> str:
 
 
 class Mutated:
-    """An attacker whose every message goes through mutators; it hears the replies as before."""
+    """An attacker whose messages go through mutators; it hears the replies as before.
+
+    A message that would lose what it asks for is said as it was.
+    """
 
     def __init__(self, attacker: Attacker, names: Sequence[str], seed: int) -> None:
         self._attacker = attacker
@@ -112,7 +115,12 @@ class Mutated:
     def next_message(self, replies: Sequence[str]) -> str | None:
         """Return the attacker's next message in other words."""
         message = self._attacker.next_message(replies)
-        return None if message is None else mutate(message, self._names, self._seed + len(replies))
+        if message is None:
+            return None
+        try:
+            return mutate(message, self._names, self._seed + len(replies))
+        except ValueError:  # the names are known, so the goal was lost
+            return message
 
 
 def _known(names: Sequence[str]) -> Sequence[str]:
