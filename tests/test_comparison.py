@@ -9,6 +9,7 @@ import pytest
 
 from safety_lib.agent.versions import load_version
 from safety_lib.artifacts import read_artifact
+from safety_lib.attack.mutators import mutators
 from safety_lib.attack.scenarios import all_scenarios
 from safety_lib.records import Experiment
 from safety_lib.stress.ablation import SAFEGUARDS, Ablation, ablate
@@ -17,6 +18,7 @@ from safety_lib.stress.experiments import (
     EXPERIMENTS,
     attackers_at_equal_budget,
     memory_window,
+    mutators_effect,
     safeguard_ablation,
 )
 
@@ -165,6 +167,14 @@ def test_a_slice_of_the_ablation_comes_out_as_stored() -> None:
         broke = [c["broke"] for c in stored_result["combinations"]]
         total = sum(i[0] for i in stored_result["prevented"].values())
         assert (broke[0] - broke[-1]) / 300 == pytest.approx(total, abs=2e-4), name
+
+
+def test_a_slice_of_the_mutators_comes_out_as_stored() -> None:
+    kept = stored("mutators_effect").result
+    made = mutators_effect(only=["as_agreed"]).result
+    assert made["mutators"]["as_agreed"] == kept["mutators"]["as_agreed"]
+    assert made["broke_without"] == kept["broke_without"]
+    assert kept["mutators"].keys() == mutators().keys()
 
 
 def test_what_is_stored_bears_out_what_the_notebook_says() -> None:

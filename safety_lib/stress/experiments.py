@@ -10,7 +10,12 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from safety_lib.agent.versions import load_version
+from safety_lib.attack.mutators import mutators
+from safety_lib.attack.scenarios import all_scenarios
 from safety_lib.records import Experiment
+from safety_lib.rollout.campaign import run_campaign
+from safety_lib.rollout.conversation import attack
+from safety_lib.stats.clustered import cluster_mean
 from safety_lib.stats.intervals import wilson
 from safety_lib.stress.ablation import ablate
 from safety_lib.stress.calibration import (
@@ -67,6 +72,35 @@ def _lead(one: Lead) -> dict[str, Any]:
         "high": one.high,
         "p_value": round(one.test.p_value, 6),
     }
+
+
+def mutators_effect(
+    name: str = "v2", repeats: int = 6, seed: int = 7, only: Sequence[str] = ()
+) -> Experiment:
+    """Put each mutator on the attacker that listens, on the same scenarios and the same luck.
+
+    The gain is the difference in the share of conversations that break a rule, with an interval
+    that takes conversations of one scenario for one piece of evidence. ``only`` names a few to try.
+    """
+    version = load_version(name)
+    plan = [(s, number) for s in all_scenarios() for number in range(repeats)]
+    scenarios = [s.scenario_id for s, _ in plan]
+
+    def broke(attacker: str) -> list[int]:
+        jobs = [attack(version, s, attacker, seed, 8, number) for s, number in plan]
+        return [int(t.outcome == "violation") for t in run_campaign(jobs)]
+
+    without = broke("adaptive")
+    rows: dict[str, Any] = {}
+    for mutator in sorted(only or mutators()):
+        found = broke(f"adaptive+{mutator}")
+        differences = [b - a for a, b in zip(without, found, strict=True)]
+        gain = cluster_mean(differences, scenarios).interval()
+        limits = (gain.estimate, gain.low, gain.high)
+        rows[mutator] = {"broke": sum(found), "gain": [round(x + 0.0, 4) for x in limits]}
+    result = {"conversations": len(plan), "broke_without": sum(without), "mutators": rows}
+    parameters = {"version": name, "repeats": repeats}
+    return make_experiment("mutators_effect", seed, [name], parameters, result)
 
 
 def memory_window(
@@ -144,6 +178,7 @@ def _intervals(of: Mapping[str, Any]) -> dict[str, list[float]]:
 
 EXPERIMENTS: dict[str, Callable[[], Experiment]] = {
     "attackers_at_equal_budget": attackers_at_equal_budget,
+    "mutators_effect": mutators_effect,
     "memory_window": memory_window,
     "safeguard_ablation": safeguard_ablation,
     "undiscovered_prediction": undiscovered_prediction,
