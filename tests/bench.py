@@ -111,6 +111,18 @@ def scale(count: int) -> tuple[float, float, float]:
     return whole, tenth, peak
 
 
+def suite_of_failures(count: int) -> float:
+    """Seconds to turn many failures into a suite, on two workers."""
+    from safety_lib.regression.generate import generate_suite
+    from safety_lib.stress.discovery import discover
+
+    versions = {name: load_version(name) for name in ("v1", "v2")}
+    found = discover(*versions.values(), rollouts=int(1.7 * count), seed=7).artifact()
+    found = found.model_copy(update={"failures": found.failures[:count]})
+    with ProcessPoolExecutor(2) as pool:
+        return seconds(lambda: generate_suite(found, versions, executor=pool, workers=2))
+
+
 def gate_statistics() -> float:
     """Seconds to judge 2,000 tests x 10 trials."""
     import numpy as np
@@ -232,6 +244,7 @@ def main() -> None:
     row("time linear in rollouts (x10 takes)", "x10", f"x{whole / tenth:.1f}")
     pair = [(journaled(8000, 1), journaled(8000, 2)) for _ in range(3)]
     row("2 workers against 1", "at least 1.7", f"{statistics.median(a / b for a, b in pair):.2f}")
+    row("1,000 failures to a suite, 2 workers", "60 s", f"{suite_of_failures(1000):.0f} s")
     row("gate statistics, 2,000 tests x 10 trials", "1 s", f"{gate_statistics():.2f} s")
     pairs = [(floor(), demo()) for _ in range(3)]
     ground = statistics.median(f for f, _ in pairs)
