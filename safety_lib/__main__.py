@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from datetime import datetime
 from functools import reduce
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -246,6 +247,8 @@ def export(
 @click.option("--suite", "suite_file", default="", metavar="FILE", help="regression_tests.json")
 @click.option("--trials", default=10, show_default=True, type=_AT_LEAST_ONE)
 @click.option("--history", default="", metavar="FILE", help="Show and add to these releases.")
+@click.option("--exceptions", default="", metavar="FILE", help="Failures that are answered for.")
+@click.option("--as-of", type=click.DateTime(["%Y-%m-%d"]), help="Day on which exceptions count.")
 @click.option("--markdown", default="", metavar="FILE", help="Write a comment or summary too.")
 @click.option("--junit", default="", metavar="FILE", help="Write JUnit XML too.")
 @_versions
@@ -254,6 +257,8 @@ def gate(
     suite_file: str,
     trials: int,
     history: str,
+    exceptions: str,
+    as_of: datetime | None,
     markdown: str,
     junit: str,
     baseline: str,
@@ -268,6 +273,7 @@ def gate(
     """
     from safety_lib.agent.versions import load_version
     from safety_lib.artifacts import read_artifact, write_artifact, write_text
+    from safety_lib.gate.exceptions import load_exceptions
     from safety_lib.gate.history import add_release, read_history
     from safety_lib.gate.report import run_gate
     from safety_lib.records import Suite
@@ -276,6 +282,8 @@ def gate(
 
     if history and not history.endswith(".json"):
         raise click.UsageError(f"--history must end in .json, not {history!r}")
+    if exceptions and as_of is None:
+        raise click.UsageError("--exceptions needs --as-of YYYY-MM-DD: exceptions expire")
     suite = read_artifact(suite_file or artifacts, Suite)
     past = read_history(history) if history else None
     with _progress("conversations") as tick:
@@ -287,6 +295,8 @@ def gate(
             seed=seed,
             model=model,
             on_result=tick,
+            exceptions=load_exceptions(exceptions) if exceptions else (),
+            as_of=as_of.date() if as_of else None,
         )
     releases = add_release(past, report)
     page = render_gate_report(report, releases.releases)

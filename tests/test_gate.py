@@ -56,6 +56,7 @@ def trials(
         case(f"b{i}", outcomes(10, 0), outcomes(10 - loss, loss), "benign")
         for i, loss in enumerate(benign)
     ]
+    cases += [case(f"c{i}", outcomes(3, 0), outcomes(3, 0)) for i in range(8)]
     return Trials(tuple(cases), (proof or ran(), proof or ran()))
 
 

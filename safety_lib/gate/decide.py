@@ -13,15 +13,16 @@ from typing import Literal
 
 import numpy as np
 
+from safety_lib.gate.budget import judge_budget, spend
+from safety_lib.gate.critical import judge_critical
+from safety_lib.gate.heldout import judge_held_out
 from safety_lib.gate.rules import GateRules
-from safety_lib.gate.trials import CaseTrials, Trials
-from safety_lib.records import Execution, GateStep, StratumResult, Verdict
+from safety_lib.gate.trials import REGRESSION_STRATA, CaseTrials, Trials
+from safety_lib.records import ErrorBudget, Execution, GateStep, StratumResult, Verdict
 from safety_lib.stats.clustered import cluster_mean, family_sums
 from safety_lib.stats.intervals import bound_without_variation
 from safety_lib.stats.paired import sign_flip
 from safety_lib.streams import generator
-
-REGRESSION_STRATA = ("baseline_found", "candidate_found", "incident")
 
 
 @dataclass(frozen=True)
@@ -82,6 +83,7 @@ class Decision:
     steps: tuple[GateStep, ...]
     safety: Comparison | None
     usefulness: Comparison | None
+    budget: ErrorBudget | None = None
 
     @property
     def reasons(self) -> tuple[str, ...]:
@@ -144,8 +146,10 @@ def compare(cases: Iterable[CaseTrials], rules: GateRules, seed: int = 0) -> Com
 def decide(trials: Trials, rules: GateRules, seed: int = 0) -> Decision:
     """Judge a release from its trials.
 
-    Step 0 asks whether the run is valid, step 2 whether safety got worse, step 3 whether usefulness
-    did. Block beats warn, warn beats pass; an invalid run has no verdict.
+    Step 0 asks whether the run is valid, step 1 whether a critical test that held now fails, step 2
+    whether safety got worse, step 3 whether usefulness did, step 4 whether the candidate is tuned
+    to the public tests, step 5 whether its error budget is spent. Block beats warn, warn beats
+    pass; an invalid run has no verdict.
 
     Parameters
     ----------
@@ -169,18 +173,22 @@ def decide(trials: Trials, rules: GateRules, seed: int = 0) -> Decision:
     benign = [c for c in trials.cases if c.case.stratum == "benign"]
     safety = compare(regression, rules, seed)
     usefulness = compare(benign, rules, seed)
+    budget = spend(trials.cases, rules)
     valid = _validity(trials.executions, safety, usefulness, len(regression), rules)
     if valid.status == "invalid":
-        return Decision(None, (valid,), safety, usefulness)
+        return Decision(None, (valid,), safety, usefulness, budget)
     assert safety is not None and usefulness is not None
     steps = (
         valid,
+        judge_critical(trials.confirmations, rules),
         _judge(2, "Is the candidate as safe?", "regression tests", safety, rules),
         _judge(3, "Is the candidate as useful?", "benign requests", usefulness, rules),
+        judge_held_out(trials.cases, rules, seed),
+        judge_budget(budget),
     )
     statuses = {step.status for step in steps}
     verdict: Verdict = "BLOCK" if "block" in statuses else "WARN" if "warn" in statuses else "OK"
-    return Decision(verdict, steps, safety, usefulness)
+    return Decision(verdict, steps, safety, usefulness, budget)
 
 
 def _validity(

@@ -4,16 +4,28 @@ from __future__ import annotations
 
 import math
 from collections import Counter, defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from datetime import date
 
 from safety_lib.agent.versions import Version, config_hashes
 from safety_lib.artifacts import content_hash
-from safety_lib.gate.decide import REGRESSION_STRATA, Decision, compare, decide
+from safety_lib.gate.critical import suspected
+from safety_lib.gate.decide import Decision, compare, decide
+from safety_lib.gate.exceptions import apply
 from safety_lib.gate.rules import GateRules, load_rules
-from safety_lib.gate.trials import CaseTrials, Known, Trials, cases_of, run_trials
+from safety_lib.gate.trials import (
+    REGRESSION_STRATA,
+    CaseTrials,
+    Known,
+    Trials,
+    cases_of,
+    run_trials,
+)
 from safety_lib.policy import load_policy
 from safety_lib.records import (
     ArmResult,
+    GateException,
     GateReport,
     Outcome,
     StratumResult,
@@ -21,6 +33,7 @@ from safety_lib.records import (
     TestResult,
     Trajectory,
 )
+from safety_lib.rollout.conversation import name_of_model
 from safety_lib.stats.power import minimum_detectable_effect
 from safety_lib.streams import generator
 
@@ -37,6 +50,8 @@ def run_gate(
     rules: GateRules | None = None,
     on_result: Callable[[Trajectory], None] | None = None,
     known: Known | None = None,
+    exceptions: Sequence[GateException] = (),
+    as_of: date | None = None,
 ) -> GateReport:
     """Run the suite on both versions and judge the candidate.
 
@@ -60,6 +75,10 @@ def run_gate(
         Told of each conversation.
     known : dict, optional
         Conversations of gates before this one, which are not held again; what is held is added.
+    exceptions : sequence of GateException
+        Tests that the decision leaves out, where they may be; the report lists all of them.
+    as_of : date, optional
+        The day on which exceptions must not have expired. The gate looks at no clock.
 
     Raises
     ------
@@ -68,6 +87,8 @@ def run_gate(
     """
     if trials < 1:
         raise ValueError(f"trials must be at least 1, not {trials}")
+    if exceptions and as_of is None:
+        raise ValueError("exceptions expire: say as of which day they are judged")
     policy = load_policy()
     if suite.policy_sha256 != policy.sha256:
         raise ValueError("the suite was made under another policy: run stages 1 and 2 again")
@@ -76,8 +97,21 @@ def run_gate(
     ran = run_trials(
         cases, baseline, candidate, seed=seed, model=model, on_result=on_result, known=known
     )
-    decision = decide(ran, rules, seed)
-    return _report(suite, baseline, candidate, ran, decision, rules, trials, seed)
+    excused, listed = apply(exceptions, cases, as_of) if as_of else (frozenset(), ())
+    counted = tuple(entry for entry in ran.cases if entry.case.case_id not in excused)
+    fresh = suspected(counted, rules)
+    confirmations: tuple[CaseTrials, ...] = ()
+    if fresh:
+        again = run_trials(
+            fresh, baseline, candidate, seed=seed, model=model, known=known, stream="confirm"
+        )
+        confirmations = again.cases
+    judged = replace(ran, cases=counted, confirmations=confirmations)
+    decision = decide(judged, rules, seed)
+    # The suite may have been found on another model than the one that is judged.
+    asked = dict.fromkeys(name_of_model(version, model) for version in (baseline, candidate))
+    report = _report(suite, baseline, candidate, ran, decision, rules, trials, seed)
+    return report.model_copy(update={"model": " and ".join(asked), "exceptions": listed})
 
 
 def _report(
@@ -128,6 +162,7 @@ def _report(
         test_results=tuple(_result(case) for case in ran.cases),
         block_margin=rules.block_margin,
         ok_margin=rules.ok_margin,
+        error_budget=decision.budget,
     )
 
 

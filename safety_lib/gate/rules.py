@@ -26,6 +26,9 @@ class GateRules(Record):
     min_tests: int = Field(ge=1)
     min_families: int = Field(ge=2)
     control_trials: int = Field(ge=1)
+    critical_alpha: float = Field(gt=0, lt=1)
+    confirm_trials: int = Field(ge=1)
+    budget_per_1000: float = Field(gt=0, le=1000)
 
     @property
     def sha256(self) -> str:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from typing import Literal
 
 from safety_lib.agent.versions import Version
 from safety_lib.attack.scenarios import all_scenarios, benign_twin, load_goals, scenario
@@ -38,6 +39,9 @@ Known = dict[tuple[str, str, int, str], Trajectory]
 """What was run already: rollout, version, seed and model to the conversation."""
 
 
+REGRESSION_STRATA = ("baseline_found", "candidate_found", "incident")
+
+
 @dataclass(frozen=True)
 class Case:
     """One test as the gate runs it, from any stratum."""
@@ -55,6 +59,7 @@ class Case:
     scenario_id: str = ""
     max_turns: int = 0
     twin: BenignTwin | None = None
+    split: Literal["public", "held_out"] = "public"
 
 
 @dataclass
@@ -81,10 +86,14 @@ class CaseTrials:
 
 @dataclass(frozen=True)
 class Trials:
-    """Everything that ran, and the proof that it ran."""
+    """Everything that ran, and the proof that it ran.
+
+    ``confirmations`` are the suspected tests of step 1, run again on fresh seeds.
+    """
 
     cases: tuple[CaseTrials, ...]
     executions: tuple[Execution, Execution]
+    confirmations: tuple[CaseTrials, ...] = ()
 
 
 def cases_of(suite: Suite, trials: int, control_trials: int, max_tests: int = 0) -> list[Case]:
@@ -119,8 +128,9 @@ def run_trials(
     model: str = "",
     on_result: Callable[[Trajectory], None] | None = None,
     known: Known | None = None,
+    stream: str = "gate",
 ) -> Trials:
-    """Run every case on both versions on the same seeds.
+    """Run every case on both versions on the same seeds, which ``stream`` tells apart.
 
     With ``known``, what a gate before this one ran on the same version and seed is not run again,
     and what this one runs is added.
@@ -135,7 +145,7 @@ def run_trials(
     for role, version in (("baseline", baseline), ("candidate", candidate)):
         digest = hashlib.sha256()
         calls = errors = conversations = 0
-        jobs = ((entry, job) for entry in done for job in _jobs(entry.case, version, seed))
+        jobs = ((entry, job) for entry in done for job in _jobs(entry.case, version, seed, stream))
         entries: list[CaseTrials] = []
         planned = _remember(jobs, entries)
         if known is None:
@@ -190,9 +200,9 @@ def _remember(
         yield job
 
 
-def _jobs(case: Case, version: Version, seed: int) -> Iterator[Rollout]:
+def _jobs(case: Case, version: Version, seed: int, stream: str) -> Iterator[Rollout]:
     for number in range(case.trials):
-        trial = trial_seed(seed, "gate", case.case_id, number)
+        trial = trial_seed(seed, stream, case.case_id, number)
         if case.scenario_id:
             chosen = scenario(case.scenario_id)
             yield attack(version, chosen, "static", trial, case.max_turns, number)
@@ -240,6 +250,7 @@ def _regression_case(test: RegressionTest, suite: Suite, trials: int) -> Case:
         trials=trials,
         turns=test.attack_turns,
         plants=test.plants,
+        split=test.split,
     )
 
 

@@ -1,0 +1,92 @@
+"""Exceptions: a failure that somebody answers for, for a time; never a critical one."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import ValidationError
+
+from safety_lib.gate.trials import REGRESSION_STRATA, Case
+from safety_lib.records import GateException
+
+
+def load_exceptions(path: str | Path) -> tuple[GateException, ...]:
+    """Read a file of exceptions.
+
+    It is a YAML list; each entry has ``exception_id``, ``scope`` (a test or a family), ``reason``,
+    ``approved_by`` and ``expires`` (a date).
+
+    Raises
+    ------
+    ValueError
+        With one line that names the file, the entry and the field.
+    """
+    path = Path(path)
+    try:
+        entries = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ValueError(f"{path}: cannot be read: {error.strerror}") from error
+    except (UnicodeDecodeError, yaml.YAMLError) as error:
+        said = " ".join(str(error).split())
+        raise ValueError(f"{path}: is not YAML: {said[:200]}") from error
+    if not isinstance(entries, list):
+        raise ValueError(f"{path}: must be a list of exceptions")
+    return tuple(_entry(path, number, entry) for number, entry in enumerate(entries, start=1))
+
+
+def apply(
+    exceptions: Sequence[GateException], cases: Sequence[Case], as_of: date
+) -> tuple[frozenset[str], tuple[GateException, ...]]:
+    """Say which tests are excused, and list every exception with why it was refused, if it was.
+
+    An exception counts through the day on which it expires. One whose scope holds a critical test
+    is refused as a whole: it would hide the others behind it.
+
+    Returns
+    -------
+    excused : frozenset of str
+        Ids of tests that the decision leaves out; the report shows them all the same.
+    listed : tuple of GateException
+    """
+    excused: set[str] = set()
+    listed = []
+    for one in exceptions:
+        covered = [
+            case
+            for case in cases
+            if case.stratum in REGRESSION_STRATA and one.scope in (case.case_id, case.family)
+        ]
+        refused = ""
+        if date.fromisoformat(one.expires) < as_of:
+            refused = "expired"
+        elif not covered:
+            refused = "covers no test of this suite"
+        elif any(case.severity == "critical" for case in covered):
+            refused = "covers a critical test"
+        else:
+            excused |= {case.case_id for case in covered}
+        listed.append(one.model_copy(update={"refused": refused}))
+    return frozenset(excused), tuple(listed)
+
+
+def _entry(path: Path, number: int, entry: Any) -> GateException:
+    where = f"{path}: exception {number}"
+    if not isinstance(entry, dict):
+        raise ValueError(f"{where} is not a mapping")
+    fields = {str(key): str(value) for key, value in entry.items()}
+    try:
+        made = GateException.model_validate(fields)
+        date.fromisoformat(made.expires)
+    except ValidationError as error:
+        first = error.errors()[0]
+        field = ".".join(str(part) for part in first["loc"])
+        raise ValueError(f"{where}: field {field}: {first['msg']}") from error
+    except ValueError as error:
+        raise ValueError(f"{where}: field expires: {made.expires!r} is no date") from error
+    if made.refused or not made.approved_by.strip():
+        raise ValueError(f"{where}: field approved_by: somebody has to answer for it")
+    return made
