@@ -11,6 +11,7 @@ from safety_lib.artifacts import read_artifact
 from safety_lib.pipeline.plan import CHECKOUT, STAGES, Plan, load_plan
 from safety_lib.pipeline.run import Event, StageRun, run_notebooks
 from safety_lib.records import GateReport, IncidentReport, StressFailures, Suite
+from safety_lib.report.documents import write_documents
 from safety_lib.report.summary import TITLES, gate_lines, incident_lines, stress_lines, suite_lines
 
 REAL = ("local", "openai:", "record:")  # models that take seconds, or money, a call
@@ -82,7 +83,9 @@ def run_demo(
                     for line in [*_summary(event.stage, artifacts), ""]:
                         say(line)
 
-        return run_notebooks(STAGES, plan, artifacts, on_event=show)
+        runs = run_notebooks(STAGES, plan, artifacts, on_event=show)
+    write_documents(artifacts)
+    return runs
 
 
 def _summary(stage: str, artifacts: Path) -> list[str]:

@@ -1,0 +1,255 @@
+"""The living documents: Markdown for people, in which every number names the field it comes from.
+
+A template holds words and no digits. What it shows of a run it asks for by artifact and field; the
+answer is footnoted in the text and listed in the document's ``quotes``, so that a number without a
+source cannot get in unnoticed. What a run has not made yet is said, with the step that makes it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from safety_lib.artifacts import read_artifact, write_text
+from safety_lib.gate.rules import load_rules
+from safety_lib.policy import load_policy
+from safety_lib.records import Artifact, GateReport, IncidentReport, Record, StressFailures, Suite
+from safety_lib.report.markdown import code
+from safety_lib.report.metrics import METRICS
+from safety_lib.report.text import p_value, percent, points
+
+DOCUMENTS = (
+    "exec_summary",
+    "threat_model",
+    "failure_budget",
+    "launch_checklist",
+    "oncall_playbook",
+    "metrics_glossary",
+    "security_review_checklist",
+    "model_card_safety",
+    "interview_onepager",
+)
+
+_KINDS: dict[str, type[Artifact]] = {
+    "stress_failures": StressFailures,
+    "regression_tests": Suite,
+    "gate_report": GateReport,
+    "incident_replay": IncidentReport,
+}
+_STEPS = {
+    "stress_failures": "python -m safety_lib stress",
+    "regression_tests": "python -m safety_lib regress",
+    "gate_report": "python -m safety_lib gate",
+    "incident_replay": "python -m safety_lib replay",
+    "gate_policy": "python -m safety_lib gate",
+    "policy": "python -m safety_lib stress",
+}
+_TEMPLATES = Path(__file__).with_name("templates") / "documents"
+
+Step = str | int
+Evidence = dict[str, dict[str, Any]]
+
+
+class Quote(Record):
+    """A value that a document shows: as it is written there, and the field that holds it."""
+
+    text: str
+    artifact: str
+    path: tuple[Step, ...]
+    form: str
+
+    @property
+    def field(self) -> str:
+        """The path as people write it, such as ``summary[1].failures``."""
+        parts = [f"[{step}]" if isinstance(step, int) else f".{step}" for step in self.path]
+        return "".join(parts).lstrip(".")
+
+
+class Document(Record):
+    """A rendered document. ``quotes`` explains each digit of ``body``, in the order of reading."""
+
+    name: str
+    body: str
+    quotes: tuple[Quote, ...]
+
+    @property
+    def text(self) -> str:
+        """The body and, as footnotes, where each number is."""
+        notes = [
+            f"[^{number}]: {_source(quote.artifact)}, field `{quote.field}`"
+            for number, quote in enumerate(self.quotes, 1)
+        ]
+        return "\n".join([self.body.rstrip(), "", *notes]).rstrip() + "\n"
+
+
+def read_evidence(artifacts_dir: str | Path) -> Evidence:
+    """Read what a run has made so far, by artifact; what is not there is left out.
+
+    The gate's rules are evidence only for a report that they judged.
+
+    Raises
+    ------
+    ArtifactError
+        If a file is there and damaged.
+    """
+    folder = Path(artifacts_dir)
+    found = {
+        name: read_artifact(folder, kind).model_dump(mode="json")
+        for name, kind in _KINDS.items()
+        if (folder / f"{name}.json").exists()
+    }
+    rules, policy = load_rules(), load_policy()
+    if found.get("gate_report", {}).get("gate_policy_sha256") == rules.sha256:
+        found["gate_policy"] = rules.model_dump(mode="json")
+    if any(tree.get("policy_sha256") == policy.sha256 for tree in found.values()):
+        found["policy"] = policy.model_dump(mode="json")
+    return found
+
+
+def value_at(tree: Any, path: tuple[Step, ...]) -> Any:
+    """Return the value that a path leads to.
+
+    Raises
+    ------
+    LookupError
+        If there is no such field.
+
+    Examples
+    --------
+    >>> value_at({"summary": [{"failures": 4}]}, ("summary", 0, "failures"))
+    4
+    """
+    for step in path:
+        tree = tree[step]
+    return tree
+
+
+def written(value: Any, form: str = "plain") -> str:
+    """Return a value as a document shows it: a function of the value alone.
+
+    Parameters
+    ----------
+    value : Any
+        What the artifact's field holds.
+    form : {"plain", "percent", "points", "p", "length"}
+        ``length`` is the number of entries.
+
+    Examples
+    --------
+    >>> written(0.4533, "percent"), written(1247), written(None), written(["a", "b"], "length")
+    ('45.3%', '1,247', 'not measured', '2')
+    """
+    return "not measured" if value is None else _FORMS[form](value)
+
+
+def render_documents(evidence: Evidence) -> tuple[Document, ...]:
+    """Render the nine documents.
+
+    Parameters
+    ----------
+    evidence : dict
+        As :func:`read_evidence` returns it.
+
+    Returns
+    -------
+    tuple of Document
+        In the order of ``DOCUMENTS``.
+    """
+    return tuple(_render(name, evidence) for name in DOCUMENTS)
+
+
+def write_documents(artifacts_dir: str | Path) -> list[Path]:
+    """Render the documents from the artifacts of a folder into its ``docs/``.
+
+    Returns
+    -------
+    list of Path
+        The files, in the order of ``DOCUMENTS``.
+    """
+    folder = Path(artifacts_dir)
+    return [
+        write_text(folder / "docs" / f"{document.name}.md", document.text)
+        for document in render_documents(read_evidence(folder))
+    ]
+
+
+def _render(name: str, evidence: Evidence) -> Document:
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+    quotes: list[Quote] = []
+
+    def get(artifact: str, *path: Step) -> Any:
+        return value_at(evidence[artifact], path)
+
+    def show(artifact: str, *path: Step, form: str = "plain") -> str:
+        quote = Quote(
+            text=written(get(artifact, *path), form), artifact=artifact, path=path, form=form
+        )
+        if quote not in quotes:
+            quotes.append(quote)
+        return f"{quote.text}[^{quotes.index(quote) + 1}]"
+
+    def needs(*artifacts: str, caller: Callable[[], str]) -> str:
+        lacking = [artifact for artifact in artifacts if artifact not in evidence]
+        return "\n".join(_lacking(name) for name in lacking) + "\n" if lacking else caller()
+
+    def box(
+        text: str, artifact: str, *path: Step, equal: Any = None, other_than: Any = None
+    ) -> str:
+        if artifact not in evidence:
+            return f"- [ ] {text}. {_lacking(artifact)}"
+        value = get(artifact, *path)
+        holds = value == equal if equal is not None else value not in (None, other_than)
+        found = show(artifact, *path, form="length" if isinstance(value, list) else "plain")
+        return f"- [{'x' if holds else ' '}] {text}: {found}"
+
+    def sign(text: str, role: str) -> str:
+        return f"- [ ] {text} ({role}; a person signs this, no artifact can)"
+
+    environment = Environment(  # Markdown, where what comes from outside stands in code spans
+        loader=FileSystemLoader(_TEMPLATES),
+        autoescape=False,  # noqa: S701
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.globals.update(
+        get=get, show=show, needs=needs, box=box, sign=sign, has=evidence.__contains__,
+        metrics=METRICS,
+    )  # fmt: skip
+    body = environment.get_template(f"{name}.md").render()
+    return Document(name=name, body=body.rstrip() + "\n", quotes=tuple(quotes))
+
+
+def _lacking(artifact: str) -> str:
+    if artifact in ("gate_policy", "policy"):
+        return f"No evidence yet that {_source(artifact)} was judged by: `{_STEPS[artifact]}`."
+    return f"No evidence yet: {_source(artifact)} is made by `{_STEPS[artifact]}`."
+
+
+def _source(artifact: str) -> str:
+    if artifact == "gate_policy":
+        return "`safety_lib/gate/policy.yaml` (its hash stands in `gate_report.json`)"
+    if artifact == "policy":
+        return "`safety_lib/policy/policy.yaml` (its hash stands in each artifact)"
+    return f"`{artifact}.json`"
+
+
+def _plain(value: Any) -> str:
+    if isinstance(value, str):
+        return code(value, 400)
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, int):
+        return f"{value:,}"
+    return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"
+
+
+_FORMS: dict[str, Callable[[Any], str]] = {
+    "plain": _plain,
+    "percent": percent,
+    "points": points,
+    "p": p_value,
+    "length": lambda entries: f"{len(entries):,}",
+}
