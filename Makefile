@@ -15,7 +15,7 @@ DEMO := $(if $(ROLLOUTS),--rollouts $(ROLLOUTS)) $(if $(BASELINE),--baseline $(B
 	$(if $(CANDIDATE),--candidate $(CANDIDATE)) $(if $(MODEL),--model $(MODEL)) \
 	$(if $(SEED),--seed $(SEED)) $(if $(ARTIFACTS),--artifacts $(ARTIFACTS))
 
-.PHONY: help demo test lab notebooks experiments lint bench clean
+.PHONY: help demo test lab notebooks html experiments lint bench clean
 
 help: ## list the commands
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' Makefile
@@ -36,6 +36,9 @@ lab: $(VENV)/core ## open the notebooks in JupyterLab
 notebooks: $(VENV)/core ## run the notebooks and store them with their outputs
 	$(RUN) -c "from safety_lib.pipeline import refresh_notebooks; refresh_notebooks()"
 
+html: $(VENV)/core ## one site of notebooks, gate report and documents, in artifacts/site
+	$(RUN) -c "from safety_lib.pipeline.site import build_site; print(build_site())"
+
 experiments: $(VENV)/core ## run what takes longer than a notebook may, into artifacts/experiments
 	$(RUN) -m safety_lib.pipeline.experiments
 
@@ -49,7 +52,7 @@ bench: $(VENV)/dev ## measure the budgets
 	$(RUN) tests/bench.py
 
 clean: ## remove what was generated and is not committed
-	rm -rf artifacts/runs .pytest_cache .mypy_cache .ruff_cache .hypothesis *.egg-info
+	rm -rf artifacts/runs artifacts/site .pytest_cache .mypy_cache .ruff_cache .hypothesis *.egg-info
 	find . -name __pycache__ -type d -not -path './$(VENV)/*' -prune -exec rm -rf {} +
 
 $(RUN):
