@@ -297,6 +297,7 @@ def gate(
             on_result=tick,
             exceptions=load_exceptions(exceptions) if exceptions else (),
             as_of=as_of.date() if as_of else None,
+            history=past,
         )
     releases = add_release(past, report)
     page = render_gate_report(report, releases.releases)

@@ -12,6 +12,7 @@ from safety_lib.agent.versions import Version, config_hashes
 from safety_lib.artifacts import content_hash
 from safety_lib.gate.critical import suspected
 from safety_lib.gate.decide import Decision, compare, decide
+from safety_lib.gate.drift import losses_of
 from safety_lib.gate.exceptions import apply
 from safety_lib.gate.rules import GateRules, load_rules
 from safety_lib.gate.trials import (
@@ -26,6 +27,7 @@ from safety_lib.policy import load_policy
 from safety_lib.records import (
     ArmResult,
     GateException,
+    GateHistory,
     GateReport,
     Outcome,
     StratumResult,
@@ -52,6 +54,7 @@ def run_gate(
     known: Known | None = None,
     exceptions: Sequence[GateException] = (),
     as_of: date | None = None,
+    history: GateHistory | None = None,
 ) -> GateReport:
     """Run the suite on both versions and judge the candidate.
 
@@ -79,6 +82,8 @@ def run_gate(
         Tests that the decision leaves out, where they may be; the report lists all of them.
     as_of : date, optional
         The day on which exceptions must not have expired. The gate looks at no clock.
+    history : GateHistory, optional
+        The releases before this one, whose small losses may add up.
 
     Raises
     ------
@@ -107,7 +112,8 @@ def run_gate(
         )
         confirmations = again.cases
     judged = replace(ran, cases=counted, confirmations=confirmations)
-    decision = decide(judged, rules, seed)
+    before = losses_of(history, candidate.sha256) if history else ()
+    decision = decide(judged, rules, seed, before)
     # The suite may have been found on another model than the one that is judged.
     asked = dict.fromkeys(name_of_model(version, model) for version in (baseline, candidate))
     report = _report(suite, baseline, candidate, ran, decision, rules, trials, seed)

@@ -29,6 +29,8 @@ class GateRules(Record):
     critical_alpha: float = Field(gt=0, lt=1)
     confirm_trials: int = Field(ge=1)
     budget_per_1000: float = Field(gt=0, le=1000)
+    drift_slack: float = Field(ge=0, lt=1)
+    drift_limit: float = Field(gt=0, lt=1)
 
     @property
     def sha256(self) -> str:
