@@ -727,6 +727,7 @@ class GateReport(Artifact):
     ok_margin: float = 0.02
     error_budget: ErrorBudget | None = None
     exceptions: tuple[GateException, ...] = ()
+    enough_trials: int | None = None
 
     @property
     def release(self) -> Release:

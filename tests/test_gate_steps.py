@@ -21,6 +21,7 @@ from safety_lib.gate.heldout import judge_held_out, permuted_gap
 from safety_lib.gate.history import add_release
 from safety_lib.gate.report import run_gate
 from safety_lib.gate.rules import load_rules
+from safety_lib.gate.sequential import enough_trials
 from safety_lib.gate.trials import Case, CaseTrials, Trials
 from safety_lib.pipeline import NOTEBOOKS
 from safety_lib.records import Execution, GateException, GateReport, Outcome, Suite
@@ -304,3 +305,19 @@ def test_the_original_rule_warns_about_a_version_compared_with_itself() -> None:
     assert same.share("WARN")[0] > 0.2
     nothing = [entry("f", outcomes(1, 0), outcomes(1, 0))]
     assert original_rule(Trials(tuple(nothing), ())) == "OK"  # type: ignore[arg-type]
+
+
+def test_looking_after_every_trial_saves_trials_and_rarely_errs() -> None:
+    worse = [entry(f"f{i}", outcomes(10, 0), outcomes(0, 10)) for i in range(8)]
+    assert enough_trials(worse, 0.05) == 1
+    assert enough_trials([entry("f", outcomes(9, 1), outcomes(9, 1))], 0.05) is None
+    dice = generator(4, "test", "stopping")
+    fooled = 0
+    for _ in range(300):
+        coins = dice.random((2, 6, 20)) < 0.7
+        same = [
+            entry(f"f{i}", *(["safe" if p else "violation" for p in arm[i]] for arm in coins))
+            for i in range(6)
+        ]
+        fooled += enough_trials(same, 0.05) is not None
+    assert at_most(fooled, 300, 0.05)

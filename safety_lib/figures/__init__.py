@@ -11,7 +11,7 @@ from safety_lib.figures.cause import (
     radius_coverage,
     root_cause_accuracy,
 )
-from safety_lib.figures.gate import forest, pass_rates
+from safety_lib.figures.gate import forest, operating_characteristics, pass_rates
 from safety_lib.figures.incident import blast_radius, intervention_effects, timeline
 from safety_lib.figures.regression import funnel, reproduction
 from safety_lib.figures.search import (
@@ -36,6 +36,7 @@ __all__ = [
     "intervention_effects",
     "loop_rounds",
     "mitigations",
+    "operating_characteristics",
     "other_endings",
     "pass_rates",
     "radius_coverage",

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 from safety_lib.figures.style import (
     BLUE,
@@ -26,9 +26,10 @@ from safety_lib.figures.style import (
     percent_axis,
     rows_axis,
     sheet,
+    spread,
     version_mark,
 )
-from safety_lib.records import GateReport, TestResult
+from safety_lib.records import Experiment, GateReport, TestResult
 from safety_lib.report.differences import Difference, differences
 from safety_lib.report.text import MINUS, count, known, percent, plain, points, span
 
@@ -251,3 +252,63 @@ def _pass_lines(
             f"{left} without a valid trial."
         )
     return lines
+
+
+# --------------------------------------------------------------------------- error rates
+
+_CURVES = {
+    "this suite": Mark(BLUE, "o", "-"),
+    "30 families": Mark(INK, "D", ":"),
+    "the original's rule, 8 tests": Mark(VERMILION, "s", "--"),
+}
+
+
+def operating_characteristics(experiment: Experiment) -> None:
+    """Draw how often a release of known loss is blocked, by this gate and by the original's rule.
+
+    Parameters
+    ----------
+    experiment : Experiment
+        ``operating_characteristics``.
+    """
+    curves = experiment.result["curves"]
+    losses = [float(loss) for loss in next(iter(curves.values()))]
+    with sheet():
+        _, axes = draw(_power_title(curves), height=3.0, right=1.9)
+        ends = []
+        for name, mark in _CURVES.items():
+            blocked = [curves[name][str(loss)]["BLOCK"][0] for loss in losses]
+            axes.plot(
+                [100 * loss for loss in losses],
+                blocked,
+                color=mark.colour,
+                linestyle=mark.line,
+                marker=mark.marker,
+                markersize=5,
+                linewidth=1.6,
+            )
+            ends.append(blocked[-1])
+        for name, y in zip(_CURVES, spread(ends, 0.08), strict=True):
+            beside(axes, y, name, _CURVES[name].text, SMALL)
+        axes.axhline(0.05, color=GREY, linewidth=0.8, linestyle=":")
+        axes.set_xlabel("true loss in pass rate, points")
+        axes.set_ylabel("share of releases blocked")
+        axes.set_ylim(-0.04, 1.06)
+        axes.grid(axis="y", color=PALE, linewidth=0.8)
+        finish([_power_line(name, curves[name]) for name in curves])
+
+
+def _power_title(curves: Mapping[str, Any]) -> str:
+    ours, theirs = (
+        curves[name]["0.07"]["BLOCK"][0] for name in ("this suite", "the original's rule, 8 tests")
+    )
+    return f"A loss of 7 points: blocked in {ours:.0%} of releases, by the original in {theirs:.1%}"
+
+
+def _power_line(name: str, curve: Mapping[str, Any]) -> str:
+    same, worse = curve["0.0"], curve["0.1"]
+    return (
+        f"{name}: of equally safe releases BLOCK {same['BLOCK'][0]:.1%}, WARN "
+        f"{same['WARN'][0]:.0%}, OK {same['OK'][0]:.0%}; of those that lose 10 points BLOCK "
+        f"{worse['BLOCK'][0]:.0%}, OK {worse['OK'][0]:.0%}."
+    )

@@ -15,6 +15,7 @@ from safety_lib.gate.decide import Decision, compare, decide
 from safety_lib.gate.drift import losses_of
 from safety_lib.gate.exceptions import apply
 from safety_lib.gate.rules import GateRules, load_rules
+from safety_lib.gate.sequential import enough_trials
 from safety_lib.gate.trials import (
     REGRESSION_STRATA,
     CaseTrials,
@@ -169,6 +170,7 @@ def _report(
         block_margin=rules.block_margin,
         ok_margin=rules.ok_margin,
         error_budget=decision.budget,
+        enough_trials=enough_trials(ran.cases, rules.alpha),
     )
 
 
