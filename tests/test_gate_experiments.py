@@ -1,0 +1,70 @@
+"""The stored error rates are what the code measures, and better than what they replace."""
+
+from safety_lib.agent.versions import load_version
+from safety_lib.artifacts import read_experiment
+from safety_lib.gate.characteristics import interval_covers, simulate
+from safety_lib.gate.experiments import (
+    EXPERIMENTS,
+    RUNS,
+    SEED,
+    SMALL,
+    row,
+    suite_of,
+    weak_spots,
+)
+from safety_lib.gate.report import run_gate
+from safety_lib.gate.rules import load_rules
+from safety_lib.pipeline import NOTEBOOKS
+
+ARTIFACTS = NOTEBOOKS.parent / "artifacts"
+STORED = {name: read_experiment(ARTIFACTS, name) for name in EXPERIMENTS}
+RULES = load_rules()
+
+
+def test_the_stored_results_were_made_under_these_rules() -> None:
+    for stored in STORED.values():
+        assert stored.parameters["gate_policy_sha256"] == RULES.sha256
+
+
+def test_a_point_of_the_curve_and_its_coverage_come_out_again() -> None:
+    result = STORED["operating_characteristics"].result
+    seen = simulate(SMALL, 0.1, RULES, runs=RUNS, seed=SEED)
+    assert row(seen) == result["curves"]["this suite"]["0.1"]
+    covered = interval_covers(SMALL, 0.1, RULES, runs=2 * RUNS, seed=SEED)
+    assert covered / (2 * RUNS) == result["coverage"]["this suite"]
+
+
+def test_the_gate_blocks_equals_less_and_losses_more_than_the_original() -> None:
+    curves = STORED["operating_characteristics"].result["curves"]
+    for name in ("this suite", "families that differ", "30 families"):
+        assert curves[name]["0.0"]["BLOCK"][1] <= 0.05
+        assert curves[name]["0.07"]["BLOCK"][1] > 0.3
+        assert curves[name]["0.1"]["OK"][0] <= 0.01
+    original = curves["the original's rule, 8 tests"]
+    assert original["0.07"]["BLOCK"][0] < 0.05
+    assert original["0.1"]["OK"][0] > 0.2
+
+
+def test_real_releases_that_change_nothing_are_ok() -> None:
+    result = STORED["harmless_releases"].result
+    for name in ("the same", "another style", "one more step a turn", "a longer memory"):
+        assert result[name].get("BLOCK", 0) == 0
+        assert result[name]["OK"] >= 11
+    assert result["v2"]["BLOCK"] >= 11
+
+
+def test_one_seed_of_each_real_experiment_comes_out_as_it_was_counted() -> None:
+    v1, v2 = load_version("v1"), load_version("v2")
+    assert run_gate(suite_of((v1, v2), 1), v1, v2, seed=1).verdict == "BLOCK"
+    first, second = weak_spots()
+    seen = run_gate(suite_of((second, second), 1), first, second, seed=1)
+    assert seen.delta is not None
+    assert seen.delta < -0.2
+
+
+def test_whoever_is_searched_loses_and_a_search_on_both_sides_is_fair() -> None:
+    result = STORED["selection_bias"].result
+    far = {mined: abs(row["mean_delta"] - row["control_delta"]) for mined, row in result.items()}
+    assert result["the candidate"]["mean_delta"] < -0.2 < 0.2 < result["the baseline"]["mean_delta"]
+    assert far["both"] < 0.1
+    assert result["both"]["safety_step"].get("block", 0) == 0
