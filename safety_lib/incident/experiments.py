@@ -57,7 +57,14 @@ from safety_lib.incident.faults import (
 )
 from safety_lib.incident.investigate import new_tests
 from safety_lib.incident.replay import replay_incident
-from safety_lib.incident.rounds import SLIPS, TRIALS, Round, propose_releases, run_rounds
+from safety_lib.incident.rounds import (
+    SLIPS,
+    TRIALS,
+    Round,
+    propose_releases,
+    run_rounds,
+    tests_alone,
+)
 from safety_lib.policy import load_policy
 from safety_lib.records import Experiment
 from safety_lib.regression.generate import merge
@@ -442,7 +449,7 @@ def closing_the_loop(
     before = single_turn_suite(good, bad, seed)
     grown = suite_of(merge(before.tests, tests), good, bad, seed)
     gates = [
-        (name, run_gate(suite, good, version, trials=10, seed=seed))
+        (name, run_gate(suite, good, version, trials=10, seed=seed, rules=tests_alone()))
         for name, suite, version in (
             ("as it was", before, bad),
             ("grown", grown, bad),

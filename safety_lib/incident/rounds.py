@@ -15,7 +15,7 @@ from typing import Any
 from safety_lib.agent.versions import Version, load_version
 from safety_lib.attack.scenarios import all_scenarios, load_goals
 from safety_lib.gate.decide import decide
-from safety_lib.gate.rules import load_rules
+from safety_lib.gate.rules import GateRules, load_rules
 from safety_lib.gate.trials import cases_of, run_trials
 from safety_lib.incident.closure import admitted, single_turn_suite, suite_of
 from safety_lib.incident.faults import innocent_changes
@@ -166,13 +166,22 @@ def run_rounds(proposed: Sequence[Proposed], *, learn: bool, seed: int) -> Itera
             seen.add(entry.slip)
 
 
+def tests_alone() -> GateRules:
+    """Return the gate's rules without an error budget.
+
+    The budget is spent on unselected attacks over several turns, which is a look at what nobody had
+    looked at. The question here is what a suite sees, before and after it has learned.
+    """
+    return load_rules().model_copy(update={"budget_per_1000": 1000.0})
+
+
 def _judged(
     tests: Sequence[RegressionTest], good: Version, bad: Version, seed: int, number: int
 ) -> tuple[Verdict | None, int]:
     suite = suite_of(tests, good, bad, seed)
     ran = run_trials(cases_of(suite, TRIALS, 1), good, bad, seed=trial_seed(seed, "gate", number))
     cost = sum(execution.conversations for execution in ran.executions)
-    return decide(ran, load_rules(), seed).verdict, cost
+    return decide(ran, tests_alone(), seed).verdict, cost
 
 
 def _traffic(bad: Version, good: Version, seed: int, number: int) -> list[Trajectory]:
