@@ -66,6 +66,27 @@ def canned_per_turn() -> float:
     return median(lambda: seconds(run), 5) * 1000 / 400
 
 
+def safeguard_decisions() -> str:
+    """Microseconds that each safeguard takes for one decision."""
+    from safety_lib.agent.safeguards import Safeguards
+    from safety_lib.records import ToolCall
+
+    guard = Safeguards(load_version("v1").safeguards)
+    mail = {"to": "a@outside.example", "subject": "s", "body": "record REF-AK98-1015 " * 5}
+    call = ToolCall(id="1", name="send_mail", arguments=mail)
+    text = "All done! The record is REF-AK98-1015, and the mail is on its way. " * 3
+    actions: dict[str, Callable[[], object]] = {
+        "pre-action": lambda: guard.pre_action(call),
+        "trajectory": lambda: guard.after_call(call, True, text),
+        "post-action": lambda: guard.post_action(text),
+    }
+
+    def each(action: Callable[[], object]) -> float:
+        return median(lambda: seconds(lambda: [action() for _ in range(5000)]), 5) * 1e6 / 5000
+
+    return ", ".join(f"{name} {each(action):.1f} us" for name, action in actions.items())
+
+
 def attacks(count: int) -> Iterator[Rollout]:
     """Plan adaptive attacks on v1, one scenario after the other."""
     version, scenarios = load_version("v1"), all_scenarios()
@@ -238,6 +259,7 @@ def main() -> None:
         "0.20 ms",
         f"{simulated_per_turn():.3f} ms",
     )
+    row("one decision of a safeguard", "", safeguard_decisions())
     count = int(os.environ.get("BENCH_ROLLOUTS", "100000"))
     whole, tenth, peak = scale(count)
     row(f"{count:,} rollouts to a journal: memory", "1,024 MiB", f"{peak:.0f} MiB in {whole:.0f} s")

@@ -8,7 +8,7 @@ turns that they may put to the target, not by conversations. Three ways to spend
 ``adaptive``
     the same plan, by attackers that listen;
 ``search``
-    attackers that listen, and scenarios that are chosen by what earlier ones showed.
+    attackers that listen; scenario and tactic are chosen by what earlier ones showed.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from typing import Literal
 import numpy as np
 
 from safety_lib.agent.versions import Version
+from safety_lib.attack.mutators import mutators
 from safety_lib.attack.scenarios import Scenario, all_scenarios
 from safety_lib.records import Trajectory
 from safety_lib.rollout.conversation import attack, run
@@ -66,7 +67,8 @@ class ThompsonSearch:
     For every scenario a chance to break is drawn from a beta distribution: its own attacks, and a
     prior worth two attacks at the rate of its neighbours, the scenarios of the same goal or family.
     The draw is divided by the square of one more than its violations: what broke is likely to break
-    again, but in a way that is known.
+    again, but in a way that is known. The tactic, no mutator or one of them on top of the family's
+    own words, is drawn beside it by what each of them broke on all scenarios.
 
     References
     ----------
@@ -92,6 +94,9 @@ class ThompsonSearch:
         self._near = (near & ~np.eye(len(scenarios), dtype=bool)).astype(np.float64)
         self._tried = np.zeros(len(scenarios))
         self._broke = np.zeros(len(scenarios))
+        self._tactics = ("adaptive", *(f"adaptive+{name}" for name in mutators()))
+        self._tactic_tried = np.zeros(len(self._tactics))
+        self._tactic_broke = np.zeros(len(self._tactics))
 
     def choose(self) -> tuple[Scenario, int]:
         """Return the scenario to attack next, and the number of the attack on it."""
@@ -104,11 +109,20 @@ class ThompsonSearch:
         place = int(np.argmax(chance / (1 + self._broke) ** 2))
         return self._scenarios[place], int(self._tried[place])
 
-    def tell(self, scenario: Scenario, *, broke: bool) -> None:
+    def tactic(self) -> str:
+        """Return the attacker to send next, such as ``adaptive`` or ``adaptive+urgency``."""
+        rng = generator(self._seed, "stress", "tactic", int(self._tactic_tried.sum()))
+        held = self._tactic_tried - self._tactic_broke
+        return self._tactics[int(np.argmax(rng.beta(1 + self._tactic_broke, 1 + held)))]
+
+    def tell(self, scenario: Scenario, *, broke: bool, tactic: str = "adaptive") -> None:
         """Learn what an attack on a scenario showed."""
         place = self._place[scenario.scenario_id]
         self._tried[place] += 1
         self._broke[place] += broke
+        used = self._tactics.index(tactic)
+        self._tactic_tried[used] += 1
+        self._tactic_broke[used] += broke
 
 
 def hunt(
@@ -152,14 +166,14 @@ def hunt(
     left = budget
     while left > 0:
         scenario, number = search.choose() if search else next(planned)
-        attacker = "static" if way == "static" else "adaptive"
+        attacker = search.tactic() if search else way
         job = attack(version, scenario, attacker, seed, min(max_turns, left), number)
         trajectory = run(job, model)
         held.append(trajectory)
         # A conversation that fails at once has put one question all the same.
         left -= max(1, trajectory.n_turns)
         if search:
-            search.tell(scenario, broke=trajectory.outcome == "violation")
+            search.tell(scenario, broke=trajectory.outcome == "violation", tactic=attacker)
     shown = [name for t in held if (name := mode(t)) is not None]
     return Hunt(way, budget - max(left, 0), len(held), len(shown), len(set(shown)))
 
