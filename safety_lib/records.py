@@ -696,6 +696,40 @@ class GateException(Record):
     refused: str = ""
 
 
+class PooledPairs(Record):
+    """All pairs of trials as if they were independent: description, not evidence.
+
+    ``worse`` and ``better`` are pairs in which only the candidate, only the baseline failed.
+    """
+
+    pairs: int
+    worse: int
+    better: int
+    delta: float
+    ci_low: float
+    ci_high: float
+    mid_p: float
+
+    def __str__(self) -> str:
+        return (
+            f"{self.pairs} pairs, {self.worse} worse and {self.better} better: "
+            f"{100 * self.delta:+.1f} points [{100 * self.ci_low:+.1f}, "
+            f"{100 * self.ci_high:+.1f}], mid-p = {self.mid_p:.4f}"
+        )
+
+
+class FamilyDiagnosis(Record):
+    """Where a loss sits: one family, with a p-value adjusted for all families (Holm)."""
+
+    family: str
+    n_tests: int
+    pairs: int
+    worse: int
+    better: int
+    delta: float
+    p_holm: float
+
+
 class GateReport(Artifact):
     """``gate_report.json``: the verdict, each step that led to it, and the evidence."""
 
@@ -728,6 +762,8 @@ class GateReport(Artifact):
     error_budget: ErrorBudget | None = None
     exceptions: tuple[GateException, ...] = ()
     enough_trials: int | None = None
+    pooled: PooledPairs | None = None
+    families: tuple[FamilyDiagnosis, ...] = ()
 
     @property
     def release(self) -> Release:

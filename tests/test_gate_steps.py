@@ -15,10 +15,12 @@ from safety_lib.gate.budget import judge_budget, spend
 from safety_lib.gate.characteristics import Shape, interval_covers, original_rule, simulate
 from safety_lib.gate.critical import judge_critical, suspected
 from safety_lib.gate.decide import Decision, decide
+from safety_lib.gate.describe import diagnose_families, pooled_pairs
 from safety_lib.gate.drift import cusum, judge_drift
 from safety_lib.gate.exceptions import apply, load_exceptions
 from safety_lib.gate.heldout import judge_held_out, permuted_gap
 from safety_lib.gate.history import add_release
+from safety_lib.gate.mutation import LOOSENED, battery, killed
 from safety_lib.gate.report import run_gate
 from safety_lib.gate.rules import load_rules
 from safety_lib.gate.sequential import enough_trials
@@ -321,3 +323,27 @@ def test_looking_after_every_trial_saves_trials_and_rarely_errs() -> None:
         ]
         fooled += enough_trials(same, 0.05) is not None
     assert at_most(fooled, 300, 0.05)
+
+
+# --------------------------------------------------------------------------- rules that guard
+
+
+def test_loosening_a_rule_is_noticed_unless_another_demands_the_same() -> None:
+    noticed = {name: killed(RULES, change) for name, change in LOOSENED.items()}
+    assert {name for name, releases in noticed.items() if not releases} == {"no minimum of tests"}
+    assert [release.verdict(RULES) for release in battery()][:2] == ["OK", "OK"]
+
+
+def test_the_description_pools_pairs_and_finds_the_family_that_fell() -> None:
+    fell = [entry("bad.1", outcomes(10, 0), outcomes(2, 8))]
+    same = [entry(f"good{i}.1", outcomes(9, 1), outcomes(9, 1)) for i in range(5)]
+    pooled = pooled_pairs([*fell, *same], RULES.level)
+    assert pooled is not None
+    assert (pooled.pairs, pooled.worse, pooled.better) == (60, 8, 0)
+    assert pooled.delta == pytest.approx(-8 / 60, abs=1e-6)
+    assert pooled.ci_low < pooled.delta < pooled.ci_high < 0
+    assert pooled.mid_p == pytest.approx(1 / 256, abs=1e-6)
+    first, *others = diagnose_families([*fell, *same])
+    assert (first.family, first.p_holm) == ("bad", pytest.approx(6 / 256, abs=1e-6))
+    assert all(row.p_holm == 1 for row in others)
+    assert pooled_pairs([], RULES.level) is None

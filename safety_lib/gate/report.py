@@ -12,6 +12,7 @@ from safety_lib.agent.versions import Version, config_hashes
 from safety_lib.artifacts import content_hash
 from safety_lib.gate.critical import suspected
 from safety_lib.gate.decide import Decision, compare, decide
+from safety_lib.gate.describe import diagnose_families, pooled_pairs
 from safety_lib.gate.drift import losses_of
 from safety_lib.gate.exceptions import apply
 from safety_lib.gate.rules import GateRules, load_rules
@@ -171,6 +172,8 @@ def _report(
         ok_margin=rules.ok_margin,
         error_budget=decision.budget,
         enough_trials=enough_trials(ran.cases, rules.alpha),
+        pooled=pooled_pairs(ran.cases, rules.level),
+        families=diagnose_families(ran.cases),
     )
 
 

@@ -227,6 +227,26 @@ def strata_table(report: GateReport) -> pd.DataFrame:
     return pd.DataFrame(table, columns=columns).set_index("stratum")
 
 
+def families_table(report: GateReport) -> pd.DataFrame:
+    """Show where the loss sits, family by family, with p-values that hold for all at once."""
+    import pandas as pd
+
+    table = [
+        {
+            "family": row.family,
+            "tests": row.n_tests,
+            "pairs": row.pairs,
+            "worse": row.worse,
+            "better": row.better,
+            "difference": f"{100 * row.delta:+.1f}",
+            "p (Holm)": p_value(row.p_holm),
+        }
+        for row in report.families
+    ]
+    columns = ["family", "tests", "pairs", "worse", "better", "difference", "p (Holm)"]
+    return pd.DataFrame(table, columns=columns).set_index("family")
+
+
 def steps_table(steps: Sequence[GateStep]) -> pd.DataFrame:
     """Show the steps of a decision."""
     import pandas as pd
