@@ -52,18 +52,22 @@ class Kernel:
 
         specs = KernelSpecManager(kernel_dirs=[])
         manager = AsyncKernelManager(kernel_name="python3", kernel_spec_manager=specs)
-        kernel = cls(manager, tempfile.TemporaryFile())  # noqa: SIM115 - kernels() closes it
         arguments = list(_ARGUMENTS)
         if warm:
             suppressed = "with __import__('contextlib').suppress(Exception): "
             imports = f"[__import__(name) for name in {_imports(notebook)}]"
             arguments.append(f"--IPKernelApp.exec_lines={suppressed}{imports}")
-        run_sync(manager.start_kernel)(
-            extra_arguments=arguments,
-            cwd=str(notebook.parent),
-            env=_environment(),
-            stderr=kernel.stderr,
-        )
+        kernel = cls(manager, tempfile.TemporaryFile())  # noqa: SIM115 - kernels() closes it
+        try:
+            run_sync(manager.start_kernel)(
+                extra_arguments=arguments,
+                cwd=str(notebook.parent),
+                env=_environment(),
+                stderr=kernel.stderr,
+            )
+        except BaseException:
+            kernel.stderr.close()
+            raise
         return kernel
 
     @contextmanager
