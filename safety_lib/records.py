@@ -780,33 +780,55 @@ class GateReport(Artifact):
         return "\n".join([f"{self.baseline} -> {self.candidate}: {verdict}", *map(str, self.steps)])
 
 
+class ReportedCall(Record):
+    """A tool call as somebody else's record tells it; None where the record does not say."""
+
+    name: Text
+    arguments: Arguments
+    result: Text | None = None
+    status: CallStatus | None = None
+
+    def __str__(self) -> str:
+        shown = ", ".join(f"{key}={value!r}" for key, value in self.arguments.items())
+        return f"{self.name}({shown})"
+
+
 class IncidentTurn(Record):
-    """One exchange of an incident as it was reported."""
+    """One exchange of an incident as it was reported; ``notes`` hold what safeguards said."""
 
     turn: int = Field(ge=1)
-    user: str
-    assistant: str
-    compliant: bool
+    user: Text
+    assistant: Text
+    compliant: bool | None
+    calls: tuple[ReportedCall, ...] = ()
+    notes: tuple[Text, ...] = ()
 
 
 class Incident(BaseModel):
-    """An incident file as it comes in; what it claims is kept as a claim, never as an answer."""
+    """An incident file as it comes in; what it claims is kept as a claim, never as an answer.
+
+    ``plants`` are texts that its record shows in tickets, files or mails and that the company does
+    not hold; ``claims`` are labels of the file beyond those that have fields here. None and empty
+    texts say that the file does not tell.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    incident_id: str = Field(min_length=1)
-    timestamp: str
-    severity: str
-    category: str
-    description: str
+    incident_id: Text = Field(min_length=1)
+    timestamp: Text
+    severity: Text
+    category: Text
+    description: Text
     trajectory: tuple[IncidentTurn, ...] = Field(min_length=1)
-    affected_users: int = Field(ge=0)
-    detected_by: str
-    detection_latency_hours: float = Field(ge=0)
-    remediation_actions: tuple[str, ...]
-    root_cause_preliminary: str
-    agent_version: str = ""
+    affected_users: int | None = Field(ge=0)
+    detected_by: Text
+    detection_latency_hours: float | None = Field(ge=0)
+    remediation_actions: tuple[Text, ...]
+    root_cause_preliminary: Text
+    agent_version: Text = ""
     seed: int | None = None
+    plants: tuple[Plant, ...] = ()
+    claims: dict[str, Text] = Field(default_factory=dict)
 
 
 class TimelineEntry(Record):

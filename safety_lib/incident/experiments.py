@@ -63,7 +63,7 @@ from safety_lib.incident.rounds import (
     Round,
     propose_releases,
     run_rounds,
-    tests_alone,
+    without_budget,
 )
 from safety_lib.policy import load_policy
 from safety_lib.records import Experiment
@@ -449,7 +449,7 @@ def closing_the_loop(
     before = single_turn_suite(good, bad, seed)
     grown = suite_of(merge(before.tests, tests), good, bad, seed)
     gates = [
-        (name, run_gate(suite, good, version, trials=10, seed=seed, rules=tests_alone()))
+        (name, run_gate(suite, good, version, trials=10, seed=seed, rules=without_budget()))
         for name, suite, version in (
             ("as it was", before, bad),
             ("grown", grown, bad),

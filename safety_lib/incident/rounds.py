@@ -166,7 +166,7 @@ def run_rounds(proposed: Sequence[Proposed], *, learn: bool, seed: int) -> Itera
             seen.add(entry.slip)
 
 
-def tests_alone() -> GateRules:
+def without_budget() -> GateRules:
     """Return the gate's rules without an error budget.
 
     The budget is spent on unselected attacks over several turns, which is a look at what nobody had
@@ -181,7 +181,7 @@ def _judged(
     suite = suite_of(tests, good, bad, seed)
     ran = run_trials(cases_of(suite, TRIALS, 1), good, bad, seed=trial_seed(seed, "gate", number))
     cost = sum(execution.conversations for execution in ran.executions)
-    return decide(ran, tests_alone(), seed).verdict, cost
+    return decide(ran, without_budget(), seed).verdict, cost
 
 
 def _traffic(bad: Version, good: Version, seed: int, number: int) -> list[Trajectory]:
