@@ -19,7 +19,7 @@ from typing import Any, TypeVar, cast
 
 from pydantic import BaseModel, ValidationError
 
-from safety_lib.records import Artifact, Experiment, Incident
+from safety_lib.records import Artifact, Experiment, Incident, WholeIncident
 
 A = TypeVar("A", bound=Artifact)
 M = TypeVar("M", bound=BaseModel)
@@ -223,20 +223,22 @@ artifacts/experiments; make it again with `make experiments`
 def read_incident(path: str | Path) -> Incident:
     """Read an incident file, which comes from outside and has no hash.
 
+    Traces of other tools come in through :func:`safety_lib.incident.intake.take_in`.
+
     Raises
     ------
     ArtifactError
         With one line: the file, the field and what was expected.
     """
     advice = "give the path of an incident file, such as artifacts/incident_example.json"
-    return _validated(_read_json(Path(path), advice), Incident, Path(path), "correct the file")
+    return _validated(_read_json(Path(path), advice), WholeIncident, Path(path), "correct the file")
 
 
 def _read_json(path: Path, advice: str) -> dict[str, Any]:
     try:
         tree = json.loads(path.read_bytes().decode("utf-8"), parse_constant=_refuse_constant)
     except FileNotFoundError:
-        where = _plain(str(path.parent))
+        where = one_line(str(path.parent))
         raise _refusal(path, f"there is no such file in {where}", advice) from None
     except OSError as error:
         raise _refusal(path, f"cannot be read ({error.strerror})", advice) from error
@@ -248,7 +250,7 @@ def _read_json(path: Path, advice: str) -> dict[str, Any]:
     except RecursionError as error:
         raise _refusal(path, "nested too deeply", advice) from error
     except ValueError as error:  # NaN, a number of thousands of digits, a path with a null byte
-        raise _refusal(path, _plain(str(error)), advice) from error
+        raise _refusal(path, one_line(str(error)), advice) from error
     if not isinstance(tree, dict):
         raise _refusal(path, f"holds {_shown(tree)}, expected one JSON object", advice)
     return tree
@@ -259,10 +261,10 @@ def _validated(tree: dict[str, Any], kind: type[M], path: Path, advice: str) -> 
         return kind.model_validate(tree)
     except ValidationError as error:
         first = error.errors(include_input=False, include_url=False)[0]
-        field = _plain(".".join(str(part) for part in first["loc"])) or "the whole"
+        field = one_line(".".join(str(part) for part in first["loc"])) or "the whole"
         more = error.error_count() - 1
         also = f" (and {more} more)" if more else ""
-        raise _refusal(path, f"field {field}: {_plain(first['msg'])}{also}", advice) from error
+        raise _refusal(path, f"field {field}: {one_line(first['msg'])}{also}", advice) from error
 
 
 def _refuse_constant(name: str) -> None:
@@ -270,17 +272,24 @@ def _refuse_constant(name: str) -> None:
 
 
 def _refusal(path: Path, what: str, advice: str) -> ArtifactError:
-    return ArtifactError(f"{_plain(path.name)}: {what}; {advice}")
+    return ArtifactError(f"{one_line(path.name)}: {what}; {advice}")
 
 
 def _shown(value: Any) -> str:
     if value is None:
         return "missing"
-    return _plain(repr(value)) if isinstance(value, str | int | float) else type(value).__name__
+    return one_line(repr(value)) if isinstance(value, str | int | float) else type(value).__name__
 
 
-def _plain(text: str) -> str:
+def one_line(text: str, limit: int = _LONGEST_SHOWN) -> str:
+    r"""Return a text from outside as it can be shown: short, and without control characters.
+
+    Examples
+    --------
+    >>> print(one_line("a\x1b[31mb"))
+    a\x1b[31mb
+    """
     # Cut before escaping: the text may be megabytes that somebody else wrote.
-    head = text[:_LONGEST_SHOWN]
+    head = text[:limit]
     shown = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in head)
-    return shown if len(text) <= _LONGEST_SHOWN else f"{shown}..."
+    return shown if len(text) <= limit else f"{shown}..."

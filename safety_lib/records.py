@@ -831,6 +831,13 @@ class Incident(BaseModel):
     claims: dict[str, Text] = Field(default_factory=dict)
 
 
+class WholeIncident(Incident):
+    """An incident in this project's own file format, in which nothing may be unknown."""
+
+    affected_users: int = Field(ge=0)
+    detection_latency_hours: float = Field(ge=0)
+
+
 class TimelineEntry(Record):
     """One moment of the incident: from the replayed events, in their order."""
 

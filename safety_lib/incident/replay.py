@@ -117,6 +117,7 @@ def job(incident: Incident, version: Version, turns: Sequence[str], seed: int) -
         turns,
         name=f"incident/{incident.incident_id}",
         seed=seed,
+        plants=incident.plants,
         attack_type=incident.category,
     )
 
