@@ -910,6 +910,91 @@ class Bisection(Record):
         )
 
 
+class Milestone(Record):
+    """A moment of an incident that counts: a warning, a chance that was missed, the violation.
+
+    ``lead`` is how many turns it came before the first violation; None where nothing broke.
+    """
+
+    turn: int
+    what: Literal["warning", "missed", "violation"]
+    detail: str
+    lead: int | None
+
+    def __str__(self) -> str:
+        ahead = "" if not self.lead else f", {self.lead} turns before the violation"
+        return f"turn {self.turn} {self.what}{ahead}: {self.detail}"
+
+
+class CutPoint(Record):
+    """How often a rule breaks when the conversation is held up to a turn and goes on afresh."""
+
+    turn: int
+    broke: Reproduction
+
+
+class UnsupportedClaim(Record):
+    """A value in a reply that no tool result and no user had told before."""
+
+    turn: int
+    value: str
+    reply: str
+
+
+class ClaimCheck(Record):
+    """What the file of an incident claims beside what was measured.
+
+    ``agrees`` is None where the two are of different kinds and only a person can compare them.
+    """
+
+    claim: str
+    claimed: str
+    measured: str
+    agrees: bool | None
+
+    def __str__(self) -> str:
+        word = {True: "agrees", False: "differs", None: "not comparable"}[self.agrees]
+        return f"{self.claim}: claimed {self.claimed}, measured {self.measured} ({word})"
+
+
+class Story(Record):
+    """An incident told from its record and its replays.
+
+    Attributes
+    ----------
+    source : str
+        Which shape the file has.
+    gaps : tuple of str
+        What the file does not tell, or a replay cannot use.
+    recorded : tuple of Violation
+        What the oracle says of the record itself, before anything is replayed.
+    unsupported : tuple of UnsupportedClaim
+        What the agent of the record said that nothing in it supports.
+    retraced : str
+        Whether the record's own seed gives the record again, and where it does not.
+    milestones : tuple of Milestone
+        First warning, missed chances and first violation of the replay that is shown.
+    cut_points : tuple of CutPoint
+        From which turn on it was as good as decided.
+    claims : tuple of ClaimCheck
+        The labels of the file beside what was measured.
+    """
+
+    source: str
+    gaps: tuple[str, ...]
+    recorded: tuple[Violation, ...]
+    unsupported: tuple[UnsupportedClaim, ...]
+    retraced: str
+    milestones: tuple[Milestone, ...]
+    cut_points: tuple[CutPoint, ...]
+    claims: tuple[ClaimCheck, ...]
+
+    @property
+    def first_warning(self) -> Milestone | None:
+        """The first moment at which something or somebody objected."""
+        return next((m for m in self.milestones if m.what == "warning"), None)
+
+
 class MitigationResult(Record):
     """A mitigation that was executed: how much of the failure it leaves, and what it costs.
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from safety_lib.agent.versions import Version
@@ -127,16 +127,31 @@ def timeline(trajectory: Trajectory) -> tuple[TimelineEntry, ...]:
     return tuple(_moments(trajectory))
 
 
+def own_words(reply: str, results: Iterable[str]) -> str:
+    """Return what of a reply the agent said itself: a quoted ticket can sound like a refusal.
+
+    Examples
+    --------
+    >>> own_words("Here you go: She cannot log in.", ["She cannot log in."])
+    'Here you go: '
+    """
+    for result in results:
+        reply = reply.replace(result, "") if result else reply
+    return reply
+
+
 def _moments(trajectory: Trajectory) -> Iterator[TimelineEntry]:
+    results: list[str] = []
     for event in trajectory.events:
         if event.kind == "message" and event.role == "user":
             yield TimelineEntry(turn=event.turn, what="request", detail=event.content)
         elif event.kind == "message":
-            refused = heard(event.content) == "refusal"
+            refused = heard(own_words(event.content, results)) == "refusal"
             yield TimelineEntry(
                 turn=event.turn, what="refusal" if refused else "reply", detail=event.content
             )
         elif event.kind == "tool_call":
+            results += [event.result] if event.status == "executed" else []
             yield TimelineEntry(turn=event.turn, what="tool_call", detail=str(event))
         elif event.kind == "hook" and event.decision != "allow":
             detail = f"{event.hook} {event.decision}: {event.reason}"

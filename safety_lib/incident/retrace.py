@@ -1,0 +1,318 @@
+"""Retracing: hold a conversation again, event by event, and go on from any turn of it.
+
+A replay that silently drifts away from what it claims to replay shows something else. Here every
+event is compared with the recorded one, and the first that differs is an error which names it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+from safety_lib.agent.loop import Agent, Session
+from safety_lib.agent.sandbox import ToolError
+from safety_lib.agent.versions import Version
+from safety_lib.artifacts import one_line
+from safety_lib.incident.recorded import events_of
+from safety_lib.incident.replay import job, turns_of
+from safety_lib.records import CutPoint, Event, Incident, Message, Plant, Trajectory
+from safety_lib.regression.generate import count
+from safety_lib.rollout.conversation import Rollout, Script, hold, run, trial_seed
+
+
+class DesyncError(ValueError):
+    """A replay left its record: at which event, and what stood there.
+
+    Attributes
+    ----------
+    event : int
+        Number of the event in the record, from 1.
+    turn : int
+        Its turn.
+    """
+
+    def __init__(self, event: int, turn: int, recorded: str, replayed: str) -> None:
+        self.event, self.turn = event, turn
+        super().__init__(
+            f"event {event}, turn {turn}: the record has {one_line(recorded)}, "
+            f"the replay {one_line(replayed)}"
+        )
+
+
+def retrace(trajectory: Trajectory, version: Version, model: str = "") -> Trajectory:
+    """Hold a recorded conversation again and require every event to be the same.
+
+    The ids of tool calls alone may differ, as a server makes them up anew.
+
+    Parameters
+    ----------
+    trajectory : Trajectory
+        The record: its user says the same, on its seed and with its plants.
+    version : Version
+        On which version.
+    model : str, optional
+        The model to use in place of the one that the version names.
+
+    Returns
+    -------
+    Trajectory
+        The replay, whose events are those of the record.
+
+    Raises
+    ------
+    DesyncError
+        At the first event that differs, is missing or is one too many.
+
+    Examples
+    --------
+    >>> from safety_lib.agent.versions import load_version
+    >>> from safety_lib.rollout.conversation import replay
+    >>> v1 = load_version("v1")
+    >>> held = run(replay(v1, ["Please read ticket T-203."], name="demo", seed=1))
+    >>> retrace(held, v1).events == held.events
+    True
+    >>> retrace(held, load_version("v2"))  # doctest: +ELLIPSIS
+    Traceback (most recent call last):
+    ...
+    safety_lib.incident.retrace.DesyncError: event ..., turn 1: the record has ..., the replay ...
+    """
+    again = run(_again(trajectory, version, trajectory.user_messages, trajectory.seed), model)
+    _compare(trajectory.events, again.events)
+    return again
+
+
+def retrace_incident(incident: Incident, version: Version, model: str = "") -> Trajectory:
+    """Hold the conversation of an incident again on its own seed and compare what its file tells.
+
+    A file holds replies and, in the richer shapes, tool calls. What it does not tell is not
+    compared; where it tells of no call at all, replies alone are.
+
+    Raises
+    ------
+    ValueError
+        If the incident has no seed.
+    DesyncError
+        At the first event of the file that the replay does not have.
+    """
+    if incident.seed is None:
+        raise ValueError(f"{incident.incident_id}: the file gives no seed to retrace it on")
+    planned = job(incident, version, turns_of(incident), incident.seed)
+    again = run(planned._replace(stop_at_violation=False), model)
+    recorded = events_of(incident)
+    kinds = {"message"} | {event.kind for event in recorded}
+    last = incident.trajectory[-1].turn
+    whole = [e for e in again.events if e.kind in kinds and e.turn <= last]
+    _compare([_told(e) for e in recorded], [_told(e) for e in whole])
+    return again
+
+
+def branch(
+    trajectory: Trajectory,
+    turn: int,
+    version: Version,
+    *,
+    turns: Sequence[str] | None = None,
+    seed: int | None = None,
+    model: str = "",
+) -> Trajectory:
+    """Go back to the end of a turn and go on from there, otherwise than in the record.
+
+    What was said, called and returned up to then is put back as it was, not decided again; the
+    company is brought into the same state by the same calls. So an older version, another seed or
+    other words can take over a conversation that they would not have led there.
+
+    Parameters
+    ----------
+    trajectory : Trajectory
+        The record.
+    turn : int
+        The last turn that is kept, from 0 (nothing is) to the number of turns.
+    version : Version
+        Who goes on.
+    turns : sequence of str, optional
+        What the user says from then on; by default the rest of the record.
+    seed : int, optional
+        By default that of the record: then the same version goes on as in the record.
+    model : str, optional
+        The model to use in place of the one that the version names.
+
+    Returns
+    -------
+    Trajectory
+        The whole conversation, what was put back included.
+
+    Raises
+    ------
+    ValueError
+        If there is no such turn.
+    DesyncError
+        If a call that is put back does not return what it returned.
+
+    Notes
+    -----
+    A record has one entry for each call. Text that a model sent beside a call, or several calls in
+    one message, come back as messages of one call each.
+    """
+    if not 0 <= turn <= len(trajectory.user_messages):
+        raise ValueError(f"turn must be from 0 to {len(trajectory.user_messages)}, not {turn}")
+    rest = trajectory.user_messages[turn:] if turns is None else tuple(turns)
+    planned = _again(trajectory, version, rest, trajectory.seed if seed is None else seed)
+    kept = [event for event in trajectory.events if event.turn <= turn]
+    agent = _Resumed(Agent.load(version, model), kept)
+    held = hold(agent, Script(rest), planned)
+    name = f"{held.trajectory_id}/after turn {turn}"
+    return held.model_copy(update={"trajectory_id": name, "n_turns": turn + held.n_turns})
+
+
+def cut_points(
+    trajectory: Trajectory,
+    version: Version,
+    rule_id: str,
+    *,
+    branches: int,
+    seed: int,
+    model: str = "",
+) -> tuple[CutPoint, ...]:
+    """Measure from which turn on a failure was as good as decided.
+
+    The conversation is put back up to each turn before the rule broke and goes on with the recorded
+    words on fresh seeds. Where the share that breaks rises, that turn did it.
+
+    Parameters
+    ----------
+    trajectory : Trajectory
+        A replay in which the rule broke.
+    version : Version
+        The version of the incident.
+    rule_id : str
+        The rule.
+    branches : int
+        Fresh seeds for each turn, at least 1; the same for every turn.
+    seed : int
+        The run's seed.
+    model : str, optional
+        The model to use in place of the one that the version names.
+
+    Returns
+    -------
+    tuple of CutPoint
+        For turn 0, which keeps nothing, up to the turn before the violation; empty where nothing
+        broke.
+    """
+    if branches < 1:
+        raise ValueError(f"branches must be at least 1, not {branches}")
+    last = next((v.turn for v in trajectory.violations if v.rule_id == rule_id), 0)
+    seeds = [trial_seed(seed, "branch", trajectory.scenario_id, n) for n in range(branches)]
+    return tuple(
+        CutPoint(
+            turn=turn,
+            broke=count(
+                version.version,
+                [branch(trajectory, turn, version, seed=s, model=model) for s in seeds],
+                rule_id,
+            ),
+        )
+        for turn in range(last)
+    )
+
+
+class _Resumed(Agent):
+    """An agent whose conversations begin in the middle."""
+
+    def __init__(self, agent: Agent, kept: Sequence[Event]) -> None:
+        super().__init__(agent.version, agent.backend, agent.policy)
+        self._kept = kept
+
+    def session(
+        self,
+        seed: int,
+        plants: Iterable[Plant] = (),
+        observe: Callable[[Event], None] | None = None,
+    ) -> Session:
+        session = super().session(seed, plants, observe)
+        for number, event in enumerate(self._kept, start=1):
+            _put_back(session, number, event)
+        return session
+
+
+def _put_back(session: Session, number: int, event: Event) -> None:
+    if event.kind == "oracle":  # the oracle that listens decides again
+        return
+    if event.kind == "message":
+        if event.role == "user":
+            session.turn = event.turn
+            session.safeguards.new_turn()
+        session.history.append(Message(role=event.role, content=event.content))
+    elif event.kind == "tool_call":
+        call, ran = event.call, event.status in ("executed", "failed")
+        if event.status == "executed":
+            try:
+                result = session.sandbox.run(call)
+            except ToolError as error:
+                result = str(error)
+            if result != event.result:
+                raise DesyncError(number, event.turn, repr(event.result), repr(result))
+        session.safeguards.after_call(call, ran, event.result)
+        session.history.append(Message(role="assistant", content="", tool_calls=(call,)))
+        session.history.append(Message(role="tool", content=event.result, tool_call_id=call.id))
+    session.events.append(event)
+    if session._observe is not None:
+        session._observe(event)
+
+
+def _again(trajectory: Trajectory, version: Version, turns: Sequence[str], seed: int) -> Rollout:
+    return Rollout(
+        rollout_id=f"{version.version}/{trajectory.scenario_id}/{seed}",
+        version=version,
+        scenario_id=trajectory.scenario_id,
+        goal=trajectory.goal,
+        attack_type=trajectory.attack_type,
+        attacker="replay",
+        seed=seed,
+        max_turns=max(1, len(turns)),
+        plants=trajectory.plants,
+        turns=tuple(turns),
+        stop_at_violation=trajectory.ended == "violation",
+    )
+
+
+def _compare(recorded: Sequence[Any], replayed: Sequence[Any]) -> None:
+    for number, (one, other) in enumerate(zip(recorded, replayed, strict=False), start=1):
+        if _without_id(one) != _without_id(other):
+            raise DesyncError(number, _turn(one), _shown(one), _shown(other))
+    if len(recorded) != len(replayed):
+        longer = recorded if len(recorded) > len(replayed) else replayed
+        number = min(len(recorded), len(replayed))
+        shown = [_shown(events[number]) if number < len(events) else "nothing more"
+                 for events in (recorded, replayed)]  # fmt: skip
+        raise DesyncError(number + 1, _turn(longer[number]), *shown)
+
+
+def _without_id(event: Any) -> Any:
+    if isinstance(event, tuple) or event.kind != "tool_call":
+        return event
+    return event.model_copy(update={"call": event.call.model_copy(update={"id": ""})})
+
+
+def _told(event: Event) -> tuple[Any, ...]:
+    """Return what a file can tell of an event: no ids, no checks."""
+    if event.kind == "message":
+        return event.turn, event.role, event.content
+    if event.kind == "tool_call":
+        call = event.call
+        return event.turn, call.name, tuple(sorted(map(repr, call.arguments.items()))), event.result
+    return event.turn, event.kind
+
+
+def _turn(event: Any) -> int:
+    return int(event[0] if isinstance(event, tuple) else event.turn)
+
+
+def _shown(event: Any) -> str:
+    if isinstance(event, tuple):
+        return " ".join(map(str, event[1:]))
+    if event.kind == "message":
+        return f"{event.role}: {event.content}"
+    if event.kind == "tool_call":
+        return f"{event}: {event.result}"
+    return str(event.model_dump(exclude={"turn"}, exclude_defaults=True))

@@ -1,0 +1,187 @@
+"""The story of an incident: what its record shows, which chances were missed, what it claimed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+
+from safety_lib.attack.attackers import heard
+from safety_lib.incident.intake import Intake
+from safety_lib.incident.recorded import judge_record, unsupported
+from safety_lib.incident.replay import Replay, own_words
+from safety_lib.incident.retrace import DesyncError, cut_points, retrace_incident
+from safety_lib.policy import load_policy
+from safety_lib.policy.oracle import STATE_CHANGING
+from safety_lib.records import (
+    ClaimCheck,
+    CutPoint,
+    Event,
+    Incident,
+    IncidentReport,
+    Milestone,
+    Story,
+    Trajectory,
+)
+
+BRANCHES = 20
+
+
+def milestones(trajectory: Trajectory) -> tuple[Milestone, ...]:
+    """Find the first warning, the chances that were missed and the first violation.
+
+    A warning is a safeguard that objects, or the agent itself: it refuses or hesitates. A chance is
+    missed where a safeguard objected and the call ran all the same, where the agent was let go on
+    after a request that it had refused, and where the call that broke the rule met a safeguard that
+    allowed it. All is read from the events, in their order.
+
+    Parameters
+    ----------
+    trajectory : Trajectory
+        A replay.
+
+    Returns
+    -------
+    tuple of Milestone
+        In the order of the events. Without a violation nothing was missed: warnings alone.
+    """
+    return tuple(_milestones(trajectory))
+
+
+def _milestones(trajectory: Trajectory) -> Iterator[Milestone]:
+    failed = trajectory.failure_turn
+    warned = False
+    guard = ""
+    results: list[str] = []
+    for event, after in zip(trajectory.events, (*trajectory.events[1:], None), strict=True):
+        lead = None if failed is None else failed - event.turn
+        breaks = after is not None and after.kind == "oracle" and after.outcome == "violation"
+        if event.kind == "oracle" and event.outcome == "violation":
+            detail = f"{event.rule_id}: {event.evidence}"
+            yield Milestone(turn=event.turn, what="violation", detail=detail, lead=0)
+            return
+        said = _objection(event, results)
+        if said and not warned:
+            warned = True
+            yield Milestone(turn=event.turn, what="warning", detail=said, lead=lead)
+        missed = ""
+        if event.kind == "hook" and event.hook == "trajectory":
+            missed = f"the session went on after {said}" if event.decision == "warn" else ""
+        elif event.kind == "hook":
+            guard = said or f"{event.hook} allowed it"
+        elif event.kind == "tool_call" and event.status == "executed":
+            results.append(event.result)
+            if breaks or (event.call.name in STATE_CHANGING and "allowed" not in guard):
+                missed = f"{event.call.name} ran, {guard}"
+        elif event.kind == "message" and breaks:
+            missed = f"the reply went out, {guard}"
+        elif event.kind == "message" and said and lead:
+            missed = f"nobody looked at the session after {said}"
+        if missed and failed is not None:
+            yield Milestone(turn=event.turn, what="missed", detail=missed, lead=lead)
+
+
+def _objection(event: Event, results: Iterable[str]) -> str:
+    if event.kind == "hook" and event.decision != "allow":
+        return f"{event.hook} {event.decision}: {event.reason}"
+    if event.kind == "message" and event.role == "assistant":
+        sound = heard(own_words(event.content, results))
+        if sound != "compliance":
+            word = "refused" if sound == "refusal" else "hesitated"
+            return f"the agent {word}: {event.content}"
+    return ""
+
+
+def tell(taken: Intake, replay: Replay, report: IncidentReport, *, model: str = "") -> Story:
+    """Tell an incident: its record, its replay and what its file claimed.
+
+    Parameters
+    ----------
+    taken : Intake
+        The incident as it came in.
+    replay : Replay
+        Its replays.
+    report : IncidentReport
+        What was measured, for the claims to be compared with.
+    model : str, optional
+        The model to use in place of the one that the version names.
+    """
+    incident, shown = taken.incident, replay.shown
+    points: tuple[CutPoint, ...] = ()
+    if replay.rule_id:
+        points = cut_points(
+            shown,
+            replay.version,
+            replay.rule_id,
+            branches=min(BRANCHES, len(replay.trajectories)),
+            seed=report.seed,
+            model=model,
+        )
+    return Story(
+        source=taken.source,
+        gaps=taken.gaps,
+        recorded=judge_record(incident),
+        unsupported=unsupported(incident),
+        retraced=_retraced(incident, replay, model),
+        milestones=milestones(shown),
+        cut_points=points,
+        claims=check_claims(incident, report),
+    )
+
+
+def _retraced(incident: Incident, replay: Replay, model: str) -> str:
+    try:
+        retrace_incident(incident, replay.version, model)
+    except DesyncError as error:
+        return f"the record does not come back on its own seed: {error}"
+    except ValueError as error:
+        return f"not retraced: {error}"
+    return "the record comes back word for word on its own seed"
+
+
+def check_claims(incident: Incident, report: IncidentReport) -> tuple[ClaimCheck, ...]:
+    """Compare what the file claims with what was measured, at the end and never before.
+
+    A number is compared with its interval, a severity with that of the rule which broke. A category
+    or a cause in words is shown beside the measured one: whether they mean the same, a person says.
+    """
+    return tuple(_checks(incident, report))
+
+
+def _checks(incident: Incident, report: IncidentReport) -> Iterator[ClaimCheck]:
+    broke, recorded = bool(report.rule_id), judge_record(incident)
+    if incident.severity:
+        severity = load_policy().rule(report.rule_id).severity if broke else "no rule broke"
+        agrees = incident.severity == severity if broke else None
+        yield _check("severity", incident.severity, severity, agrees)
+    if incident.category:
+        yield _check("category", incident.category, report.rule_id or "no rule broke", None)
+    if incident.root_cause_preliminary:
+        yield _check("root cause", incident.root_cause_preliminary, report.root_cause, None)
+    if incident.affected_users is not None:
+        users = report.affected_users
+        if users is None:
+            yield _check("affected users", f"{incident.affected_users:,}", "not estimated", None)
+        else:
+            measured = f"{users.estimate:,.0f} [{users.ci_low:,.0f}, {users.ci_high:,.0f}]"
+            inside = users.ci_low <= incident.affected_users <= users.ci_high
+            yield _check("affected users", f"{incident.affected_users:,}", measured, inside)
+    unsafe = _first_unsafe(incident)
+    if unsafe:
+        if any(turn.calls for turn in incident.trajectory):
+            found = f"turn {recorded[0].turn}" if recorded else "none in the record"
+            agrees = bool(recorded) and recorded[0].turn == unsafe
+        else:  # replies alone: what the record did is not known, what the replay did is
+            turns = [entry.turn for entry in report.timeline if entry.what == "violation"]
+            found = f"turn {turns[0]} of the replay" if turns else "none in the replay"
+            agrees = bool(turns) and turns[0] == unsafe
+        yield _check("first unsafe turn", f"turn {unsafe}", found, agrees)
+
+
+def _check(claim: str, claimed: str, measured: str, agrees: bool | None) -> ClaimCheck:
+    return ClaimCheck(claim=claim, claimed=claimed, measured=measured, agrees=agrees)
+
+
+def _first_unsafe(incident: Incident) -> int | None:
+    claims: Mapping[str, str] = incident.claims
+    told = claims.get("first_unsafe_turn", "")
+    labelled = (turn.turn for turn in incident.trajectory if turn.compliant is False)
+    return int(told) if told.isdigit() else next(labelled, None)
