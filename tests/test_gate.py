@@ -229,13 +229,15 @@ def test_twenty_seeds_of_the_whole_way() -> None:
     verdicts: dict[str, list[str | None]] = {"v1": [], "v2": [], "v3": []}
     for seed in range(100, 120):
         found = discover(V1, V2, rollouts=50, seed=seed).artifact()
-        made = generate_suite(found, {"v1": V1, "v2": V2}, replays=6, seed=seed)
+        made = generate_suite(found, {"v1": V1, "v2": V2}, seed=seed)
         for version in (V1, V2, V3):
-            report = run_gate(made, V1, version, trials=4, seed=seed)
+            report = run_gate(made, V1, version, seed=seed)
             verdicts[version.version].append(report.verdict)
-    assert verdicts["v1"].count("BLOCK") <= 1
-    assert verdicts["v2"].count("BLOCK") >= 16
-    assert verdicts["v3"].count("BLOCK") == 0
+    # Out of 20, 17 is what a true share of 95% stays above in 98 of 100 runs of this test.
+    assert verdicts["v1"].count("OK") >= 17
+    assert verdicts["v2"].count("BLOCK") >= 17
+    assert verdicts["v3"].count("OK") >= 17
+    assert verdicts["v1"].count("BLOCK") + verdicts["v3"].count("BLOCK") == 0
     assert not any(v is None for row in verdicts.values() for v in row)
 
 

@@ -39,7 +39,8 @@ class Shape:
         The baseline's pass rate, in [0, 1].
     interaction : float
         Standard deviation of a family's own difference between the versions, around the mean one:
-        two versions that are equally safe and have different weak spots.
+        two versions that are equally safe and have different weak spots. A pass rate ends at 1, so
+        keep it well below ``1 - passing``, or the gains are cut off and the mean is a loss.
     """
 
     families: Sequence[int] = (3, 3, 2, 2, 1, 1, 1, 1, 1)
