@@ -271,8 +271,8 @@ def at_most(k: int, n: int, share: float) -> bool:
     return bool(k <= binom.ppf(0.999, n, share))
 
 
-# Where families differ by much, a pass rate of 95% leaves no room for the gains that make up for the
-# losses, and the versions would not be equally safe.
+# Where families differ by much, a pass rate of 95% leaves no room for the gains that make up for
+# the losses, and the versions would not be equally safe.
 @pytest.mark.parametrize(("passing", "interaction"), [(0.95, 0.0), (0.95, 0.05), (0.8, 0.1)])
 def test_two_versions_that_are_equally_safe_are_rarely_blocked(
     passing: float, interaction: float
