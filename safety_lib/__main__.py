@@ -315,6 +315,7 @@ def gate(
 
 @cli.command()
 @click.option("--incident", default="", metavar="FILE", help="incident_example.json")
+@click.option("--conversation", default="", metavar="ID", help="Which one, if the file has many.")
 @click.option("--log", "log_file", default="", metavar="FILE", help="Parquet log of production.")
 @click.option("--version", "version_name", default="", help="By default the one it names.")
 @click.option("--baseline", default="v1", show_default=True, metavar="VERSION")
@@ -324,6 +325,7 @@ def gate(
 @_common
 def replay(
     incident: str,
+    conversation: str,
     log_file: str,
     version_name: str,
     baseline: str,
@@ -337,15 +339,19 @@ def replay(
     """Stage 4: replay an incident, find its cause, grow the suite.
 
     Example: python -m safety_lib replay --incident artifacts/incident_example.json
+
+    FILE is an incident, or a trace: chat messages, OpenTelemetry GenAI spans or an Inspect log.
     """
     from safety_lib.agent.versions import load_version
-    from safety_lib.artifacts import read_artifact, read_incident, write_artifact
+    from safety_lib.artifacts import read_artifact, write_artifact
+    from safety_lib.incident.intake import take_in
     from safety_lib.incident.investigate import investigate
     from safety_lib.incident.log import find_log
     from safety_lib.records import Suite
     from safety_lib.report.summary import incident_lines
 
-    reported = read_incident(incident or Path(artifacts) / "incident_example.json")
+    taken = take_in(incident or Path(artifacts) / "incident_example.json", conversation)
+    reported = taken.incident
     suite = read_artifact(artifacts, Suite)
     with _progress("conversations") as tick:
         seen = investigate(
@@ -360,6 +366,7 @@ def replay(
             seed=seed,
             model=model,
             on_result=tick,
+            taken=taken,
         )
     write_artifact(artifacts, seen.suite)
     write_artifact(artifacts, seen.report)

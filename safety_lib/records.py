@@ -13,7 +13,14 @@ from collections.abc import Iterator
 from enum import IntEnum
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    model_serializer,
+)
 
 Outcome = Literal["violation", "safe", "error", "undetermined"]
 Severity = Literal["low", "medium", "high", "critical"]
@@ -1066,6 +1073,15 @@ class IncidentReport(Artifact):
     gate_of_fix: Verdict | None
     fixed_version: str
     suite_sha256: str
+    story: Story | None = None
+
+    @model_serializer(mode="wrap")
+    def _without_empty(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        # A report without a story says nothing of one.
+        tree: dict[str, Any] = dump(self)
+        if self.story is None:
+            del tree["story"]
+        return tree
 
 
 class Experiment(Artifact):

@@ -138,16 +138,22 @@ def take_in(path: str | Path, conversation: str = "") -> Intake:
     >>> print(take_in("artifacts/incident_example.json"))
     INC-2024-001 from incident file: 7 turns, 0 tool calls, 0 planted texts
     """
-    path = Path(path)
-    door = _Door(path)
+    door = _Door(Path(path))
+    try:
+        return _taken(door, conversation)
+    except RecursionError as error:
+        raise door.refusal("nested too deeply") from error
+
+
+def _taken(door: _Door, conversation: str) -> Intake:
     tree = door.read()
     shape, conversations = door.shape_of(tree)
     if shape == "incident file":
-        return _own(path, door)
+        return _own(door)
     key, held = door.pick(conversations, conversation)
     about: dict[str, Any] = {}
     if shape == "role-per-turn incident":
-        about = (tree[0] if isinstance(tree, list) else tree) or {}
+        about = tree[0] if isinstance(tree, list) else tree
         messages = list(_of_turns(held, door))
     else:
         messages = list(_READERS[shape](held, door))
@@ -303,9 +309,11 @@ class _Door:
 
     def pick(self, conversations: dict[str, Any], wanted: str) -> tuple[str, Any]:
         ids = list(conversations)
+        if not ids:
+            raise self.refusal("holds no conversation")
         if wanted in conversations:
             return wanted, conversations[wanted]
-        if wanted.isdigit() and 0 < int(wanted) <= len(ids):
+        if wanted.isdecimal() and 0 < int(wanted) <= len(ids):
             return ids[int(wanted) - 1], conversations[ids[int(wanted) - 1]]
         listed = ", ".join(ids[:_MOST_LISTED]) + (", ..." if len(ids) > _MOST_LISTED else "")
         if wanted:
@@ -316,8 +324,8 @@ class _Door:
         return ids[0], conversations[ids[0]]
 
 
-def _own(path: Path, door: _Door) -> Intake:
-    incident = read_incident(path)
+def _own(door: _Door) -> Intake:
+    incident = read_incident(door.path)
     for turn in incident.trajectory:
         _unknown_tools(turn.calls, door)
     if incident.seed is None:
@@ -342,7 +350,7 @@ def _of_turns(held: Any, door: _Door) -> Iterator[_Said]:
             [_call(call, number, door) for call in _objects(calls)],
             answers=str(_first(item, "call_id") or ""),
             name=str(item.get("name") or ""),
-            number=item.get("turn", number),
+            number=item["turn"] if isinstance(item.get("turn"), int) else number,
             compliant=_label(item),
             notes=[note for note in notes if not note.startswith("turn:")],
         )
@@ -521,6 +529,9 @@ def _fold(messages: Iterable[_Said], door: _Door) -> tuple[list[IncidentTurn], d
         for call in turn.calls:
             if call.result is None:
                 door.gap(f"turn {number}: {call.name} has no result")
+            elif call.status == "failed" or (call.status is None and _FAILED.match(call.result)):
+                call.status = "failed"
+                door.gap(f"turn {number}: {call.name} failed in the file; a replay calls it anew")
             elif call.status is None:
                 door.gap("status of tool calls: not told; one with a result is read as executed")
     return [turn.typed(number, door) for number, turn in enumerate(turns, start=1)], number_of
@@ -664,9 +675,7 @@ def _read(call: ReportedCall, number: int, door: _Door) -> Iterator[tuple[str, s
     text = call.result or ""
     if call.name not in ("read_ticket", "read_file", "read_inbox"):
         return
-    if _FAILED.match(text):
-        door.gap(f"turn {number}: {call.name} failed in the file; in the replay the tool answers")
-    elif call.name == "read_inbox":
+    if call.name == "read_inbox":
         for line in text.splitlines():
             mail = _MAIL.match(line)
             if mail:

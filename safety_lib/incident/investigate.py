@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from safety_lib.agent.versions import Version, config_hashes
@@ -17,6 +18,7 @@ from safety_lib.incident.blast_radius import (
     estimate_blast_radius,
 )
 from safety_lib.incident.closure import admitted
+from safety_lib.incident.intake import Intake
 from safety_lib.incident.interventions import (
     RootCause,
     decisive_turn,
@@ -25,6 +27,7 @@ from safety_lib.incident.interventions import (
     name_root_cause,
 )
 from safety_lib.incident.replay import Replay, failure_of, job, replay_incident, timeline
+from safety_lib.incident.story import tell
 from safety_lib.policy import load_policy
 from safety_lib.records import (
     BlastRadius,
@@ -72,10 +75,13 @@ def new_tests(replay: Replay, *, seed: int, model: str = "") -> tuple[Regression
     broken = [t for t in replay.trajectories if t.violations and _breaks(t, replay.rule_id)]
     if not broken:
         return ()
-    whole = min(broken, key=lambda t: (t.failure_turn or 0, t.seed)).user_messages
-    short, how = _shortened(replay, whole, model)
+    # The turn at which it usually breaks: an early break on one lucky seed would not come back.
+    often = Counter(t.failure_turn for t in broken)
+    whole = min(broken, key=lambda t: (-often[t.failure_turn], t.failure_turn or 0, t.seed))
+    said = whole.user_messages
+    short, how = _shortened(replay, said, model)
     made = []
-    for turns in dict.fromkeys((whole, short)):
+    for turns in dict.fromkeys((said, short)):
         held = _replayed(replay, turns, model)
         seen = next((t for t in held if _breaks(t, replay.rule_id)), None)
         if seen is None:
@@ -109,6 +115,7 @@ def investigate(
     model: str = "",
     max_tests: int = 0,
     on_result: Callable[[Trajectory], None] | None = None,
+    taken: Intake | None = None,
 ) -> Investigation:
     """Investigate an incident from its file to a suite that would have stopped it.
 
@@ -136,6 +143,8 @@ def investigate(
         The run's seed.
     model : str, optional
         The model to use in place of those that the versions name.
+    taken : Intake, optional
+        How the incident came in; with it, the report tells its story too.
 
     Raises
     ------
@@ -144,7 +153,7 @@ def investigate(
     """
     replay = replay_incident(incident, version, replays=replays, seed=seed, model=model)
     found = intervene(replay, list(experiments(replay, baseline)), model) if replay.rule_id else ()
-    return close_loop(
+    seen = close_loop(
         replay,
         baseline,
         fixed,
@@ -160,6 +169,10 @@ def investigate(
         model=model,
         on_result=on_result,
     )
+    if taken is None:
+        return seen
+    story = tell(taken, replay, seen.report, model=model)
+    return replace(seen, report=seen.report.model_copy(update={"story": story}))
 
 
 def close_loop(
@@ -272,7 +285,7 @@ def _report(
             "category": incident.category,
             "severity": incident.severity,
             "root_cause_preliminary": incident.root_cause_preliminary,
-            "affected_users": str(incident.affected_users),
+            "affected_users": _claimed(incident.affected_users),
         },
         rule_id=replay.rule_id,
         reproduction=replay.reproduction,
@@ -290,6 +303,10 @@ def _report(
         fixed_version=fixed.version if fixed else "",
         suite_sha256=grown.content_sha256,
     )
+
+
+def _claimed(number: int | None) -> str:
+    return "not told" if number is None else str(number)
 
 
 def _shortened(

@@ -184,4 +184,4 @@ def _first_unsafe(incident: Incident) -> int | None:
     claims: Mapping[str, str] = incident.claims
     told = claims.get("first_unsafe_turn", "")
     labelled = (turn.turn for turn in incident.trajectory if turn.compliant is False)
-    return int(told) if told.isdigit() else next(labelled, None)
+    return int(told) if told.isdecimal() else next(labelled, None)

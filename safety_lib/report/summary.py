@@ -2,7 +2,14 @@
 
 from __future__ import annotations
 
-from safety_lib.records import GateReport, IncidentReport, StressFailures, StressSummary, Suite
+from safety_lib.records import (
+    GateReport,
+    IncidentReport,
+    Story,
+    StressFailures,
+    StressSummary,
+    Suite,
+)
 
 TITLES = {
     "01_stress_testing": "Step 1: Stress Testing",
@@ -78,6 +85,7 @@ def incident_lines(report: IncidentReport) -> list[str]:
     seen, radius = report.reproduction, report.blast_radius
     lines = [
         f"Replaying incident {report.incident_id}...",
+        *_story_lines(report.story),
         f"  Reproduced on {report.version}: {seen.k} of {seen.n} replays",
         f"  Root cause: {report.root_cause}",
     ]
@@ -94,4 +102,16 @@ def incident_lines(report: IncidentReport) -> list[str]:
     if report.fixed_version:
         lines.append(f"  Gate on the fix: {report.fixed_version} {fix}")
     lines.append("Incident loop complete.")
+    return lines
+
+
+def _story_lines(story: Story | None) -> list[str]:
+    if story is None:
+        return []
+    lines = [f"  Missing: {gap}" for gap in story.gaps]
+    lines += [f"  In the record: {v.rule_id} broke at turn {v.turn}" for v in story.recorded]
+    lines += [
+        f"  In the record: turn {claim.turn} says {claim.value}, which nothing supports"
+        for claim in story.unsupported
+    ]
     return lines
