@@ -16,6 +16,7 @@ import pytest
 from safety_lib.agent.versions import load_version
 from safety_lib.artifacts import content_hash, read_artifact
 from safety_lib.incident.intake import take_in
+from safety_lib.incident.interventions import name_root_cause
 from safety_lib.incident.investigate import Investigation, investigate
 from safety_lib.incident.recorded import events_of, judge_record
 from safety_lib.incident.replay import Replay, replay_incident
@@ -46,7 +47,7 @@ RULES = {
 @pytest.fixture(scope="module")
 def suite() -> Suite:
     whole = read_artifact(ARTIFACTS, Suite)
-    return whole.model_copy(update={"tests": whole.only("stress").tests[:6]})
+    return whole.model_copy(update={"tests": whole.only("stress").tests[:3]})
 
 
 def investigated(path: Path, suite: Suite) -> Investigation:
@@ -60,7 +61,7 @@ def investigated(path: Path, suite: Suite) -> Investigation:
         log=ARTIFACTS / "production_log.parquet",
         replays=40,
         audit=150,
-        trials=4,
+        trials=2,
         seed=7,
         taken=taken,
     )
@@ -131,20 +132,20 @@ def test_a_foreign_trace_that_nothing_here_can_replay_gives_a_useful_report(
     assert report.story.claims == ()  # nothing was claimed, so nothing is compared
 
 
-def test_labels_change_no_finding(suite: Suite, tmp_path: Path) -> None:
+def test_labels_change_no_finding(tmp_path: Path) -> None:
     path = OTHERS["action_while_review_is_pending"]
     tree = json.loads(path.read_text(encoding="utf-8"))
     tree |= {"failure_type": "weather", "root_causes": ["sunspots"], "first_unsafe_turn": 1}
     for message in tree["trajectory"]:
         message.pop("violation", None)
     (tmp_path / "a.json").write_text(json.dumps(tree), encoding="utf-8")
-    one, other = investigated(path, suite).report, investigated(tmp_path / "a.json", suite).report
-    # The category names the tests, so their hash may differ; nothing that was found does.
-    drop = {"claims", "story", "content_sha256", "suite_sha256"}
-    assert one.model_dump(exclude=drop) == other.model_dump(exclude=drop)
-    assert other.story is not None
-    checked = {check.claim: check.agrees for check in other.story.claims}
-    assert checked["first unsafe turn"] is False
+    one, other = (
+        replay_incident(take_in(p).incident, V2, replays=12, seed=7)
+        for p in (path, tmp_path / "a.json")
+    )
+    assert (one.rule_id, one.reproduction) == (other.rule_id, other.reproduction)
+    assert name_root_cause(one, V1, ()) == name_root_cause(other, V1, ())
+    assert other.incident.claims["first_unsafe_turn"] == "1"  # kept, and compared at the end
 
 
 # --------------------------------------------------------------------------- retracing
@@ -339,7 +340,7 @@ def test_killed_while_it_writes_it_leaves_the_old_suite_or_the_new(
 
 
 @pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="needs SIGKILL")
-@pytest.mark.parametrize("seconds", [0.4, 1.2, 1.8, 2.4])
+@pytest.mark.parametrize("seconds", [0.5, 1.2, 2.0])
 def test_killed_at_any_moment_it_can_be_run_again(
     seconds: float, before_and_after: tuple[Path, bytes, bytes], tmp_path: Path
 ) -> None:
