@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import os
 import shutil
@@ -18,10 +17,9 @@ import pytest
 from safety_lib.pipeline import NOTEBOOKS, STAGES
 
 if TYPE_CHECKING:
-    from playwright.sync_api import Page
+    from playwright.sync_api import Browser, Page
 
 ROOT = NOTEBOOKS.parent
-BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 OPEN = """async path => {
     await window.jupyterapp.restored;
     const panel = await window.jupyterapp.commands.execute(
@@ -74,23 +72,11 @@ def address(runtime: Path) -> str:
 
 
 @pytest.fixture(scope="module")
-def page(lab: tuple[str, Path]) -> Iterator[Page]:
-    if importlib.util.find_spec("playwright") is None:
-        pytest.skip("playwright is not installed (it is in the dev extra)")
-    browser = next((found for name in BROWSERS if (found := shutil.which(name))), None)
-    if browser is None:
-        pytest.skip("no Chromium on this machine: apt-get install chromium")
-    from playwright.sync_api import sync_playwright
-
-    with sync_playwright() as driver:
-        opened = driver.chromium.launch(
-            executable_path=browser, args=["--no-sandbox", "--disable-dev-shm-usage"]
-        )
-        shown = opened.new_page(viewport={"width": 1200, "height": 900})
-        shown.goto(lab[0])
-        shown.wait_for_function("window.jupyterapp !== undefined", timeout=60_000)
-        yield shown
-        opened.close()
+def page(browser: Browser, lab: tuple[str, Path]) -> Page:
+    shown = browser.new_page(viewport={"width": 1200, "height": 900})
+    shown.goto(lab[0])
+    shown.wait_for_function("window.jupyterapp !== undefined", timeout=60_000)
+    return shown
 
 
 def finished(page: Page) -> list[dict[str, Any]]:
@@ -108,7 +94,7 @@ def finished(page: Page) -> list[dict[str, Any]]:
 
 @pytest.mark.parametrize("stem", STAGES.values())
 def test_run_all_ends_without_an_error_and_with_figures(
-    page: Page, lab: tuple[str, Path], stem: str
+    page: Page, screenshots: Path, stem: str
 ) -> None:
     page.evaluate(OPEN, f"notebooks/{stem}.ipynb")
     page.evaluate("() => window.jupyterapp.commands.execute('notebook:clear-all-cell-outputs')")
@@ -122,6 +108,4 @@ def test_run_all_ends_without_an_error_and_with_figures(
     assert figures >= 2
     page.wait_for_function(f"() => ({PAINTED})().filter(Boolean).length >= 1", timeout=20_000)
     assert all(page.evaluate(PAINTED))
-    folder = ROOT / "artifacts" / "runs"
-    folder.mkdir(exist_ok=True)
-    page.screenshot(path=folder / f"{stem}.png")
+    page.screenshot(path=screenshots / f"{stem}.png")

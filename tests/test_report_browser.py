@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
-import shutil
-from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -152,26 +149,6 @@ def test_hostile_text_is_text_in_markdown() -> None:
 
 
 # --------------------------------------------------------------------------- in the browser
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    """Chromium as the machine has it; playwright's own cannot be fetched everywhere."""
-    if importlib.util.find_spec("playwright") is None:
-        pytest.skip("playwright is not installed (it is in the dev extra)")
-    names = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
-    found = next(filter(None, map(shutil.which, names)), None)
-    if found is None:
-        pytest.skip(f"no browser on this machine: none of {', '.join(names)}")
-    from playwright.sync_api import sync_playwright
-
-    with sync_playwright() as driver:
-        # Root may not start Chromium's own sandbox, and CI is often root.
-        opened = driver.chromium.launch(
-            executable_path=found, args=["--no-sandbox", "--disable-dev-shm-usage"]
-        )
-        yield opened
-        opened.close()
 
 
 class Opened:

@@ -3,23 +3,9 @@
 from __future__ import annotations
 
 import re
-import shutil
 from pathlib import Path
 
-import pytest
-
-from safety_lib.pipeline.site import build_site
 from safety_lib.report.documents import DOCUMENTS
-
-ROOT = Path(__file__).resolve().parent.parent
-
-
-@pytest.fixture(scope="module")
-def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("artifacts")
-    for path in (ROOT / "artifacts").glob("*.*"):
-        shutil.copy(path, folder)
-    return build_site(folder).parent
 
 
 def test_each_notebook_report_and_document_is_linked_from_the_index(site: Path) -> None:
