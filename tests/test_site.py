@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 import re
+from html import unescape
 from pathlib import Path
 
+import nbformat
+
+from safety_lib.pipeline.plan import CHECKOUT as ROOT
+from safety_lib.pipeline.plan import NOTEBOOKS
 from safety_lib.report.documents import DOCUMENTS
 
 
@@ -29,3 +34,40 @@ def test_links_between_pages_lead_somewhere(site: Path) -> None:
             r'<a\b[^>]*href="([\w.]+\.(?:html|ipynb))', page.read_text("utf-8")
         ):
             assert (site / target).exists(), (page.name, target)
+
+
+def test_each_figure_is_told_in_the_words_that_are_printed_below_it(site: Path) -> None:
+    for page in site.glob("0*.html"):
+        told = re.findall(r'<img alt="([^"]*)"', page.read_text("utf-8"))
+        assert len(told) >= 2, page.name
+        notebook = nbformat.read(NOTEBOOKS / f"{page.stem}.ipynb", as_version=4)
+        outputs = [o for cell in notebook.cells for o in cell.get("outputs", ())]
+        drawn = [n for n, o in enumerate(outputs) if "image/png" in o.get("data", {})]
+        printed = [" ".join(outputs[n + 1]["text"].split()) for n in drawn]
+        assert [unescape(text) for text in told] == printed
+
+
+def test_a_page_of_a_notebook_is_named_as_its_heading(site: Path) -> None:
+    for page in site.glob("0*.html"):
+        text = page.read_text("utf-8")
+        title = re.search("<title>(.*?)</title>", text)
+        assert title
+        assert title[1] in re.sub("<[^>]+>", "", text.split("<h1", 1)[1][:500])
+        assert '<html lang="en">' in text
+
+
+def test_a_box_says_aloud_whether_it_is_ticked(site: Path) -> None:
+    text = (site / "launch_checklist.html").read_text("utf-8")
+    checklist = (ROOT / "artifacts" / "docs" / "launch_checklist.md").read_text("utf-8")
+    assert text.count('aria-label="done">☑') == checklist.count("- [x]") > 0
+    assert text.count('aria-label="open">☐') == checklist.count("- [ ]") > 0
+    assert "<input" not in text
+
+
+def test_only_the_report_of_the_site_leads_back_to_the_index(site: Path) -> None:
+    link = '<nav><a href="index.html">Index</a></nav>\n'
+    mailed = (ROOT / "artifacts" / "gate_report.html").read_text("utf-8")
+    assert link not in mailed
+    copy = (site / "gate_report.html").read_text("utf-8")
+    assert copy.count(link) == 1
+    assert copy.replace(link, "") == mailed
