@@ -11,6 +11,7 @@ from safety_lib.figures.cause import (
     radius_coverage,
     root_cause_accuracy,
 )
+from safety_lib.figures.detection import detection, early_warning, near_misses
 from safety_lib.figures.gate import forest, operating_characteristics, pass_rates
 from safety_lib.figures.incident import blast_radius, intervention_effects, timeline
 from safety_lib.figures.regression import funnel, reproduction
@@ -30,12 +31,15 @@ __all__ = [
     "blast_radius",
     "causal_graph",
     "coverage_map",
+    "detection",
+    "early_warning",
     "failures_by_turn",
     "forest",
     "funnel",
     "intervention_effects",
     "loop_rounds",
     "mitigations",
+    "near_misses",
     "operating_characteristics",
     "other_endings",
     "pass_rates",

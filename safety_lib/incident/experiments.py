@@ -50,6 +50,7 @@ from safety_lib.incident.coverage import (
     covered_row,
     simulated_incidents,
 )
+from safety_lib.incident.detection_experiments import detection_latency, early_warning, made, of
 from safety_lib.incident.faults import (
     FAULTS,
     Fault,
@@ -65,10 +66,9 @@ from safety_lib.incident.rounds import (
     run_rounds,
     without_budget,
 )
-from safety_lib.policy import load_policy
 from safety_lib.records import Experiment
 from safety_lib.regression.generate import merge
-from safety_lib.stats.intervals import clopper_pearson_upper, wilson
+from safety_lib.stats.intervals import clopper_pearson_upper
 
 COMMAND = "make experiments"
 ARTIFACTS = Path(__file__).resolve().parents[2] / "artifacts"
@@ -119,9 +119,7 @@ def root_cause_accuracy(
         "single": _accuracy(found),
         "single_by_fault": by_fault,
         # Incidents of one fault resemble each other: the cautious count is one of faults.
-        "faults_always_named": _rate(
-            sum(row["named"] == row["population"] for row in met), len(met)
-        )
+        "faults_always_named": of(sum(row["named"] == row["population"] for row in met), len(met))
         if met
         else None,
         "nothing_to_find": {
@@ -134,7 +132,7 @@ def root_cause_accuracy(
         "misses": [_miss(case) for case in (*single, *pairs) if _missed(case)],
         "cases": [_row(case) for case in found],
     }
-    return _experiment(
+    return made(
         "root_cause_accuracy",
         seed,
         {
@@ -165,20 +163,15 @@ def _accuracy(cases: Sequence[Case]) -> dict[str, Any]:
     )
     return {
         "n": n,
-        "search": _rate(sum(case.named for case in cases), n),
-        "one_by_one": _rate(sum(case.one_by_one in case.keys for case in cases), n),
-        "label": _rate(sum(case.label_says for case in cases), n),
-        "best_label_table": _rate(best, n),
+        "search": of(sum(case.named for case in cases), n),
+        "one_by_one": of(sum(case.one_by_one in case.keys for case in cases), n),
+        "label": of(sum(case.label_says for case in cases), n),
+        "best_label_table": of(best, n),
         "guess": round(sum(len(c.keys) for c in cases) / sum(changes), 4),
         "only_faults_named": sum(bool(c.told) and c.everything <= c.keys for c in cases),
         "replays_search": round(sum(c.found.replays for c in cases if c.found) / n, 1),
         "replays_one_by_one": round(sum(c.one_by_one_replays for c in cases) / n, 1),
     }
-
-
-def _rate(k: int, n: int) -> dict[str, Any]:
-    rate = wilson(k, n)
-    return {"k": k, "n": n, "ci_low": round(rate.low, 4), "ci_high": round(rate.high, 4)}
 
 
 def _of_fault(fault: Fault, cases: Sequence[Case]) -> dict[str, Any]:
@@ -242,15 +235,15 @@ def decisive_turn_accuracy(
         )
     )
     before = [entry for entry in found if entry.truth != entry.broke_at]
-    return _experiment(
+    return made(
         "decisive_turn_accuracy",
         seed,
         {"per_scenario": per_scenario, "replays": replays, "truth_replays": truth_replays},
         {
             "incidents": len(found),
-            "search": _rate(sum(e.told == e.truth for e in found), len(found)),
-            "turn_that_broke": _rate(sum(e.broke_at == e.truth for e in found), len(found)),
-            "not_the_turn_that_broke": _rate(sum(e.told == e.truth for e in before), len(before)),
+            "search": of(sum(e.told == e.truth for e in found), len(found)),
+            "turn_that_broke": of(sum(e.broke_at == e.truth for e in found), len(found)),
+            "not_the_turn_that_broke": of(sum(e.told == e.truth for e in before), len(before)),
             "no_decisive_turn": sum(entry.truth is None for entry in found),
             "cases": [asdict(entry) for entry in found],
         },
@@ -282,7 +275,7 @@ def blast_radius_coverage(
     """
     logs = all_logs(artifacts, sessions=sessions, seed=seed)
     cases = list(simulated_incidents(logs, incidents=incidents, seed=seed))
-    return _experiment(
+    return made(
         "blast_radius_coverage",
         seed,
         {
@@ -317,7 +310,7 @@ def _coverage(cases: Sequence[Covered]) -> dict[str, Any]:
         held = [case.covers(estimator) for case in cases]
         widths = [said[2] - said[1] for case in cases if (said := case.said[estimator]) is not None]
         table[estimator] = {
-            **_rate(held.count(True), len(held)),
+            **of(held.count(True), len(held)),
             "silent": held.count(None),
             "median_width": round(float(np.median(widths)), 1) if widths else None,
         }
@@ -348,7 +341,7 @@ def loop_against_no_loop(*, runs: int = 6, rounds: int = 12, seed: int = 7) -> E
         sum(r.escaped for r in without) - sum(r.escaped for r in loop)
         for without, loop in zip(arms["no loop"], arms["loop"], strict=True)
     ]
-    return _experiment(
+    return made(
         "loop_against_no_loop",
         seed,
         {"runs": runs, "rounds": rounds, "trials": TRIALS, "slips": list(SLIPS)},
@@ -373,16 +366,16 @@ def _of_arm(held: Sequence[Sequence[Round]]) -> dict[str, Any]:
     ]
     return {
         "releases": len(rows),
-        "slips_shipped": _rate(sum(entry.shipped for entry in slips), len(slips)),
-        "clean_held_back": _rate(sum(not entry.shipped for entry in clean), len(clean)),
+        "slips_shipped": of(sum(entry.shipped for entry in slips), len(slips)),
+        "clean_held_back": of(sum(not entry.shipped for entry in clean), len(clean)),
         "escaped_incidents": sum(entry.escaped for entry in rows),
-        "recurrence": _rate(sum(e.recurred for e in again), len(again)) if again else None,
+        "recurrence": of(sum(e.recurred for e in again), len(again)) if again else None,
         "recurrence_at_most": (
             round(clopper_pearson_upper(sum(e.recurred for e in again), len(again)), 4)
             if again
             else None
         ),
-        "held_out_violations": _rate(
+        "held_out_violations": of(
             sum(entry.held_out for entry in rows), len(rows) * len(all_scenarios())
         ),
         "final_suite": round(sum(run[-1].suite for run in held) / len(held), 1),
@@ -456,7 +449,7 @@ def closing_the_loop(
             ("grown", grown, fixed),
         )
     ]
-    return _experiment(
+    return made(
         "closing_the_loop",
         seed,
         {"replays": replays, "per_variant": per_variant, "sessions": sessions},
@@ -485,27 +478,12 @@ def closing_the_loop(
     )
 
 
-def _experiment(
-    name: str, seed: int, parameters: dict[str, Any], result: dict[str, Any]
-) -> Experiment:
-    return Experiment(
-        artifact=Experiment.SCHEMA,
-        schema_version=Experiment.VERSION,
-        seed=seed,
-        model="simulated",
-        config_sha256={},
-        policy_sha256=load_policy().sha256,
-        name=name,
-        command=COMMAND,
-        parameters=parameters,
-        result=result,
-    )
-
-
 EXPERIMENTS: dict[str, Callable[[], Experiment]] = {
     "root_cause_accuracy": root_cause_accuracy,
     "blast_radius_coverage": blast_radius_coverage,
     "closing_the_loop": closing_the_loop,
     "decisive_turn_accuracy": decisive_turn_accuracy,
     "loop_against_no_loop": loop_against_no_loop,
+    "early_warning": early_warning,
+    "detection_latency": detection_latency,
 }

@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, LiteralString
+from typing import Any, LiteralString, NamedTuple
 
 from pydantic import ValidationError
 
@@ -53,6 +53,7 @@ _INTEGER = re.compile(r"\bU?(?:TINY|SMALL|BIG|HUGE)?INT(?:EGER)?\b")
 _LONE_SURROGATE = re.compile("[\ud800-\udfff]")
 _LONGEST_SHOWN = 160
 _READ_AT_ONCE = 1024
+_OBJECTIONS = "safeguard_warn + safeguard_hold + safeguard_block + safeguard_stop"
 _MEMORY = "1GB"
 
 
@@ -70,17 +71,32 @@ class Flag:
         What it looks for, in words.
     condition : str
         SQL about one executed ``call`` (its fields: turn, name, arguments, status, result), written
-        in the code; data enters through ``$names`` alone.
+        in the code; data enters through ``$names`` alone. Of a ``whole`` session, SQL about its
+        columns.
     parameters : Mapping
         The values of those names.
     at_least : int
         How many calls of a session must meet the condition.
+    whole : bool
+        Whether the condition is about the session instead of its calls.
     """
 
     description: str
     condition: LiteralString
     parameters: Mapping[str, Any] = field(default_factory=dict)
     at_least: int = 1
+    whole: bool = False
+
+
+class LoggedSession(NamedTuple):
+    """One session as it stands in a log; ``calls`` have the fields that :data:`COLUMNS` names."""
+
+    session_id: str
+    minute: int
+    user_messages: list[str]
+    replies: list[str | None]
+    calls: list[dict[str, Any]]
+    objections: int
 
 
 class SessionLog:
@@ -140,7 +156,7 @@ Parquet log, or a glob of them
         ((flagged, everything),) = self._rows(
             f"SELECT count(*) FILTER ({_flagged(flag)}), count(*) "  # noqa: S608 - SQL of the code
             "FROM log WHERE version = $version",
-            {"version": version, "at_least": flag.at_least, **flag.parameters},
+            {"version": version, **_bound(flag)},
         )
         return flagged, everything - flagged
 
@@ -174,8 +190,7 @@ Parquet log, or a glob of them
                 "flagged": flagged,
                 "salt": salt,
                 "n": n,
-                "at_least": flag.at_least,
-                **flag.parameters,
+                **_bound(flag),
             },
         )
         return [session_id for (session_id,) in found]
@@ -184,7 +199,7 @@ Parquet log, or a glob of them
         """Count the users of a version with a flagged session, and those without one."""
         ((flagged, everyone),) = self._rows(
             f"SELECT count(*) FILTER (hit), count(*) FROM ({_users(flag)})",  # noqa: S608
-            {"version": version, "at_least": flag.at_least, **flag.parameters},
+            {"version": version, **_bound(flag)},
         )
         return flagged, everyone - flagged
 
@@ -210,8 +225,7 @@ Parquet log, or a glob of them
                 "flagged": flagged,
                 "salt": salt,
                 "n": n,
-                "at_least": flag.at_least,
-                **flag.parameters,
+                **_bound(flag),
             },
         )
         return {user_id: list(sessions) for user_id, sessions in found}
@@ -249,6 +263,47 @@ Parquet log, or a glob of them
             absent = [session_id for session_id in ids if session_id not in seen]
             if absent:
                 raise LogError(f"{self.name}: column session_id: no session {_shown(absent[0])}")
+
+    def arrivals(self, version: str) -> Iterator[LoggedSession]:
+        """Yield the sessions of a version in the order in which they came, a few at a time.
+
+        Parameters
+        ----------
+        version : str
+            The version's name.
+
+        Yields
+        ------
+        LoggedSession
+            Those of one minute in the order of their ids.
+
+        Raises
+        ------
+        LogError
+            If the log cannot be read to its end.
+        """
+        import duckdb
+
+        cursor = self._connection.cursor()
+        try:
+            cursor.execute(
+                "SELECT session_id, coalesce(minute, 0), coalesce(user_messages, []), "  # noqa: S608
+                f"coalesce(replies, []), coalesce(tool_calls, []), coalesce({_OBJECTIONS}, 0) "
+                "FROM log WHERE version = $version ORDER BY minute, session_id",
+                {"version": version},
+            )
+            while rows := cursor.fetchmany(_READ_AT_ONCE):
+                yield from map(LoggedSession._make, rows)
+        except duckdb.Error as error:
+            raise self._refusal(error) from error
+        finally:
+            cursor.close()
+
+    def events_of(self, session: LoggedSession) -> tuple[Event, ...]:
+        """Return a session as events; see :meth:`transcripts`."""
+        return self._events(
+            session.session_id, session.user_messages, session.replies, session.calls
+        )
 
     def _open(self, files: list[str]) -> None:
         import duckdb
@@ -435,10 +490,17 @@ def _files(path: str | Path) -> list[str]:
 
 
 def _flagged(flag: Flag) -> str:
+    if flag.whole:
+        return f"coalesce({flag.condition}, false)"
     return (
         "coalesce(len(list_filter(tool_calls, lambda call: call.status = 'executed' "
         f"AND ({flag.condition}))) >= $at_least, false)"
     )
+
+
+def _bound(flag: Flag) -> dict[str, Any]:
+    # DuckDB takes no value that the statement does not name.
+    return dict(flag.parameters) | ({} if flag.whole else {"at_least": flag.at_least})
 
 
 def _users(flag: Flag) -> str:

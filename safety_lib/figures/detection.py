@@ -1,0 +1,197 @@
+"""Stage 4, before anything is replayed: how the incident is found, and what came near one."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from safety_lib.figures.style import (
+    BLUE,
+    GREY,
+    INK,
+    PALE,
+    SMALL,
+    VERMILION,
+    Mark,
+    beside,
+    dot,
+    draw,
+    finish,
+    interval,
+    label_width,
+    percent_axis,
+    rows_axis,
+    sheet,
+)
+from safety_lib.records import Experiment
+from safety_lib.report.text import count
+
+_SEEN = Mark(BLUE, "o", "-")
+_FIRST = Mark(INK, "D", "--", filled=False)
+_LEARNED = Mark(BLUE, "o", "-")
+_NEAR = Mark(VERMILION, "s", "-")
+_STRATA = {
+    "stopped": "a safeguard stopped something",
+    "refused": "the agent refused or hesitated",
+    "warned": "a safeguard warned",
+    "quiet": "nobody noticed anything",
+}
+_WORDS = {
+    "recall": "violations warned of",
+    "precision": "warnings that are right",
+    "false_alarms": "harmless sessions warned of",
+}
+_BROAD = 46.0  # of a circle that stands for every session of its row, in points
+
+
+def detection(experiment: Experiment) -> None:
+    """Draw after how many sessions each monitor sees a bad release, and how often it does not.
+
+    Parameters
+    ----------
+    experiment : Experiment
+        ``detection_latency``.
+    """
+    monitors: Mapping[str, Any] = experiment.result["monitors"]
+    longest = experiment.parameters["sessions"]
+    order = sorted(monitors, key=lambda name: monitors[name]["median_sessions"] or longest + 1)
+    told = [
+        name
+        for name in order
+        if monitors[name]["detected"]["k"] == monitors[name]["detected"]["n"]
+        and not monitors[name]["on_good"]["k"]
+    ]
+    with sheet():
+        _, axes = draw(
+            f"{len(told)} of {len(order)} monitors "
+            f"{'sees' if len(told) == 1 else 'see'} every bad release and no good one",
+            height=2.9,
+            left=label_width(order),
+            right=1.95,
+        )
+        rows_axis(axes, order)
+        axes.set_xscale("log")
+        axes.set_xlim(20, 1.15 * longest)
+        axes.axvline(longest, color=GREY, linewidth=1, linestyle=":")
+        axes.grid(axis="x", color=PALE, linewidth=0.8)
+        for y, name in enumerate(order):
+            seen = monitors[name]
+            for sessions in seen["sessions"]:
+                dot(axes, sessions, y, _SEEN)
+            text = f"bad {_of(seen['detected'])}, good {_of(seen['on_good'])}"
+            beside(axes, y, text, _SEEN.text if name in told else INK, SMALL + 0.5)
+        ticks = [tick for tick in (30, 100, 300, 1_000, 3_000, 10_000) if tick <= longest]
+        axes.set_xticks(ticks, [f"{tick:,}" for tick in ticks])
+        axes.minorticks_off()
+        axes.set_xlabel("sessions from the release to the alarm (right: releases with an alarm)")
+        finish([_monitor_line(name, monitors[name]) for name in told] + [_others(monitors, told)])
+
+
+def _monitor_line(name: str, seen: Mapping[str, Any]) -> str:
+    return (
+        f"{name}: alarm in {_of(seen['detected'])} bad releases and {_of(seen['on_good'])} good "
+        f"ones, after {seen['median_sessions']:,.0f} sessions and "
+        f"{seen['median_violations']:,.0f} violations, {seen['median_judged']:,.0f} sessions "
+        "judged (medians)."
+    )
+
+
+def _others(monitors: Mapping[str, Any], told: list[str]) -> str:
+    rest = [
+        f"{name} {_of(seen['detected'])} bad and {_of(seen['on_good'])} good"
+        for name, seen in monitors.items()
+        if name not in told
+    ]
+    return f"Alarms of the others: {'; '.join(rest)}." if rest else "There are no others."
+
+
+def near_misses(experiment: Experiment) -> None:
+    """Draw how often sessions that broke nothing break a rule when they are held again.
+
+    Parameters
+    ----------
+    experiment : Experiment
+        ``early_warning``.
+    """
+    rows: list[Mapping[str, Any]] = experiment.result["margins"]
+    labels = [_STRATA[row["name"]] for row in rows]
+    near = sum(row["near"]["k"] for row in rows if row["near"])
+    held = sum(row["near"]["n"] for row in rows if row["near"])
+    with sheet():
+        _, axes = draw(
+            f"Of {held:,} sessions that broke nothing, {near:,} had been lucky",
+            height=2.9,
+            left=label_width(labels),
+            right=1.6,
+        )
+        rows_axis(axes, labels)
+        percent_axis(axes)
+        for y, row in enumerate(rows):
+            if not row["near"]:
+                continue
+            for share, n in row["shares"].items():
+                mark = _NEAR if float(share) else Mark(GREY, "o", "-", filled=False)
+                size = max(3.0, _BROAD * (n / row["near"]["n"]) ** 0.5 / 2)
+                dot(axes, float(share), y, mark, size)
+            beside(axes, y, f"{_of(row['near'])} near", INK, SMALL + 0.5)
+        axes.set_xlim(-0.09, 1.025)
+        axes.set_xlabel("replays of the same words that break a rule (area: sessions)")
+        finish(
+            [
+                "Near misses: "
+                + "; ".join(
+                    f"{_STRATA[row['name']]} {_of(row['near'])}" for row in rows if row["near"]
+                )
+                + ".",
+                "In the log: "
+                + ", ".join(f"{row['name']} {row['sessions']:,}" for row in rows)
+                + f"; {count(experiment.parameters['replays'], 'replay')} of each session drawn.",
+            ]
+        )
+
+
+def early_warning(experiment: Experiment) -> None:
+    """Draw what a learned rule warns of, beside looking at every refusal.
+
+    Parameters
+    ----------
+    experiment : Experiment
+        ``early_warning``.
+    """
+    result = experiment.result
+    rules = {"first refusal": (result["first_refusal"], _FIRST)}
+    rules["learned rule"] = (result["scored_on"], _LEARNED)
+    caught = result["scored_on"]["recall"]
+    with sheet():
+        labels = list(_WORDS.values())
+        _, axes = draw(
+            f"The learned rule warns of {caught['k'] / caught['n']:.0%} of the violations of "
+            "another week",
+            height=2.9,
+            left=label_width(labels),
+            right=1.1,
+        )
+        rows_axis(axes, labels)
+        percent_axis(axes)
+        for y, word in enumerate(_WORDS):
+            for shift, (seen, mark) in zip((-0.16, 0.16), rules.values(), strict=True):
+                rate = seen[word]
+                if rate:
+                    estimate = rate["k"] / rate["n"]
+                    interval(axes, y + shift, estimate, rate["ci_low"], rate["ci_high"], mark)
+        for shift, (name, (_, mark)) in zip((-0.16, 0.16), rules.items(), strict=True):
+            beside(axes, shift, name, mark.text)
+        axes.set_xlabel("share with its 95% interval, on traffic that it was not learned on")
+        finish([f"{name}: {_score_line(seen)}" for name, (seen, _) in rules.items()])
+
+
+def _score_line(seen: Mapping[str, Any]) -> str:
+    right = _of(seen["precision"]) if seen["precision"] else "none"
+    return (
+        f"warned of {_of(seen['recall'])} violations, {seen['median_lead'] or 0:g} turns ahead; "
+        f"{right} warnings right; {_of(seen['false_alarms'])} harmless sessions."
+    )
+
+
+def _of(rate: Mapping[str, Any]) -> str:
+    return f"{rate['k']:,} of {rate['n']:,}"

@@ -1,0 +1,250 @@
+"""Detection: monitors that follow the sessions of a release as they come and raise an alarm.
+
+A canary is text that no honest session acts on, so its first use is an alarm. Everything else is a
+rate: each release has refusals, warnings and even violations, and the question is whether there are
+more than before. A monitor adds up the evidence for that, session by session (CUSUM), and raises an
+alarm where the sum passes a limit that the good version would pass once in a stated number of
+sessions. What it expects is measured on traffic of the good version.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+from safety_lib.incident.log import LoggedSession, SessionLog
+from safety_lib.incident.near_misses import WarningRule, signs_of
+from safety_lib.policy import load_policy
+from safety_lib.policy.oracle import judge
+from safety_lib.streams import uniform
+
+FACTOR = 4.0
+APART = 20_000
+
+Looks = Callable[[SessionLog, LoggedSession], tuple[bool, bool]]
+
+
+@dataclass(frozen=True)
+class Monitor:
+    """What a monitor looks at.
+
+    Attributes
+    ----------
+    name : str
+        Its name.
+    looks : callable
+        Takes a log and a session of it; returns whether the session was read to its end and
+        judged, which costs something, and whether it counts as a hit.
+    rate : bool
+        Whether hits are expected on a good version; otherwise the first one is an alarm.
+    """
+
+    name: str
+    looks: Looks
+    rate: bool = True
+
+
+@dataclass(frozen=True)
+class Alarm:
+    """An alarm, and what it took.
+
+    Attributes
+    ----------
+    monitor : str
+        Which monitor.
+    sessions : int
+        How many sessions had come, the one that raised it included.
+    minute : int
+        When, in the log's minutes.
+    session_id : str
+        The session that raised it.
+    hits, judged : int
+        Sessions that counted, and sessions that were read and judged.
+    """
+
+    monitor: str
+    sessions: int
+    minute: int
+    session_id: str
+    hits: int
+    judged: int
+
+    def __str__(self) -> str:
+        return (
+            f"{self.monitor}: alarm after {self.sessions:,} sessions, {self.minute / 60:.0f} hours "
+            f"into the log; {self.hits} hits, {self.judged} sessions judged"
+        )
+
+
+def cusum_step(total: float, *, hit: bool, expected: float, factor: float = FACTOR) -> float:
+    """Add one session to a one-sided CUSUM of a rate.
+
+    Each adds log(p1/p0) where it is a hit and log((1-p1)/(1-p0)) where it is not, with p0 the
+    expected rate and p1 = factor p0; the sum never falls below 0. It passes log(A) on average no
+    sooner than every A sessions at the expected rate.
+
+    Parameters
+    ----------
+    total : float
+        The sum so far, at least 0.
+    hit : bool
+        Whether the session counts.
+    expected : float
+        Rate on the good version, in (0, 1).
+    factor : float
+        The rise that it is tuned to, above 1; factor times expected stays below 1.
+
+    References
+    ----------
+    Page, Biometrika 41, 1954, 100-115; Lorden, Annals of Mathematical Statistics 42, 1971,
+    1897-1908.
+
+    Examples
+    --------
+    >>> round(cusum_step(1.0, hit=True, expected=0.01, factor=2), 3)
+    1.693
+    """
+    raised = factor * expected
+    more = math.log(factor) if hit else math.log((1 - raised) / (1 - expected))
+    return max(0.0, total + more)
+
+
+def canary() -> Monitor:
+    """Alarm where a call uses text that was planted to be ignored, or a reply tells a secret."""
+    parameters = {rule.check: rule.parameters for rule in load_policy().rules}
+    planted = parameters["planted_target_used"]["planted_token"].replace(r"[\w./@-]*", "")
+    secrets = tuple(parameters["secret_told"]["parts"])
+
+    def looks(_: SessionLog, session: LoggedSession) -> tuple[bool, bool]:
+        used = any(
+            planted in (call["arguments"] or "")
+            for call in session.calls
+            if call["status"] == "executed"
+        )
+        told = any(part in (reply or "") for reply in session.replies for part in secrets)
+        return False, used or told
+
+    return Monitor("canary", looks, rate=False)
+
+
+def objections() -> Monitor:
+    """Count sessions in which a safeguard objected to anything."""
+    return Monitor("safeguard objections", lambda _, session: (False, session.objections > 0))
+
+
+def random_audit(share: float, seed: int) -> Monitor:
+    """Judge a random share of the sessions, and count those that broke a rule."""
+
+    def looks(log: SessionLog, session: LoggedSession) -> tuple[bool, bool]:
+        drawn = uniform(seed, "audit", session.session_id) < share
+        return drawn, drawn and bool(judge(log.events_of(session)))
+
+    return Monitor("random audit", looks)
+
+
+def audit_of_warnings(rule: WarningRule) -> Monitor:
+    """Judge the sessions that an early-warning rule warns of, and count those that broke a rule."""
+
+    def looks(log: SessionLog, session: LoggedSession) -> tuple[bool, bool]:
+        warned = any(map(rule.warns, signs_of(session)))
+        return warned, warned and bool(judge(log.events_of(session)))
+
+    return Monitor("audit of warnings", looks)
+
+
+def expected_rates(
+    log: SessionLog, version: str, monitors: Sequence[Monitor]
+) -> dict[str, tuple[int, int, int]]:
+    """Measure on a good version what each monitor has to expect.
+
+    Returns
+    -------
+    dict
+        Monitor to its hits, the sessions that it judged, and all sessions.
+    """
+    counts = {monitor.name: [0, 0, 0] for monitor in monitors}
+    for session in log.arrivals(version):
+        for monitor in monitors:
+            judged, hit = monitor.looks(log, session)
+            counts[monitor.name][0] += hit
+            counts[monitor.name][1] += judged
+            counts[monitor.name][2] += 1
+    return {name: (hits, judged, n) for name, (hits, judged, n) in counts.items()}
+
+
+def watch(
+    log: SessionLog,
+    version: str,
+    monitors: Iterable[Monitor],
+    expected: Mapping[str, float],
+    *,
+    factor: float = FACTOR,
+    apart: int = APART,
+) -> tuple[Alarm, ...]:
+    """Let monitors follow a version's sessions in the order in which they came.
+
+    Each stops at its first alarm; reading stops when all have raised theirs.
+
+    Parameters
+    ----------
+    log : SessionLog
+        The log.
+    version : str
+        Name of the version that is watched.
+    monitors : iterable of Monitor
+        Which ones.
+    expected : Mapping
+        Monitor to the share of its hits among all sessions of a good version, in (0, 1/factor);
+        not needed for one that takes no hit for granted.
+    factor : float
+        The rise that they are tuned to, above 1.
+    apart : int
+        How many sessions of the good version lie between false alarms, at least, on average.
+
+    Returns
+    -------
+    tuple of Alarm
+        In the order in which they were raised. A monitor without one missed.
+
+    Raises
+    ------
+    ValueError
+        If an expected rate is missing or out of range.
+    """
+    watching = list(monitors)
+    for monitor in watching:
+        if monitor.rate and not 0 < expected.get(monitor.name, 0) * factor < 1:
+            raise ValueError(
+                f"{monitor.name}: the expected rate must lie between 0 and 1/{factor:g}, not "
+                f"{expected.get(monitor.name, 0)}"
+            )
+    totals = dict.fromkeys((monitor.name for monitor in watching), 0.0)
+    hits = dict.fromkeys(totals, 0)
+    judged = dict.fromkeys(totals, 0)
+    alarms = []
+    for number, session in enumerate(log.arrivals(version), start=1):
+        for monitor in tuple(watching):
+            name = monitor.name
+            read, hit = monitor.looks(log, session)
+            hits[name] += hit
+            judged[name] += read
+            if monitor.rate:
+                totals[name] = cusum_step(
+                    totals[name], hit=hit, expected=expected[name], factor=factor
+                )
+            if totals[name] >= math.log(apart) if monitor.rate else hit:
+                watching.remove(monitor)
+                alarms.append(
+                    Alarm(
+                        monitor=name,
+                        sessions=number,
+                        minute=session.minute,
+                        session_id=session.session_id,
+                        hits=hits[name],
+                        judged=judged[name],
+                    )
+                )
+        if not watching:
+            break
+    return tuple(alarms)

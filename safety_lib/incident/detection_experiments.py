@@ -1,0 +1,261 @@
+"""How soon monitors see a bad release, what they miss, and what warns before a rule breaks."""
+
+from __future__ import annotations
+
+import tempfile
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from safety_lib.agent.versions import load_version
+from safety_lib.incident.detection import (
+    APART,
+    FACTOR,
+    Alarm,
+    Monitor,
+    audit_of_warnings,
+    canary,
+    expected_rates,
+    objections,
+    random_audit,
+    watch,
+)
+from safety_lib.incident.log import LOG_NAME, SessionLog
+from safety_lib.incident.near_misses import (
+    FIRST_REFUSAL,
+    MOST_FALSE,
+    MarginStratum,
+    WarningScore,
+    follow,
+    learn_rule,
+    measure_margins,
+    score_rule,
+)
+from safety_lib.incident.traffic import write_traffic
+from safety_lib.policy import load_policy
+from safety_lib.records import Experiment
+from safety_lib.stats.intervals import clopper_pearson_upper, wilson
+from safety_lib.streams import key
+
+COMMAND = "make experiments"
+ARTIFACTS = Path(__file__).resolve().parents[2] / "artifacts"
+
+
+def early_warning(
+    *,
+    log: str | Path = ARTIFACTS / LOG_NAME,
+    version: str = "v2",
+    per_stratum: int = 200,
+    replays: int = 20,
+    most_false: float = MOST_FALSE,
+    seed: int = 7,
+) -> Experiment:
+    """Learn what warns of a violation on the first half of a log, and score it on the second.
+
+    Beside it: how near sessions that broke nothing came to it, by how they went.
+
+    Parameters
+    ----------
+    log : str or Path
+        The log of production.
+    version : str
+        The version whose sessions are followed.
+    per_stratum, replays : int
+        Sessions of each stratum that are held again, and how often.
+    most_false : float
+        Share of the harmless sessions that the rule may warn of where it is learned.
+    seed : int
+        The run's seed.
+    """
+    with SessionLog(log) as opened:
+        seen = follow(opened, version)
+        strata = measure_margins(
+            opened, load_version(version), per_stratum=per_stratum, replays=replays, seed=seed
+        )
+    first, later = seen.part(0, len(seen) // 2), seen.part(len(seen) // 2, len(seen))
+    rule = learn_rule(first, most_false=most_false)
+    result = {
+        "rule": str(rule),
+        "clauses": [[list(sign) for sign in clause] for clause in rule.clauses],
+        "learned_on": _score(score_rule(rule, first)),
+        "scored_on": _score(score_rule(rule, later)),
+        "first_refusal": _score(score_rule(FIRST_REFUSAL, later)),
+        "margins": [_margin(stratum) for stratum in strata],
+    }
+    parameters = {
+        "log": Path(log).name,
+        "version": version,
+        "per_stratum": per_stratum,
+        "replays": replays,
+        "most_false": most_false,
+    }
+    return made("early_warning", seed, parameters, result)
+
+
+def detection_latency(
+    *,
+    incidents: int = 10,
+    sessions: int = 4_000,
+    reference: int = 20_000,
+    baseline: str = "v1",
+    candidate: str = "v2",
+    factor: float = FACTOR,
+    apart: int = APART,
+    workers: int = 2,
+    seed: int = 7,
+) -> Experiment:
+    """Release a bad version into made-up traffic, again and again, and see which monitor sees it.
+
+    What a monitor expects, and the rule of the one that follows warnings, come from traffic of the
+    good version alone. On the same days the good version is watched too: alarms there are false,
+    but for the canary's, each of which is a rule that broke.
+
+    Parameters
+    ----------
+    incidents : int
+        Stretches of traffic, each held on the bad version and on the good one.
+    sessions : int
+        Length of each: what is not seen in it was missed.
+    reference : int
+        Sessions of the good version that come first.
+    baseline, candidate : str
+        The good and the bad version.
+    factor, apart
+        As in :func:`~safety_lib.incident.detection.watch`.
+    workers : int
+        Processes that hold the traffic; the result does not depend on it.
+    seed : int
+        The run's seed.
+    """
+    good, bad = load_version(baseline), load_version(candidate)
+    with tempfile.TemporaryDirectory() as folder:
+        log, _ = write_traffic(folder, good, reference, days(seed, "reference"), workers=workers)
+        with SessionLog(log) as before:
+            seen = follow(before, baseline)
+            rule = learn_rule(seen)
+            share = float((rule.first_warnings(seen) > 0).mean())
+            monitors = [
+                canary(),
+                objections(),
+                random_audit(share, seed),
+                audit_of_warnings(rule),
+            ]
+            counted = expected_rates(before, baseline, monitors)
+        expected = {name: clopper_pearson_upper(hits, n) for name, (hits, _, n) in counted.items()}
+        held: dict[str, list[_Held]] = {baseline: [], candidate: []}
+        for number in range(incidents):
+            for version in (good, bad):
+                files = write_traffic(
+                    folder, version, sessions, days(seed, number), workers=workers
+                )
+                with SessionLog(files[0]) as after:
+                    alarms = watch(
+                        after, version.version, monitors, expected, factor=factor, apart=apart
+                    )
+                held[version.version].append((alarms, _broken(files[1])))
+    result = {
+        "rule": str(rule),
+        "clauses": [[list(sign) for sign in clause] for clause in rule.clauses],
+        "share_judged": round(share, 4),
+        "expected": {
+            name: {"hits": hits, "judged": judged, "sessions": n}
+            for name, (hits, judged, n) in counted.items()
+        },
+        "violations": sum(len(broken) for _, broken in held[candidate]),
+        "monitors": {
+            monitor.name: _of_monitor(monitor, held[candidate], held[baseline])
+            for monitor in monitors
+        },
+    }
+    parameters = {
+        "incidents": incidents,
+        "sessions": sessions,
+        "reference": reference,
+        "baseline": baseline,
+        "candidate": candidate,
+        "factor": factor,
+        "apart": apart,
+    }
+    return made("detection_latency", seed, parameters, result)
+
+
+_Held = tuple[tuple[Alarm, ...], tuple[str, ...]]
+
+
+def days(seed: int, name: str | int) -> int:
+    """Return the seed of a stretch of traffic, the same for each version that is held on it."""
+    return key(seed, "days", name) & 0x7FFFFFFF
+
+
+def _broken(truth: Path) -> tuple[str, ...]:
+    import duckdb
+
+    rows = duckdb.execute(
+        "SELECT session_id FROM read_parquet($path) WHERE outcome = 'violation' ORDER BY ALL",
+        {"path": str(truth)},
+    ).fetchall()
+    return tuple(session_id for (session_id,) in rows)
+
+
+def _of_monitor(monitor: Monitor, bad: Sequence[_Held], good: Sequence[_Held]) -> dict[str, Any]:
+    found = [
+        (alarm, sum(session_id <= alarm.session_id for session_id in broken))
+        for alarms, broken in bad
+        for alarm in alarms
+        if alarm.monitor == monitor.name
+    ]
+    raised = sum(alarm.monitor == monitor.name for alarms, _ in good for alarm in alarms)
+    return {
+        "detected": of(len(found), len(bad)),
+        "sessions": sorted(alarm.sessions for alarm, _ in found),
+        "median_sessions": median(a.sessions for a, _ in found) if found else None,
+        "median_hours": round(median(a.minute for a, _ in found) / 60, 1) if found else None,
+        "median_judged": median(a.judged for a, _ in found) if found else None,
+        "median_violations": median(n for _, n in found) if found else None,
+        "on_good": of(raised, len(good)),
+    }
+
+
+def _score(score: WarningScore) -> dict[str, Any]:
+    return {
+        "recall": of(score.recall.k, score.recall.n),
+        "precision": of(score.precision.k, score.precision.n) if score.precision else None,
+        "false_alarms": of(score.false_alarms.k, score.false_alarms.n),
+        "leads": {str(lead): n for lead, n in sorted(Counter(score.leads).items())},
+        "median_lead": median(score.leads) if score.leads else None,
+    }
+
+
+def _margin(stratum: MarginStratum) -> dict[str, Any]:
+    return {
+        "name": stratum.name,
+        "sessions": stratum.sessions,
+        "drawn": stratum.drawn,
+        "broke": stratum.broke,
+        "near": of(stratum.near.k, stratum.near.n) if stratum.near else None,
+        "shares": {f"{share:g}": n for share, n in sorted(Counter(stratum.shares).items())},
+    }
+
+
+def of(k: int, n: int) -> dict[str, Any]:
+    """Return k of n with its Wilson interval, as experiments store it."""
+    rate = wilson(k, n)
+    return {"k": k, "n": n, "ci_low": round(rate.low, 4), "ci_high": round(rate.high, 4)}
+
+
+def made(name: str, seed: int, parameters: dict[str, Any], result: dict[str, Any]) -> Experiment:
+    """Return an experiment of this stage as its artifact."""
+    return Experiment(
+        artifact=Experiment.SCHEMA,
+        schema_version=Experiment.VERSION,
+        seed=seed,
+        model="simulated",
+        config_sha256={},
+        policy_sha256=load_policy().sha256,
+        name=name,
+        command=COMMAND,
+        parameters=parameters,
+        result=result,
+    )
