@@ -18,6 +18,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from safety_lib import figures
+from safety_lib.artifacts import read_experiment
 from safety_lib.figures import (
     blast_radius,
     failures_by_turn,
@@ -31,6 +32,7 @@ from safety_lib.figures import (
     timeline,
 )
 from safety_lib.figures.style import drawable, sheet, spread
+from safety_lib.pipeline.plan import CHECKOUT
 from safety_lib.records import (
     ArmResult,
     BenignTwin,
@@ -444,6 +446,27 @@ def test_forest_survives_an_interval_without_an_end(read: Read) -> None:
     wide = report(strata=(stratum("control", -0.1, float("-inf"), float("inf")),))
     read(forest, wide)
     assert "no interval" in words()
+
+
+def test_operating_characteristics_draw_what_is_stored(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(plt, "show", lambda: None)
+    stored = read_experiment(CHECKOUT / "artifacts", "operating_characteristics")
+    figures.operating_characteristics(stored)
+    curves = {
+        name: ([100 * float(loss) for loss in curve], [s["BLOCK"][0] for s in curve.values()])
+        for name, curve in stored.result["curves"].items()
+    }
+    drawn = [points_of(line) for line in axes().lines if line.get_marker() != "None"]
+    names = ("this suite", "30 families", "the original's rule, 8 tests")
+    assert drawn == [curves[name] for name in names]
+    assert all(name in words() for name in names)
+    share = stored.result["curves"]["this suite"]["0.07"]["BLOCK"][0]
+    assert f"A loss of 7 points: blocked in {share:.0%} of releases" in title()
+    reading = capsys.readouterr().out
+    assert all(f"{name}: of equally safe releases BLOCK" in reading for name in curves)
+    plt.close("all")
 
 
 def test_pass_rates_put_the_largest_loss_first(read: Read) -> None:
