@@ -2,11 +2,12 @@
 
 import ast
 import contextlib
+import copy
 import io
 import os
 import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from safety_lib.exercises import NOT_TRIED, RIGHT, Exercise, check
 from safety_lib.pipeline import NOTEBOOKS, STAGES
 
 ARTIFACTS = NOTEBOOKS.parent / "artifacts"
+WRONG = "```python\nanswer = -12345\n```"
 SOLUTION = re.compile(r"<details>\s*<summary>Solution</summary>.*?```python\n(.*?)```", re.DOTALL)
 
 
@@ -62,22 +64,54 @@ def value_of(source: str, names: dict[str, Any]) -> Any:
     return None
 
 
-def test_each_exercise_can_be_solved_as_its_solution_says(told: Any) -> None:
-    cells, said, names = told
-    exercises = [n for n, cell in enumerate(cells) if cell.id.startswith("exercise-")]
-    exercises = [n for n in exercises if cells[n].cell_type == "code"]
-    assert len(exercises) == 3
-    for n in exercises:
+def faults(cells: list[Any], said: dict[str, Any], names: dict[str, Any]) -> list[str]:
+    """Return what is wrong with the exercises of a notebook that was run."""
+    places = [n for n, cell in enumerate(cells) if cell.id.startswith("exercise-")]
+    places = [n for n in places if cells[n].cell_type == "code"]
+    found = [] if len(places) == 3 else [f"{len(places)} exercises"]
+    for n in places:
         cell = cells[n]
-        assert cell.source.count("answer = ...") == 1, cell.id
-        assert said[cell.id] == NOT_TRIED, cell.id
-        found = SOLUTION.search(cells[n + 1].source)
-        assert found, f"{cell.id}: the solution stands in the cell below it"
-        solved = cell.source.replace("answer = ...", found[1].strip())
-        assert value_of(solved, dict(names)) == RIGHT, cell.id
+        if cell.source.count("answer = ...") != 1 or said[cell.id] != NOT_TRIED:
+            found.append(f"{cell.id} is not open")
+        solution = SOLUTION.search(cells[n + 1].source)
+        if solution is None:
+            found.append(f"{cell.id} has no solution in the cell below it")
+            continue
+        solved = cell.source.replace("answer = ...", solution[1].strip())
+        if (reply := value_of(solved, dict(names))) != RIGHT:
+            found.append(f"{cell.id}, its solution: {reply}")
         for wrong in ("answer = -12345", "answer = 'nonsense'", "answer = None", "answer = []"):
             reply = value_of(cell.source.replace("answer = ...", wrong), dict(names))
-            assert reply.startswith("Not yet. "), (cell.id, wrong)
+            if not reply.startswith("Not yet. "):
+                found.append(f"{cell.id}, {wrong}: {reply}")
+    return found
+
+
+def test_each_exercise_can_be_solved_as_its_solution_says(told: Any) -> None:
+    assert faults(*told) == []
+
+
+def test_a_broken_exercise_is_noticed(told: Any) -> None:
+    cells, said, names = told
+    ids = [cell.id for cell in cells]
+
+    def broken(place: int, change: Callable[[str], str]) -> list[str]:
+        changed = copy.deepcopy(cells)
+        changed[place].source = change(changed[place].source)
+        return faults(changed, said, names)
+
+    for name in ("exercise-1", "exercise-2", "exercise-3"):
+        n = ids.index(name)
+        wrong = broken(n + 1, lambda text: re.sub("```python\n.*?```", WRONG, text, flags=re.S))
+        assert len(wrong) == 1
+        assert wrong[0].startswith(f"{name}, its solution: Not yet. ")
+        gone = broken(n + 1, lambda text: text.replace("<details>", ""))
+        assert gone == [f"{name} has no solution in the cell below it"]
+        given = broken(n, lambda text: text.replace("answer = ...", "answer = 1"))
+        assert f"{name} is not open" in given
+        lenient = broken(n, lambda text: re.sub(r"(?m)^check\(.*", "'Right.'", text))
+        assert f"{name}, answer = None: Right." in lenient
+    assert "2 exercises" in faults([c for c in cells if c.id != "exercise-2"], said, names)
 
 
 @pytest.mark.parametrize(

@@ -173,3 +173,28 @@ def test_the_hook_sees_what_a_child_process_asks_for(planted: Seen) -> None:
 @needs_namespace
 def test_the_system_counts_what_a_child_process_asks_for(planted: Seen) -> None:
     assert planted.no_way_out == 1
+
+
+@pytest.mark.skipif(shutil.which("make") is None, reason="make is not installed")
+def test_make_installs_nothing_once_it_has_set_up(tmp_path: Path) -> None:
+    for name in ("Makefile", "pyproject.toml", ".constraints.txt"):
+        shutil.copy(CHECKOUT / name, tmp_path)
+        os.utime(tmp_path / name, (1, 1))
+    for name in ("bin/python", "core"):
+        made = tmp_path / ".venv" / name
+        made.parent.mkdir(parents=True, exist_ok=True)
+        made.touch()
+        os.utime(made, (2, 2))
+
+    def commands() -> str:
+        make = ["make", "--dry-run", "demo", "html"]
+        alone = {name: os.environ[name] for name in ("PATH", "HOME") if name in os.environ}
+        return subprocess.run(
+            make, cwd=tmp_path, env=alone, capture_output=True, text=True, check=True
+        ).stdout
+
+    assert "safety_lib demo" in commands()
+    assert "build_site" in commands()
+    assert "pip" not in commands().replace("pipeline", "")
+    os.utime(tmp_path / "pyproject.toml", (3, 3))  # what is needed has changed
+    assert "pip install" in commands()
