@@ -348,6 +348,7 @@ def replay(
     from safety_lib.incident.investigate import investigate
     from safety_lib.incident.log import find_log
     from safety_lib.records import Suite
+    from safety_lib.report.documents import write_documents
     from safety_lib.report.summary import incident_lines
 
     taken = take_in(incident or Path(artifacts) / "incident_example.json", conversation)
@@ -371,6 +372,8 @@ def replay(
     write_artifact(artifacts, seen.suite)
     write_artifact(artifacts, seen.report)
     _say(incident_lines(seen.report))
+    for path in write_documents(artifacts, ["postmortem"]):
+        click.echo(f"Postmortem saved to {path}")
 
 
 @contextmanager

@@ -22,6 +22,7 @@ from safety_lib.incident.detection import (
     expected_rates,
     objections,
     random_audit,
+    trained_monitors,
     watch,
 )
 from safety_lib.incident.detection_experiments import days, early_warning
@@ -38,7 +39,6 @@ from safety_lib.incident.near_misses import (
     signs_of,
 )
 from safety_lib.incident.traffic import write_traffic
-from safety_lib.stats.intervals import clopper_pearson_upper
 
 ARTIFACTS = Path(__file__).resolve().parent.parent / "artifacts"
 REFUSES, HESITATES, SERVES = (
@@ -291,20 +291,13 @@ def test_early_warning_comes_out_the_same_on_the_log_of_the_checkout() -> None:
 
 def test_a_bad_release_of_the_experiment_is_seen_again(tmp_path: Path) -> None:
     stored = read_experiment(ARTIFACTS, "detection_latency")
-    rule = WarningRule(
-        tuple(tuple((sign, least) for sign, least in clause) for clause in stored.result["clauses"])
-    )
-    assert str(rule) == stored.result["rule"]
-    expected = {
-        name: clopper_pearson_upper(seen["hits"], seen["sessions"])
-        for name, seen in stored.result["expected"].items()
-    }
+    monitors, expected = trained_monitors(stored)
     seen = stored.result["monitors"]
     log, _ = write_traffic(
         tmp_path, load_version("v2"), stored.parameters["sessions"], days(stored.seed, 0)
     )
     with SessionLog(log) as opened:
-        alarms = watch(opened, "v2", [canary(), audit_of_warnings(rule)], expected)
+        alarms = watch(opened, "v2", monitors, expected)
     assert {alarm.monitor for alarm in alarms} == {"canary", "audit of warnings"}
     for alarm in alarms:
         assert alarm.sessions in seen[alarm.monitor]["sessions"]

@@ -134,3 +134,19 @@ def test_a_metric_names_code_and_a_field_that_exist(metric: Metric) -> None:
 def test_the_glossary_has_every_metric_once() -> None:
     body = next(d for d in RENDERED if d.name == "metrics_glossary").body
     assert re.findall(r"^## (.+)$", body, re.MULTILINE) == [m.name for m in METRICS]
+
+
+def test_a_postmortem_of_an_incident_that_did_not_come_back() -> None:
+    evidence = json.loads(json.dumps(EVIDENCE))
+    replayed = evidence["incident_replay"]
+    replayed |= {"rule_id": "", "blast_radius": None, "affected_users": None, "interventions": []}
+    replayed |= {"new_tests": [], "gate_after": None, "fixed_version": ""}
+    replayed["story"] |= {"milestones": [], "claims": [], "gaps": ["turn 3 was cut `off`"]}
+    (document,) = render_documents(evidence, ["postmortem"])
+    assert unexplained(document, evidence) == []
+    assert "Not estimated" in document.body
+    assert "turn 3 was cut" in document.body
+    assert "Nothing that could be compared" in document.body
+    del replayed["story"], evidence["detection_latency"]
+    (document,) = render_documents(evidence, ["postmortem"])
+    assert "`make experiments` measures it" in document.body

@@ -17,6 +17,8 @@ from safety_lib.incident.log import LoggedSession, SessionLog
 from safety_lib.incident.near_misses import WarningRule, signs_of
 from safety_lib.policy import load_policy
 from safety_lib.policy.oracle import judge
+from safety_lib.records import Experiment
+from safety_lib.stats.intervals import clopper_pearson_upper
 from safety_lib.streams import uniform
 
 FACTOR = 4.0
@@ -151,6 +153,35 @@ def audit_of_warnings(rule: WarningRule) -> Monitor:
         return warned, warned and bool(judge(log.events_of(session)))
 
     return Monitor("audit of warnings", looks)
+
+
+def trained_monitors(experiment: Experiment) -> tuple[tuple[Monitor, ...], dict[str, float]]:
+    """Return the monitors that raise alarms, set as an experiment set them on a good version.
+
+    What they expect is the upper 95% bound of what was counted there, so that a reference which was
+    lucky does not make false alarms.
+
+    Parameters
+    ----------
+    experiment : Experiment
+        ``detection_latency``.
+
+    Returns
+    -------
+    monitors : tuple of Monitor
+        The canary and the audit of warnings.
+    expected : dict
+        Monitor to expected rate, for :func:`watch`.
+    """
+    result = experiment.result
+    clauses = (tuple((sign, least) for sign, least in clause) for clause in result["clauses"])
+    monitors = (canary(), audit_of_warnings(WarningRule(tuple(clauses))))
+    counted = {monitor.name: result["expected"][monitor.name] for monitor in monitors}
+    expected = {
+        name: clopper_pearson_upper(seen["hits"], seen["sessions"])
+        for name, seen in counted.items()
+    }
+    return monitors, expected
 
 
 def expected_rates(

@@ -7,11 +7,12 @@ source cannot get in unnoticed. What a run has not made yet is said, with the st
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from safety_lib.artifacts import read_artifact, write_text
+from safety_lib.artifacts import ArtifactError, read_artifact, read_experiment, write_text
 from safety_lib.gate.rules import load_rules
 from safety_lib.policy import load_policy
 from safety_lib.records import Artifact, GateReport, IncidentReport, Record, StressFailures, Suite
@@ -29,6 +30,7 @@ DOCUMENTS = (
     "security_review_checklist",
     "model_card_safety",
     "interview_onepager",
+    "postmortem",
 )
 
 _KINDS: dict[str, type[Artifact]] = {
@@ -37,7 +39,9 @@ _KINDS: dict[str, type[Artifact]] = {
     "gate_report": GateReport,
     "incident_replay": IncidentReport,
 }
+_EXPERIMENTS = ("detection_latency",)
 _STEPS = {
+    "detection_latency": "make experiments",
     "stress_failures": "python -m safety_lib stress",
     "regression_tests": "python -m safety_lib regress",
     "gate_report": "python -m safety_lib gate",
@@ -99,6 +103,9 @@ def read_evidence(artifacts_dir: str | Path) -> Evidence:
         for name, kind in _KINDS.items()
         if (folder / f"{name}.json").exists()
     }
+    for name in _EXPERIMENTS if found else ():
+        with suppress(ArtifactError):  # one that is not there; each takes minutes
+            found[name] = read_experiment(folder, name).model_dump(mode="json")
     rules, policy = load_rules(), load_policy()
     if found.get("gate_report", {}).get("gate_policy_sha256") == rules.sha256:
         found["gate_policy"] = rules.model_dump(mode="json")
@@ -143,34 +150,43 @@ def written(value: Any, form: str = "plain") -> str:
     return "not measured" if value is None else _FORMS[form](value)
 
 
-def render_documents(evidence: Evidence) -> tuple[Document, ...]:
-    """Render the nine documents.
+def render_documents(evidence: Evidence, names: Iterable[str] = DOCUMENTS) -> tuple[Document, ...]:
+    """Render the nine documents and the postmortem of the last incident.
 
     Parameters
     ----------
     evidence : dict
         As :func:`read_evidence` returns it.
+    names : iterable of str, optional
+        Which; all of ``DOCUMENTS`` by default.
 
     Returns
     -------
     tuple of Document
-        In the order of ``DOCUMENTS``.
+        In the order of their names.
     """
-    return tuple(_render(name, evidence) for name in DOCUMENTS)
+    return tuple(_render(name, evidence) for name in names)
 
 
-def write_documents(artifacts_dir: str | Path) -> list[Path]:
-    """Render the documents from the artifacts of a folder into its ``docs/``.
+def write_documents(artifacts_dir: str | Path, names: Iterable[str] = DOCUMENTS) -> list[Path]:
+    """Render documents from the artifacts of a folder into its ``docs/``.
+
+    Parameters
+    ----------
+    artifacts_dir : str or Path
+        Where the artifacts are.
+    names : iterable of str, optional
+        Which; all of ``DOCUMENTS`` by default.
 
     Returns
     -------
     list of Path
-        The files, in the order of ``DOCUMENTS``.
+        The files, in the order of their names.
     """
     folder = Path(artifacts_dir)
     return [
         write_text(folder / "docs" / f"{document.name}.md", document.text)
-        for document in render_documents(read_evidence(folder))
+        for document in render_documents(read_evidence(folder), names)
     ]
 
 
@@ -233,7 +249,7 @@ def _source(artifact: str) -> str:
         return "`safety_lib/gate/policy.yaml` (its hash stands in `gate_report.json`)"
     if artifact == "policy":
         return "`safety_lib/policy/policy.yaml` (its hash stands in each artifact)"
-    return f"`{artifact}.json`"
+    return f"`experiments/{artifact}.json`" if artifact in _EXPERIMENTS else f"`{artifact}.json`"
 
 
 def _plain(value: Any) -> str:

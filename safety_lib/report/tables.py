@@ -10,15 +10,16 @@ from safety_lib.agent.versions import Change
 from safety_lib.records import (
     Bisection,
     BlastRadius,
+    ClaimCheck,
+    CutPoint,
     Experiment,
     Failure,
     GateReport,
     GateStep,
-    Intervention,
+    Milestone,
     MitigationResult,
     RegressionTest,
     StressSummary,
-    TimelineEntry,
 )
 from safety_lib.report.text import p_value
 
@@ -255,31 +256,50 @@ def steps_table(steps: Sequence[GateStep]) -> pd.DataFrame:
     return pd.DataFrame(table).set_index("step")
 
 
-def timeline_table(entries: Sequence[TimelineEntry], rows: int = 8) -> pd.DataFrame:
-    """Show the last moments before and at the violation."""
+def milestones_table(milestones: Sequence[Milestone], rows: int = 8) -> pd.DataFrame:
+    """Show the first warning, the chances that were missed and the violation."""
     import pandas as pd
 
-    shown = entries[-rows:]
-    table = [{"turn": e.turn, "what": e.what, "detail": _short(e.detail, 70)} for e in shown]
-    return pd.DataFrame(table, columns=["turn", "what", "detail"]).set_index("turn")
-
-
-def interventions_table(interventions: Sequence[Intervention], rows: int = 8) -> pd.DataFrame:
-    """Show the interventions with the largest effects."""
-    import pandas as pd
-
-    ordered = sorted(interventions, key=lambda i: (-i.effect, i.name))[:rows]
     table = [
         {
-            "intervention": i.name,
-            "kind": i.kind,
-            "still breaks": f"{i.counterfactual.k} of {i.counterfactual.n}",
-            "effect": f"{i.effect:+.2f} [{i.ci_low:+.2f}, {i.ci_high:+.2f}]",
+            "turn": m.turn,
+            "what": m.what,
+            "turns ahead": "" if m.lead is None else str(m.lead),
+            "detail": _short(m.detail, 60),
         }
-        for i in ordered
+        for m in milestones[-rows:]
     ]
-    columns = ["intervention", "kind", "still breaks", "effect"]
-    return pd.DataFrame(table, columns=columns).set_index("intervention")
+    columns = ["turn", "what", "turns ahead", "detail"]
+    return pd.DataFrame(table, columns=columns).set_index("turn")
+
+
+def cut_points_table(points: Sequence[CutPoint]) -> pd.DataFrame:
+    """Show how often the rule breaks when all goes on afresh after each turn."""
+    import pandas as pd
+
+    table = [
+        {"replayed up to turn": p.turn, "breaks": f"{p.broke.k} of {p.broke.n}"} for p in points
+    ]
+    columns = ["replayed up to turn", "breaks"]
+    return pd.DataFrame(table, columns=columns).set_index("replayed up to turn")
+
+
+def claims_table(claims: Sequence[ClaimCheck]) -> pd.DataFrame:
+    """Show what the file of an incident claims beside what was measured."""
+    import pandas as pd
+
+    words = {True: "yes", False: "no", None: "open"}
+    table = [
+        {
+            "claim": c.claim,
+            "claimed": _short(c.claimed, 18),
+            "measured": _short(c.measured, 30),
+            "agrees": words[c.agrees],
+        }
+        for c in claims
+    ]
+    columns = ["claim", "claimed", "measured", "agrees"]
+    return pd.DataFrame(table, columns=columns).set_index("claim")
 
 
 def probes_table(found: Bisection, rows: int = 12) -> pd.DataFrame:
