@@ -62,7 +62,7 @@ def look(browser: Browser, screenshots: Path) -> Look:
         complaints.clear()
         page.emulate_media(color_scheme=scheme)
         page.goto(path.as_uri())
-        page.screenshot(path=screenshots / f"page_{path.stem}.png")
+        page.screenshot(path=screenshots / f"page_{path.stem}_{scheme}.png")
         page.evaluate(UNFOLD)
         found = axe.run(page).response
         lines = [
