@@ -1024,6 +1024,7 @@ class BlastRadius(Record):
     """How many conversations, or users, were affected: an estimate from an audit.
 
     ``audited_n`` counts units; where the units are users, ``sessions_read`` is what that cost.
+    ``log_sha256`` is the hash of the log's bytes.
     """
 
     estimate: float
@@ -1038,6 +1039,7 @@ class BlastRadius(Record):
     claimed: int | None = None
     unit: Literal["conversations", "users"] = "conversations"
     sessions_read: int | None = None
+    log_sha256: str = ""
 
     def __str__(self) -> str:
         cost = f", {self.sessions_read:,} conversations read" if self.sessions_read else ""

@@ -1,5 +1,6 @@
 """The blast radius: counts what broke, covers the truth, never reads it, says when it cannot."""
 
+import hashlib
 import random
 import subprocess
 import sys
@@ -146,7 +147,9 @@ def test_the_order_of_the_rows_does_not_matter(tmp_path: Path) -> None:
         with writing(tmp_path / f"{name}.parquet", COLUMNS) as write:
             for one in rows:
                 write(one)
-    assert secret(tmp_path / "a.parquet") == secret(tmp_path / "b.parquet")
+    one, other = (secret(tmp_path / f"{name}.parquet") for name in "ab")
+    assert one.log_sha256 != other.log_sha256
+    assert one == other.model_copy(update={"log_sha256": one.log_sha256})
 
 
 def test_the_estimator_does_not_need_the_truth(tmp_path: Path) -> None:
@@ -424,3 +427,14 @@ def test_a_log_of_any_size_fits_in_bounded_memory(tmp_path: Path) -> None:
     assert sessions == 200_000
     assert low <= 10 * 153 <= high
     assert int(peak) < 600 * 1024  # in KiB; five million sessions take 431 MiB
+
+
+def test_an_estimate_names_the_log_that_it_is_from(tmp_path: Path) -> None:
+    copied = tmp_path / "other[1].parquet"
+    copied.write_bytes(LOG.read_bytes())
+    radius = [
+        estimate_blast_radius(path, rule_id="record_exfiltration", version="v2", audit=100, seed=7)
+        for path in (LOG, copied)
+    ]
+    assert radius[0] == radius[1]
+    assert radius[0].log_sha256 == hashlib.sha256(LOG.read_bytes()).hexdigest()

@@ -82,6 +82,7 @@ def estimate_blast_radius(
         sizes = sessions.split(version, flag)
         if not sum(sizes):
             raise LogError(f"{sessions.name}: {_holds(sessions)}, none of version {version!r}")
+        sha256 = sessions.sha256
         planned = allocate(*sizes, audit, level)
         positive = []
         for flagged, n in zip((True, False), planned, strict=True):
@@ -101,6 +102,7 @@ def estimate_blast_radius(
         audited_unflagged=planned[1],
         method=f"stratified audit, {how}; flagged: {flag.description}",
         claimed=claimed,
+        log_sha256=sha256,
     )
 
 
@@ -166,6 +168,7 @@ def estimate_affected(
         sizes = sessions.split_users(version, flag)
         if not sum(sizes):
             raise LogError(f"{sessions.name}: {_holds(sessions)}, none of version {version!r}")
+        sha256 = sessions.sha256
         strata = sum(size > 0 for size in sizes)
         users_to_read = round(audit * sum(sizes) / sessions.versions()[version])
         planned = allocate(*sizes, max(strata, users_to_read), level)
@@ -197,6 +200,7 @@ def estimate_affected(
         claimed=claimed,
         unit="users",
         sessions_read=read,
+        log_sha256=sha256,
     )
     seen = list(touched.values())
     return Affected(users, dict(touched.most_common()), chao1(seen) if seen else 0.0)

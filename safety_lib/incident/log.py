@@ -9,6 +9,7 @@ outside: it is validated at the door and an error is one line that names the fil
 from __future__ import annotations
 
 import glob
+import hashlib
 import json
 import os
 import re
@@ -16,6 +17,7 @@ import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any, LiteralString, NamedTuple
 
@@ -130,6 +132,7 @@ Parquet log, or a glob of them
                 f"{self.name}: there is no such file; give the path of a Parquet log, or a glob "
                 "of them"
             )
+        self._names = files
         self._connection = _connect()
         try:
             self._open(files)
@@ -146,6 +149,16 @@ Parquet log, or a glob of them
     def close(self) -> None:
         """Let go of the files."""
         self._connection.close()
+
+    @cached_property
+    def sha256(self) -> str:
+        """The hash of the files' bytes in the order of their names: which log an answer is from."""
+        digest = hashlib.sha256()
+        for name in self._names:
+            with Path(name).open("rb") as file:
+                while part := file.read(1 << 20):
+                    digest.update(part)
+        return digest.hexdigest()
 
     def versions(self) -> dict[str, int]:
         """Count the sessions of each version, by its name."""
@@ -309,7 +322,8 @@ Parquet log, or a glob of them
         import duckdb
 
         try:
-            self._connection.read_parquet(files).create_view("log")
+            named = [re.sub(r"([*?\[])", r"[\1]", name) for name in files]  # else a pattern again
+            self._connection.read_parquet(named).create_view("log")
         except duckdb.Error as error:
             raise self._refusal(error) from error
         found = {row[0]: str(row[1]) for row in self._rows("DESCRIBE log")}
@@ -486,7 +500,7 @@ def _files(path: str | Path) -> list[str]:
     # A path that is a file is that file, whatever characters its name has; pathlib has no glob for
     # a pattern that is absolute.
     found = [str(path)] if Path(path).is_file() else sorted(glob.glob(str(path)))  # noqa: PTH207
-    return [re.sub(r"([*?\[])", r"[\1]", name) for name in found if Path(name).is_file()]
+    return [name for name in found if Path(name).is_file()]
 
 
 def _flagged(flag: Flag) -> str:
