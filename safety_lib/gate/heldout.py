@@ -32,10 +32,13 @@ def judge_held_out(cases: Sequence[CaseTrials], rules: GateRules, seed: int = 0)
         few = f"{len(hidden)} held-out and {len(public)} public families are too few to say"
         return GateStep(step=4, title=TITLE, status="pass", reason=few)
     gap, p_value = permuted_gap(public, hidden, seed)
-    seen = f"{100 * gap:+.1f} points better on {len(public)} public than on {len(hidden)} held-out "
-    seen += f"families, p = {p_value:.3f}"
+    word = "better" if gap >= 0 else "worse"
+    seen = f"it changed {abs(100 * gap):.1f} points {word} on {len(public)} public families than "
+    seen += f"on {len(hidden)} held-out ones, p = {p_value:.3f}"
     if gap >= rules.block_margin and p_value < rules.alpha:
-        return GateStep(step=4, title=TITLE, status="warn", reason=f"it looks tuned: {seen}")
+        return GateStep(
+            step=4, title=TITLE, status="warn", reason=f"it looks tuned to the public tests: {seen}"
+        )
     return GateStep(step=4, title=TITLE, status="pass", reason=seen)
 
 
