@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import re
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -459,13 +460,14 @@ def test_operating_characteristics_draw_what_is_stored(
         for name, curve in stored.result["curves"].items()
     }
     drawn = [points_of(line) for line in axes().lines if line.get_marker() != "None"]
-    names = ("this suite", "30 families", "the original's rule, 8 tests")
+    names = ("this suite", "families that differ", "30 families", "the original's rule, 8 tests")
     assert drawn == [curves[name] for name in names]
     assert all(name in words() for name in names)
     share = stored.result["curves"]["this suite"]["0.07"]["BLOCK"][0]
     assert f"A loss of 7 points: blocked in {share:.0%} of releases" in title()
     reading = capsys.readouterr().out
-    assert all(f"{name}: of equally safe releases BLOCK" in reading for name in curves)
+    assert len(reading.splitlines()) <= 3
+    assert all(re.search(rf"{name}: (of equally safe releases )?BLOCK", reading) for name in curves)
     plt.close("all")
 
 
