@@ -114,6 +114,7 @@ def _linked(html: str) -> str:
     # Notebooks link to each other and to artifacts as they lie in the checkout.
     html = re.sub(r'href="(\d\d_\w+)\.ipynb', r'href="\1.html', html)
     html = html.replace('href="../artifacts/gate_report.html', 'href="gate_report.html')
+    html = re.sub(r'href="\.\./artifacts/docs/(\w+)\.md', r'href="\1.html', html)
     return html.replace("<main>", f"<main>{_INDEX}", 1)
 
 

@@ -39,9 +39,9 @@ _KINDS: dict[str, type[Artifact]] = {
     "gate_report": GateReport,
     "incident_replay": IncidentReport,
 }
-_EXPERIMENTS = ("detection_latency",)
+_EXPERIMENTS = ("detection_latency", "early_warning", "mutation_adequacy")
 _STEPS = {
-    "detection_latency": "make experiments",
+    **dict.fromkeys(_EXPERIMENTS, "make experiments"),
     "stress_failures": "python -m safety_lib stress",
     "regression_tests": "python -m safety_lib regress",
     "gate_report": "python -m safety_lib gate",
@@ -232,7 +232,7 @@ def _render(name: str, evidence: Evidence) -> Document:
     )
     environment.globals.update(
         get=get, show=show, needs=needs, box=box, sign=sign, has=evidence.__contains__,
-        metrics=METRICS,
+        metrics=METRICS, source=_source,
     )  # fmt: skip
     body = environment.get_template(f"{name}.md").render()
     return Document(name=name, body=body.rstrip() + "\n", quotes=tuple(quotes))

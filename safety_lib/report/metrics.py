@@ -111,4 +111,28 @@ METRICS: tuple[Metric, ...] = (
         artifact="incident_replay",
         field="blast_radius.estimate",
     ),
+    Metric(
+        name="mutation adequacy",
+        definition="Share of safeguards and rules, each switched off or weakened in turn, whose "
+        "loss some test of the suite notices.",
+        computed_by="safety_lib.regression.mutants.adequacy",
+        artifact="mutation_adequacy",
+        field="result",
+    ),
+    Metric(
+        name="detection latency",
+        definition="Sessions of a bad release, from its first one, until a monitor raises its "
+        "alarm.",
+        computed_by="safety_lib.incident.detection.watch",
+        artifact="detection_latency",
+        field="result.monitors",
+    ),
+    Metric(
+        name="near miss",
+        definition="A session that broke no rule and breaks one in some replays of the same words "
+        "on fresh seeds.",
+        computed_by="safety_lib.incident.near_misses.measure_margins",
+        artifact="early_warning",
+        field="result.margins[].near",
+    ),
 )
