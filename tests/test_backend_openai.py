@@ -12,7 +12,7 @@ import traceback
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from hypothesis import given
@@ -27,6 +27,7 @@ from safety_lib.agent.backends.openai import (
     read_json_answer,
     read_settings,
 )
+from safety_lib.agent.loop import Agent
 from safety_lib.agent.versions import Version, load_version
 from safety_lib.records import Message, ToolCall
 from safety_lib.report.summary import stress_lines
@@ -593,12 +594,15 @@ def test_whatever_a_model_writes_is_a_message_or_a_backend_error(text: str) -> N
 
 
 @pytest.fixture
-def hurried(endpoint: Endpoint, monkeypatch: pytest.MonkeyPatch) -> Version:
+def hurried(endpoint: Endpoint, monkeypatch: pytest.MonkeyPatch) -> Iterator[Version]:
     """The version in production, asking again once and without a pause."""
-    monkeypatch.setattr(conversation, "_agents", {})  # those of another test know its endpoint
+    agents: dict[Any, Agent] = {}
+    monkeypatch.setattr(conversation, "_agents", agents)  # those of another test know its endpoint
     monkeypatch.setattr(OpenAIChat, "_delay", lambda *_: 0.001)
     settings = {"model.retries": 1, "model.timeout_seconds": 0.25}
-    return load_version("v1").having(settings, name="v1")
+    yield load_version("v1").having(settings, name="v1")
+    for agent in agents.values():
+        cast(OpenAIChat, agent.backend).close()
 
 
 @pytest.mark.parametrize(
