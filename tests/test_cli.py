@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from safety_lib.__main__ import main
+from safety_lib.__main__ import cli, main
 
 ROOT = Path(__file__).resolve().parent.parent
 SAMPLES = ROOT / "artifacts"
@@ -111,6 +111,24 @@ def test_usage_errors_of_the_real_process_are_three(copy: Path) -> None:
 
 def test_help_is_no_error() -> None:
     assert main(["gate", "--help"]) == 0
+
+
+@pytest.mark.parametrize("name", sorted(cli.commands))
+def test_the_help_of_each_subcommand_shows_an_example_of_it(
+    name: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([name, "--help"]) == 0
+    assert f"Example: python -m safety_lib {name}" in " ".join(capsys.readouterr().out.split())
+
+
+def test_what_is_no_terminal_gets_plain_lines(tmp_path: Path) -> None:
+    arguments = [sys.executable, "-m", "safety_lib", "stress", "--rollouts", "2"]
+    arguments += ["--max-turns", "2", "--artifacts", str(tmp_path)]
+    done = subprocess.run(arguments, cwd=ROOT, capture_output=True, timeout=60, check=True)
+    assert done.stderr == b""
+    lines = done.stdout.replace(b"\r\n", b"\n")  # a line ends so on Windows
+    assert lines.endswith(b"\n")
+    assert b"\r" not in lines and b"\x1b" not in lines
 
 
 def edited(path: Path) -> str:
