@@ -59,10 +59,17 @@ def cli() -> None:
 
 @cli.command()
 @click.option("--rollouts", type=_AT_LEAST_ONE, help="Attacked conversations a version.")
+@click.option("--yes", is_flag=True, help="Do not ask before many calls of a paid model.")
 @_versions
 @_common
 def demo(
-    rollouts: int | None, baseline: str, candidate: str, artifacts: str, seed: int, model: str
+    rollouts: int | None,
+    yes: bool,
+    baseline: str,
+    candidate: str,
+    artifacts: str,
+    seed: int,
+    model: str,
 ) -> None:
     """Run the four notebooks in order.
 
@@ -79,9 +86,16 @@ def demo(
         seed=seed,
         model=model,
         say=click.echo,
+        agrees=lambda question: yes or _confirmed(question),
     )
     click.echo("=== Demo Complete ===")
     click.echo(f"Total time: {time.monotonic() - started:.0f} seconds")
+
+
+def _confirmed(question: str) -> bool:
+    if sys.stdin.isatty() and sys.stdout.isatty():
+        return click.confirm(question)
+    raise click.UsageError(f"{question} Nobody is here to ask: say --yes, or YES=1 to make")
 
 
 @cli.command()

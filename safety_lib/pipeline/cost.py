@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
+from safety_lib.agent.backends import Backend
+from safety_lib.agent.loop import Agent
 from safety_lib.agent.versions import load_version
 from safety_lib.attack.scenarios import all_scenarios, benign_twin, load_goals
 from safety_lib.incident.bisection import MOST_ATTRIBUTED
@@ -21,19 +24,34 @@ CHANGED_CANDIDATES = 2  # that the first notebook attacks beside the two version
 MOST_MITIGATIONS = 12
 MOST_UNSEEN = 60  # conversations beside the incident that a mitigation is tried on
 LONGEST_INCIDENT = 10  # turns; the file is not read before its stage
+CONFIRM_ABOVE = 1_000  # calls, of a model that somebody is paid for
+CHARACTERS_PER_TOKEN = 4  # of English, by the rule of thumb
+MESSAGE = 160  # characters of a message, as the goals and tactics and short replies have them
+ANSWER = 40  # tokens: a tool call or a sentence or two
 
 
 @dataclass(frozen=True)
 class Cost:
-    """Calls of the model: about how many if nothing fails, and how many at the very most."""
+    """What a run asks of its model.
+
+    Attributes
+    ----------
+    about, most : int
+        Calls if nothing fails, and at the very most.
+    tokens_in, tokens_out : int
+        Tokens of ``about`` calls, roughly.
+    """
 
     about: int
     most: int
+    tokens_in: int
+    tokens_out: int
 
     def __str__(self) -> str:
         return (
             f"This makes about {self.about:,} calls of the model, and more for every failure that "
-            f"is found: at the very most {self.most:,}."
+            f"is found: at the very most {self.most:,}.\nThe first number is roughly "
+            f"{_rough(self.tokens_in)} tokens in and {_rough(self.tokens_out)} out."
         )
 
 
@@ -41,7 +59,9 @@ def cost_of(plan: Mapping[str, Mapping[str, Any]]) -> Cost:
     """Count the turns of a plan: those of every run, and those that only failures cause.
 
     The first number takes two calls a turn, as a small model did, and lets nothing fail. The bound
-    lets every conversation fail, every search use its budget and every turn its last step.
+    lets every conversation fail, every search use its budget and every turn its last step. Each
+    call sends the system prompt, the tools and half of the messages that the memory keeps of a
+    conversation of the longest length; four characters count as a token.
 
     Parameters
     ----------
@@ -58,13 +78,32 @@ def cost_of(plan: Mapping[str, Mapping[str, Any]]) -> Cost:
     parts = [_stress(plan), _regression(plan), _gate(plan), _incident(plan)]
     sure, if_failing = (sum(part[i] for part in parts) for i in (0, 1))
     steps = max(version.limits.max_steps for version in _versions(plan).values())
-    return Cost(about=CALLS_PER_TURN * sure, most=steps * (sure + if_failing))
+    about = CALLS_PER_TURN * sure
+    return Cost(
+        about=about,
+        most=steps * (sure + if_failing),
+        tokens_in=about * _prompt(plan),
+        tokens_out=about * ANSWER,
+    )
 
 
 def _versions(plan: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
     stage = plan["incident_replay"]
     names = (stage["baseline"], stage["candidate"], stage["fixed"], "reference")
     return {name: load_version(name) for name in names if name}
+
+
+def _prompt(plan: Mapping[str, Mapping[str, Any]]) -> int:
+    """Return the tokens of one prompt, roughly."""
+    version = _versions(plan)[plan["release_gate"]["candidate"]]
+    agent = Agent(version, cast(Backend, None))
+    kept = min(version.memory.window or 2 * _attacks(plan)[1], 2 * _attacks(plan)[1]) / 2
+    fixed = len(agent.system.content) + len(json.dumps(agent.tools))
+    return round((fixed + kept * MESSAGE) / CHARACTERS_PER_TOKEN)
+
+
+def _rough(n: int) -> str:
+    return f"{n / 1e6:,.1f} million" if n >= 1e6 else f"{round(n, -3):,}"
 
 
 def _attacks(plan: Mapping[str, Mapping[str, Any]]) -> tuple[int, int]:

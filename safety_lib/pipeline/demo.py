@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
 
 from safety_lib.agent.versions import load_version
 from safety_lib.artifacts import read_artifact
-from safety_lib.pipeline.plan import CHECKOUT, STAGES, Plan, load_plan
+from safety_lib.pipeline.plan import CHECKOUT, STAGES, PipelineError, Plan, load_plan
 from safety_lib.pipeline.run import Event, StageRun, run_notebooks
 from safety_lib.records import GateReport, IncidentReport, StressFailures, Suite
 from safety_lib.report.documents import write_documents
 from safety_lib.report.summary import TITLES, gate_lines, incident_lines, stress_lines, suite_lines
 
 REAL = ("local", "openai:", "record:")  # models that take seconds, or money, a call
+_PAID = re.compile(r"(record:.*:)?openai:")
 
 _SAMPLES = CHECKOUT / "artifacts"
 
@@ -28,6 +30,7 @@ def run_demo(
     seed: int | None = None,
     model: str = "",
     say: Callable[[str], object] = print,
+    agrees: Callable[[str], bool] = lambda _: True,
 ) -> list[StageRun]:
     """Run the four notebooks and say, stage by stage, what came out.
 
@@ -41,6 +44,8 @@ def run_demo(
         In place of the model that each version names.
     say : callable, optional
         Takes each line of the summary.
+    agrees : callable, optional
+        Asked before a run that makes many calls of a paid model; nothing is written before.
 
     Returns
     -------
@@ -49,7 +54,7 @@ def run_demo(
     Raises
     ------
     PipelineError
-        As :func:`~safety_lib.pipeline.run_notebooks`.
+        As :func:`~safety_lib.pipeline.run_notebooks`, and if the cost is not agreed to.
     """
     from tqdm import tqdm
 
@@ -59,12 +64,22 @@ def run_demo(
         "candidate": candidate,
         "seed": seed,
     }
-    asked = _on_new_tape(artifacts) if model == "local" else _with_absolute_tape(model)
+    tape = (artifacts / "runs" / "local.jsonl").resolve()
+    # The local model has one answer to a request and the gates of stages 3 and 4 share an arm: what
+    # was asked once in this run is not asked again.
+    asked = f"record:{tape}:local" if model == "local" else _with_absolute_tape(model)
     plan = load_plan(asked, overrides)
-    if any(name.startswith(REAL) for name in _models(plan, asked)):
-        from safety_lib.pipeline.cost import cost_of
+    models = _models(plan, asked)
+    if any(name.startswith(REAL) for name in models):
+        from safety_lib.pipeline.cost import CONFIRM_ABOVE, cost_of
 
-        say(f"{cost_of(plan)}\n")
+        cost = cost_of(plan)
+        say(f"{cost}\n")
+        paid = any(_PAID.match(name) for name in models)
+        if paid and cost.about > CONFIRM_ABOVE and not agrees(f"Make about {cost.about:,} calls?"):
+            raise PipelineError("nothing was run; a smaller plan has fewer rollouts or trials")
+    if model == "local":
+        tape.unlink(missing_ok=True)
     for name in ("incident", "log"):
         sample = _SAMPLES / plan["incident_replay"][name]
         if sample.is_file() and not (artifacts / sample.name).exists():
@@ -102,14 +117,6 @@ def _summary(stage: str, artifacts: Path) -> list[str]:
 def _models(plan: Plan, model: str) -> list[str]:
     stage = plan["release_gate"]
     return [model or load_version(stage[side]).model.backend for side in ("baseline", "candidate")]
-
-
-def _on_new_tape(artifacts: Path) -> str:
-    # The local model has one answer to a request and the gates of stages 3 and 4 share an arm: what
-    # was asked once in this run is not asked again.
-    tape = (artifacts / "runs" / "local.jsonl").resolve()
-    tape.unlink(missing_ok=True)
-    return f"record:{tape}:local"
 
 
 def _with_absolute_tape(model: str) -> str:

@@ -38,6 +38,7 @@ from safety_lib.records import Message, ToolCall
 
 NO_TOOL = "none"
 MAX_BODY = 4_000_000
+SHORTEST_KEY = 12
 _INSTALL = "the openai client is missing: pip install 'agentic-safety-notebooks[openai]'"
 _SECRETS = re.compile(r"\b(?:sk|pk|key|token)[-_][\w*.\-]{4,}|Bearer\s+\S+", re.IGNORECASE)
 
@@ -183,6 +184,8 @@ class OpenAIChat:
         self.concurrency = self.settings.concurrency
         self._client = client if client is not None else _client_of_environment()
         self._key = str(self._client.api_key)
+        # What stands in for a key where none is needed is short, and may be a word.
+        self._secret = len(self._key) >= SHORTEST_KEY
         self._host = urlsplit(str(self._client.base_url)).hostname or "the endpoint"
         self._slots = threading.BoundedSemaphore(self.concurrency)
         self._limit = "max_tokens"
@@ -274,7 +277,10 @@ class OpenAIChat:
             return _Trouble("auth", "the key in OPENAI_API_KEY does not fit into a header", False)
         except openai.OpenAIError as error:
             return _Trouble("bad_request", f"the client refuses ({type(error).__name__})", False)
-        return raw if isinstance(raw, _Trouble) else self._parse(raw)
+        if isinstance(raw, _Trouble):
+            return raw
+        # An endpoint that repeats the key, in an answer as in an error, must not get it kept.
+        return self._parse(raw.replace(self._key.encode(), b"***") if self._secret else raw)
 
     def _body(self, response: Any) -> bytes | _Trouble:
         """Read the whole body; the client's own timeout is per read, a slow drip would pass it."""

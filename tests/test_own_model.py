@@ -1,0 +1,247 @@
+"""One's own model: its cost is said first, its key goes nowhere, and the README's way works."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from safety_lib.agent.backends import open_backend
+from safety_lib.agent.versions import load_version
+from safety_lib.artifacts import read_artifact
+from safety_lib.pipeline import STAGES, PipelineError, demo, load_plan, run_demo, run_notebooks
+from safety_lib.pipeline.cost import CONFIRM_ABOVE, cost_of
+from safety_lib.records import GateReport, Message, ToolCall
+
+pytest.importorskip("openai", reason="the openai client is not installed")
+
+ROOT = Path(__file__).resolve().parent.parent
+KEY = "sk-planted-4f1b9c0d7e2a"
+
+
+class Handler(BaseHTTPRequestHandler):
+    """Answers as the simulated agent would; now and then it repeats the key that it was given."""
+
+    protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True
+    server: Endpoint
+
+    def do_POST(self) -> None:
+        raw = self.rfile.read(int(self.headers["Content-Length"]))
+        body, sent = json.loads(raw), self.headers["Authorization"]
+        number = self.server.note(sent, len(raw))
+        if number % 61 == 0:
+            self.say(400, {"error": {"message": f"cannot take {sent}"}})
+        elif number % 13 == 0:
+            self.say(200, completion({"role": "assistant", "content": f"You sent {sent}."}))
+        else:
+            self.say(200, completion(self.server.answer(body)))
+
+    def say(self, status: int, body: Any) -> None:
+        text = json.dumps(body).encode()
+        self.send_response(status)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(text)))
+        self.end_headers()
+        self.wfile.write(text)
+
+    def log_message(self, format: str, *args: Any) -> None:
+        pass
+
+
+def completion(message: dict[str, Any]) -> dict[str, Any]:
+    return {"choices": [{"index": 0, "finish_reason": "stop", "message": message}]}
+
+
+class Endpoint(ThreadingHTTPServer):
+    """A chat endpoint on the loopback interface."""
+
+    daemon_threads = True
+
+    def __init__(self) -> None:
+        super().__init__(("127.0.0.1", 0), Handler)
+        self.brain = open_backend("simulated", load_version("v2").model.model_dump(mode="json"))
+        self.lock = threading.Lock()
+        self.keys: set[str] = set()
+        self.lengths: list[int] = []
+
+    def note(self, sent: str, length: int) -> int:
+        with self.lock:
+            self.keys.add(sent)
+            self.lengths.append(length)
+            return len(self.lengths)
+
+    def answer(self, body: dict[str, Any]) -> dict[str, Any]:
+        reply = self.brain.complete(
+            [message_of(wire) for wire in body["messages"]], body["tools"], seed=body["seed"]
+        )
+        calls = [
+            {
+                "id": call.id,
+                "type": "function",
+                "function": {"name": call.name, "arguments": json.dumps(call.arguments)},
+            }
+            for call in reply.tool_calls
+        ]
+        said: dict[str, Any] = {"role": "assistant", "content": reply.content}
+        return said | ({"tool_calls": calls} if calls else {})
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        pass
+
+
+def message_of(wire: dict[str, Any]) -> Message:
+    calls = tuple(
+        ToolCall(
+            id=call["id"],
+            name=call["function"]["name"],
+            arguments=json.loads(call["function"]["arguments"]),
+        )
+        for call in wire.get("tool_calls", ())
+    )
+    return Message(
+        role=wire["role"],
+        content=wire["content"],
+        tool_calls=calls,
+        tool_call_id=wire.get("tool_call_id", ""),
+    )
+
+
+@pytest.fixture(scope="module")
+def endpoint() -> Iterator[Endpoint]:
+    server = Endpoint()
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+    thread.start()
+    yield server
+    server.shutdown()
+    thread.join()
+    server.server_close()
+
+
+# --------------------------------------------------------------------------- what it costs
+
+
+def test_nothing_is_written_before_the_cost_is_agreed_to(tmp_path: Path) -> None:
+    said: list[str] = []
+    asked: list[str] = []
+    with pytest.raises(PipelineError, match="nothing was run"):
+        run_demo(
+            model=f"record:{tmp_path / 'tape.jsonl'}:openai:tiny",
+            artifacts=tmp_path / "new",
+            say=said.append,
+            agrees=lambda question: bool(asked.append(question)),
+        )
+    assert list(tmp_path.iterdir()) == []
+    expected = cost_of(load_plan("openai:tiny"))
+    assert said == [f"{expected}\n"]
+    assert re.search(r"roughly [\d.,]+ million tokens in and [\d,]+ out", said[0])
+    assert asked == [f"Make about {expected.about:,} calls?"]
+
+
+@pytest.mark.parametrize(
+    ("model", "rollouts", "asks"), [("openai:tiny", 12, 1), ("local", 500, 0), ("", 500, 0)]
+)
+def test_a_model_is_asked_about_that_costs_money_and_much_of_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, model: str, rollouts: int, asks: int
+) -> None:
+    monkeypatch.setattr(demo, "run_notebooks", lambda *_, **__: [])
+    asked: list[str] = []
+    run_demo(
+        model=model,
+        rollouts=rollouts,
+        artifacts=tmp_path,
+        say=lambda _: None,
+        agrees=lambda question: asked.append(question) or True,
+    )
+    assert len(asked) == asks
+    assert cost_of(load_plan("openai:tiny")).about > CONFIRM_ABOVE
+
+
+def test_where_nobody_can_be_asked_it_takes_a_yes(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "safety_lib", "demo", "--model", "openai:tiny"]
+    done = subprocess.run(
+        [*command, "--artifacts", str(tmp_path / "new")],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        stdin=subprocess.DEVNULL,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == 3
+    assert done.stderr.count("\n") == 1
+    assert "--yes" in done.stderr
+    assert not (tmp_path / "new").exists()
+
+
+# --------------------------------------------------------------------------- the whole way
+
+
+@pytest.fixture(scope="module")
+def own_run(
+    endpoint: Endpoint, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[tuple[Path, str]]:
+    """Run the four notebooks on a model of one's own, a small plan, recorded."""
+    folder = tmp_path_factory.mktemp("own")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("OPENAI_API_KEY", KEY)
+        patch.setenv("OPENAI_BASE_URL", f"http://127.0.0.1:{endpoint.server_address[1]}/v1")
+        model = f"record:{folder / 'tape.jsonl'}:openai:tiny"
+        sizes = {
+            "stress_testing": {"rollouts": 4, "max_turns": 5},
+            "regression": {"replays": 2},
+            "release_gate": {"trials": 1, "max_tests": 3},
+            "incident_replay": {"replays": 2, "audit": 100, "trials": 1, "max_tests": 2},
+        }
+        plan = load_plan(model, sizes)
+        for name in ("incident", "log"):
+            plan["incident_replay"][name] = str(ROOT / "artifacts" / plan["incident_replay"][name])
+        run_notebooks(STAGES, plan, folder / "artifacts")
+        command = [sys.executable, "-m", "safety_lib", "stress", "--rollouts", "3"]
+        command += ["--model", model]
+        done = subprocess.run(
+            [*command, "--artifacts", str(folder / "again")],
+            cwd=ROOT,
+            capture_output=True,
+            text=True,
+            timeout=120,
+            check=False,
+        )
+    yield folder, done.stdout + done.stderr
+
+
+def test_a_planted_key_is_found_nowhere(endpoint: Endpoint, own_run: tuple[Path, str]) -> None:
+    folder, printed = own_run
+    assert endpoint.keys == {f"Bearer {KEY}"}
+    files = [path for path in folder.rglob("*") if path.is_file()]
+    assert {path.suffix for path in files} >= {".json", ".jsonl", ".ipynb", ".html"}
+    assert [path.name for path in files if KEY.encode() in path.read_bytes()] == []
+    assert KEY not in printed
+    assert "cannot take ***" in printed or any(b"cannot take ***" in p.read_bytes() for p in files)
+    repeated = [path for path in files if b"You sent Bearer ***" in path.read_bytes()]
+    assert {path.suffix for path in repeated} >= {".jsonl"}  # what repeated it was kept without it
+
+
+def test_a_run_on_ones_own_model_ends_in_a_verdict_or_says_why_not(
+    own_run: tuple[Path, str],
+) -> None:
+    report = read_artifact(own_run[0] / "artifacts", GateReport)
+    assert report.model == "openai:tiny"
+    assert report.verdict or report.reasons
+
+
+def test_a_prompt_is_about_as_long_as_was_said(
+    endpoint: Endpoint, own_run: tuple[Path, str]
+) -> None:
+    expected = cost_of(load_plan("openai:tiny"))
+    said = 4 * expected.tokens_in / expected.about
+    sent = sum(endpoint.lengths) / len(endpoint.lengths)
+    assert said / 2 < sent < 2 * said
