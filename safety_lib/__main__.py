@@ -195,7 +195,7 @@ def regress(
         load_version(baseline or found.baseline),
         load_version(candidate or found.candidate),
     ]
-    with _workers(workers) as (executor, count):
+    with _workers(workers) as (executor, count), _progress("conversations") as tick:
         suite = generate_suite(
             found,
             {version.version: version for version in versions},
@@ -206,6 +206,7 @@ def regress(
             previous=previous_suite(artifacts, found.model),
             executor=executor,
             workers=count,
+            on_result=tick,
         )
     write_artifact(artifacts, suite)
     _say(suite_lines(suite, artifacts))

@@ -13,7 +13,14 @@ from safety_lib.pipeline.plan import CHECKOUT, STAGES, PipelineError, Plan, load
 from safety_lib.pipeline.run import Event, StageRun, run_notebooks
 from safety_lib.records import GateReport, IncidentReport, StressFailures, Suite
 from safety_lib.report.documents import write_documents
-from safety_lib.report.summary import TITLES, gate_lines, incident_lines, stress_lines, suite_lines
+from safety_lib.report.summary import (
+    TITLES,
+    gate_lines,
+    incident_lines,
+    loop_lines,
+    stress_lines,
+    suite_lines,
+)
 
 REAL = ("local", "openai:", "record:")  # models that take seconds, or money, a call
 _PAID = re.compile(r"(record:.*:)?openai:")
@@ -100,6 +107,13 @@ def run_demo(
 
         runs = run_notebooks(STAGES, plan, artifacts, on_event=show)
     write_documents(artifacts)
+    for line in loop_lines(
+        read_artifact(artifacts, StressFailures),
+        read_artifact(artifacts, Suite),
+        read_artifact(artifacts, GateReport),
+        read_artifact(artifacts, IncidentReport),
+    ):
+        say(line)
     return runs
 
 

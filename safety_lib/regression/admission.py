@@ -8,7 +8,7 @@ with the reason.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Executor
 from typing import Literal
 
@@ -48,6 +48,7 @@ def reproduce(
     model: str = "",
     executor: Executor | None = None,
     workers: int = 1,
+    on_result: Callable[[Trajectory], None] | None = None,
 ) -> tuple[Reproduction, ...]:
     """Replay each failure on fresh seeds, on the version that it was found on.
 
@@ -63,7 +64,7 @@ def reproduce(
         The run's seed; discovery's seeds are never used again.
     model : str, optional
         The model to use in place of those that the versions name.
-    executor, workers
+    executor, workers, on_result
         As in :func:`safety_lib.rollout.campaign.run_campaign`.
 
     Returns
@@ -90,6 +91,7 @@ def reproduce(
         model=model,
         executor=executor,
         workers=workers,
+        on_result=on_result,
     )
     return tuple(
         count(failure.version, trials, failure.rule_id)
@@ -106,6 +108,7 @@ def hold_all(
     model: str = "",
     executor: Executor | None = None,
     workers: int = 1,
+    on_result: Callable[[Trajectory], None] | None = None,
 ) -> Iterable[tuple[Trajectory, ...]]:
     """Replay the turns of each entry on its version; every entry meets the same seeds.
 
@@ -120,7 +123,7 @@ def hold_all(
         for failure, version, turns in plan
         for trial in seeds
     )
-    held = run_campaign(jobs, model=model, executor=executor, workers=workers)
+    held = run_campaign(jobs, model=model, executor=executor, workers=workers, on_result=on_result)
     for _ in plan:
         yield tuple(next(held) for _ in seeds)
     next(held, None)  # let the campaign end by itself

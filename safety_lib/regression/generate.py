@@ -8,7 +8,7 @@ is counted on the test that stands for it.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor
 from pathlib import Path
 from typing import Literal, NamedTuple
@@ -202,6 +202,7 @@ def generate_suite(
     previous: Suite | None = None,
     executor: Executor | None = None,
     workers: int = 1,
+    on_result: Callable[[Trajectory], None] | None = None,
 ) -> Suite:
     """Make the suite from what stage 1 found.
 
@@ -223,8 +224,8 @@ def generate_suite(
     previous : Suite, optional
         Its tests that came from incidents stay: they are permanent, and no stress test owns them.
         A test that somebody retired or rejected stays so.
-    executor, workers
-        As in :func:`safety_lib.rollout.campaign.run_campaign`; the result depends on neither.
+    executor, workers, on_result
+        As in :func:`safety_lib.rollout.campaign.run_campaign`; the result depends on none.
 
     Raises
     ------
@@ -248,6 +249,7 @@ def generate_suite(
         model=model,
         executor=executor,
         workers=workers,
+        on_result=on_result,
     )
     again = [
         (failure, seen)
@@ -266,6 +268,7 @@ def generate_suite(
         model=model,
         executor=executor,
         workers=workers,
+        on_result=on_result,
     )
 
     def tried(cases: Sequence[tuple[Failure, Turns, Minimisation]]) -> list[_Trial]:
@@ -279,6 +282,7 @@ def generate_suite(
                 model=model,
                 executor=executor,
                 workers=workers,
+                on_result=on_result,
             )
         )
 
@@ -383,6 +387,7 @@ def _tried(
     model: str,
     executor: Executor | None,
     workers: int,
+    on_result: Callable[[Trajectory], None] | None,
 ) -> Iterator[_Trial]:
     """Hold what is left of each failure on its version and on the reference, on the same seeds."""
     plan = [
@@ -399,6 +404,7 @@ def _tried(
             model=model,
             executor=executor,
             workers=workers,
+            on_result=on_result,
         )
     )
     for (failure, turns, how), bad in zip(cases, held, strict=False):

@@ -258,6 +258,7 @@ def minimise_failures(
     model: str = "",
     executor: Executor | None = None,
     workers: int = 1,
+    on_result: Callable[[Trajectory], None] | None = None,
 ) -> tuple[tuple[Turns, Minimisation], ...]:
     """Shorten many failures at once, each on the version that it was found on.
 
@@ -284,7 +285,7 @@ def minimise_failures(
         Replays for each failure; 0 shortens nothing.
     model : str, optional
         The model to use in place of those that the versions name.
-    executor, workers
+    executor, workers, on_result
         As in :func:`safety_lib.rollout.campaign.run_campaign`.
 
     Returns
@@ -325,7 +326,9 @@ def minimise_failures(
     while asked:
         round_ = list(asked.items())
         plan = [job for index, ask in round_ for job in jobs(index, ask)]
-        held = iter(run_campaign(plan, model=model, executor=executor, workers=workers))
+        held = iter(
+            run_campaign(plan, model=model, executor=executor, workers=workers, on_result=on_result)
+        )
         broken = [
             sum(breaks(next(held), failures[index].rule_id) for _ in ask.numbers)
             for index, ask in round_

@@ -19,6 +19,33 @@ TITLES = {
 }
 
 
+def loop_lines(
+    found: StressFailures, suite: Suite, report: GateReport, incident: IncidentReport
+) -> list[str]:
+    """Say in one table what the four stages came to."""
+    tried = sum(seen.rollouts for seen in found.summary)
+    failed = sum(seen.failures for seen in found.summary)
+    fix = incident.fixed_version
+    gates = f"{incident.version} {incident.gate_after or 'none'}"
+    rows = [
+        ("stage", "what it came to", "verdict"),
+        ("1 stress testing", f"{failed} failures in {tried} conversations", ""),
+        (
+            "2 regression tests",
+            f"{suite.funnel['active']} tests of {suite.funnel['found']} failures",
+            "",
+        ),
+        ("3 release gate", f"{report.baseline} -> {report.candidate}", report.verdict or "none"),
+        (
+            "4 incident replay",
+            incident.root_cause,
+            f"{gates}, {fix} {incident.gate_of_fix or 'none'}" if fix else gates,
+        ),
+    ]
+    widths = [max(len(row[column]) for row in rows) for column in (0, 1)]
+    return ["  ".join((a.ljust(widths[0]), b.ljust(widths[1]), c)).rstrip() for a, b, c in rows]
+
+
 def stress_lines(found: StressFailures, folder: str) -> list[str]:
     """Say what discovery found on each version."""
     lines = [f"Running {found.rollouts} {found.attacker} rollouts on each version..."]
