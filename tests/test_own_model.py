@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import subprocess
 import sys
+import textwrap
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -245,3 +247,28 @@ def test_a_prompt_is_about_as_long_as_was_said(
     said = 4 * expected.tokens_in / expected.about
     sent = sum(endpoint.lengths) / len(endpoint.lengths)
     assert said / 2 < sent < 2 * said
+
+
+def test_the_steps_of_the_readme_lead_to_a_verdict(endpoint: Endpoint, tmp_path: Path) -> None:
+    section = (ROOT / "README.md").read_text(encoding="utf-8").split("## Your own model")[1]
+    blocks = re.findall(r"^ *```bash\n(.*?)^ *```", section.split("\n## ")[0], re.DOTALL | re.M)
+    script = "\n".join(textwrap.dedent(block) for block in blocks[:5])
+    script = re.sub(r"--rollouts \d+", "--rollouts 4", script)  # the same steps, fewer calls
+    script = re.sub(r"(--replays|--trials) \d+", r"\1 1", script)
+    url = f"http://127.0.0.1:{endpoint.server_address[1]}/v1"
+    script = script.replace("http://localhost:8000/v1", url)
+    (tmp_path / "safety_lib").symlink_to(ROOT / "safety_lib")
+    done = subprocess.run(
+        ["sh", "-c", f"alias python={sys.executable}\n{script}"],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert "Discovered" in done.stdout
+    assert "regression tests" in done.stdout
+    assert "Release verdict: " in done.stdout
+    assert int(done.stdout.split()[-1]) in (0, 1, 2, 3)
+    assert (tmp_path / "mine" / "gate_report.html").exists()
