@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
+import re
 import shutil
+import struct
 import subprocess
 import sys
 from pathlib import Path
@@ -255,3 +259,27 @@ def test_the_gate_writes_a_comment_and_junit_and_adds_to_the_history_once(
     assert main(arguments) == 3
     assert "gate_history.json: content differs" in capsys.readouterr().err
     assert (copy / "gate_report.html").read_bytes() == page
+
+
+def test_a_terminal_gets_progress_with_failures_and_no_colour(tmp_path: Path) -> None:
+    pty, fcntl, termios = map(pytest.importorskip, ("pty", "fcntl", "termios"))
+    parent, child = pty.openpty()
+    fcntl.ioctl(child, termios.TIOCSWINSZ, struct.pack("4H", 30, 100, 0, 0))
+    started = subprocess.Popen(
+        [sys.executable, "-m", "safety_lib", "stress", "--rollouts", "60", "--artifacts", tmp_path],
+        cwd=ROOT,
+        env={**os.environ, "NO_COLOR": "1", "TERM": "xterm-256color"},
+        stdin=subprocess.DEVNULL,
+        stdout=child,
+        stderr=child,
+    )
+    os.close(child)
+    shown = b""
+    with contextlib.suppress(OSError):  # the end of a terminal
+        while part := os.read(parent, 65536):
+            shown += part
+    os.close(parent)
+    assert started.wait(timeout=60) == 0
+    assert re.search(rb"\d+ conversations .*[/s].*\d+ failures", shown)
+    assert b"Discovered" in shown
+    assert not re.search(rb"\x1b\[[0-9;]*m", shown)

@@ -99,7 +99,6 @@ def run_demo(
                 return
             with tqdm.external_write_mode():
                 if event.kind == "started":
-                    bar.reset(event.cells)
                     say(f"=== {TITLES[STAGES[event.stage]]} ===")
                 else:
                     for line in [*_summary(event.stage, artifacts), ""]:
