@@ -103,6 +103,8 @@ def run_demo(
                 else:
                     for line in [*_summary(event.stage, artifacts), ""]:
                         say(line)
+            if event.kind == "started":
+                bar.reset(event.cells)
 
         runs = run_notebooks(STAGES, plan, artifacts, on_event=show)
     write_documents(artifacts)
