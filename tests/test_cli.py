@@ -283,3 +283,16 @@ def test_a_terminal_gets_progress_with_failures_and_no_colour(tmp_path: Path) ->
     assert re.search(rb"\d+ conversations .*[/s].*\d+ failures", shown)
     assert b"Discovered" in shown
     assert not re.search(rb"\x1b\[[0-9;]*m", shown)
+
+
+def test_the_recording_shows_what_the_readme_says() -> None:
+    head, *events = (ROOT / ".github" / "demo.cast").read_text(encoding="utf-8").splitlines()
+    assert json.loads(head)["version"] == 2
+    times, kinds, texts = zip(*map(json.loads, events), strict=True)
+    assert list(times) == sorted(times)
+    assert set(kinds) == {"o"}
+    shown = "".join(texts)
+    block = (ROOT / "README.md").read_text(encoding="utf-8").split("```\n=== Step 1")[1]
+    wanted = [line for line in block.split("```")[0].splitlines()[1:] if "Total time" not in line]
+    assert [line for line in wanted if line not in shown] == []
+    assert str(ROOT) not in shown
