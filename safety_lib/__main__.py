@@ -105,7 +105,7 @@ def _confirmed(question: str) -> bool:
     default="adaptive",
     show_default=True,
     metavar="NAME",
-    help="adaptive, static or direct, with mutators as in adaptive+urgency+padding.",
+    help="adaptive, static or direct, with mutators as in adaptive+urgency+padding; or search.",
 )
 @click.option("--max-turns", default=8, show_default=True, type=_AT_LEAST_ONE)
 @click.option("--workers", default=1, show_default=True, type=_AT_LEAST_ONE, help="Processes.")

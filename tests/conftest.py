@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import shutil
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,6 +15,10 @@ from safety_lib.pipeline.plan import CHECKOUT
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser
+
+# A shell's background job ignores Ctrl-C and hands that on to every process it starts; some tests
+# press it.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 # Not for the session: as long as playwright's driver runs, asyncio.run() is refused everywhere in

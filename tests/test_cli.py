@@ -219,7 +219,7 @@ def test_the_incident_replays_and_the_suite_grows_once(copy: Path) -> None:
     assert (copy / "regression_tests.json").read_bytes() == made["regression_tests.json"]
 
 
-@pytest.mark.parametrize("attacker", ["adaptive", "static", "direct"])
+@pytest.mark.parametrize("attacker", ["adaptive", "static", "direct", "search"])
 def test_each_attacker_can_be_chosen(tmp_path: Path, attacker: str) -> None:
     arguments = ["stress", "--rollouts", "4", "--attacker", attacker]
     assert main([*arguments, "--artifacts", str(tmp_path)]) == 0

@@ -13,7 +13,7 @@ from safety_lib.attack.mutators import mutators
 from safety_lib.attack.scenarios import all_scenarios
 from safety_lib.records import Experiment
 from safety_lib.stress.ablation import SAFEGUARDS, Ablation, ablate
-from safety_lib.stress.comparison import Hunt, ThompsonSearch, Way, hunt, lead
+from safety_lib.stress.comparison import Hunt, Way, hunt, lead
 from safety_lib.stress.experiments import (
     EXPERIMENTS,
     attackers_at_equal_budget,
@@ -21,6 +21,7 @@ from safety_lib.stress.experiments import (
     mutators_effect,
     safeguard_ablation,
 )
+from safety_lib.stress.search import ThompsonSearch
 
 STORED = Path(__file__).resolve().parent.parent / "artifacts" / "experiments"
 V2 = load_version("v2")

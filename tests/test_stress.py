@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from pathlib import Path
 
 import pytest
 
@@ -82,6 +83,42 @@ def test_two_versions_of_one_name_are_refused() -> None:
     changed = V1.having({"memory.window": 3}, name="v1")
     with pytest.raises(ValueError, match="both called 'v1'"):
         discover(V1, changed, rollouts=3)
+
+
+def test_a_search_attacks_each_version_where_that_version_breaks(found: Discovery) -> None:
+    searched = discover(V1, V2, rollouts=40, attacker="search", seed=11)
+    plans = [[(t.scenario_id, t.attacker) for t in held] for held in searched.trajectories.values()]
+    assert [len(plan) for plan in plans] == [40, 40]
+    assert plans[0] != plans[1]
+    assert searched.single_shot == found.single_shot  # the evaluation it is compared with stays
+    assert {f.attacker for f in searched.failures} <= {a for plan in plans for _, a in plan}
+    assert searched.artifact().attacker == "search"
+
+
+def test_a_search_that_was_killed_goes_on_as_if_it_had_not_been(tmp_path: Path) -> None:
+    def killed_after(conversations: int) -> Callable[[Trajectory], None]:
+        seen: list[Trajectory] = []
+
+        def tell(trajectory: Trajectory) -> None:
+            seen.append(trajectory)
+            if len(seen) == conversations:
+                raise KeyboardInterrupt
+
+        return tell
+
+    def searched(on_result: Callable[[Trajectory], None] | None) -> Discovery:
+        return discover(
+            V1, V2, rollouts=12, attacker="search", seed=3, journal=tmp_path, on_result=on_result
+        )
+
+    with pytest.raises(KeyboardInterrupt):
+        searched(killed_after(17))  # in the middle of the second version
+    (journal,) = tmp_path.iterdir()
+    assert len(journal.read_bytes().splitlines()) == 1 + 17
+    again = searched(None)
+    whole = discover(V1, V2, rollouts=12, attacker="search", seed=3)
+    assert again.artifact() == whole.artifact()
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("rollouts", [0, -1])

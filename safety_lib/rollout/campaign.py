@@ -39,6 +39,7 @@ def run_campaign(
     executor: Executor | None = None,
     workers: int = 1,
     on_result: Callable[[Trajectory], None] | None = None,
+    one_by_one: bool = False,
 ) -> Iterator[Trajectory]:
     """Hold many conversations and yield their trajectories in the order of the rollouts.
 
@@ -58,6 +59,9 @@ def run_campaign(
         How many workers the executor has; it bounds the chunks in flight.
     on_result : callable, optional
         Told of each trajectory as it is yielded, such as a progress bar.
+    one_by_one : bool
+        Ask for a rollout only after the trajectory of the one before it was told of: for rollouts
+        that are chosen by what was seen. They run here, whatever the executor.
 
     Yields
     ------
@@ -79,8 +83,14 @@ def run_campaign(
     [True, True, True]
     """
     remaining = iter(rollouts)
+
+    def held() -> Iterator[tuple[Trajectory, str]]:
+        if one_by_one:
+            return ((run(rollout, model), "") for rollout in remaining)
+        return _held(remaining, model, executor, workers)
+
     if journal is None:
-        for trajectory, _ in _held(remaining, model, executor, workers):
+        for trajectory, _ in held():
             if on_result is not None:
                 on_result(trajectory)
             yield trajectory
@@ -90,7 +100,7 @@ def run_campaign(
             if on_result is not None:
                 on_result(trajectory)
             yield trajectory
-        for trajectory, line in _held(remaining, model, executor, workers):
+        for trajectory, line in held():
             lines.write((line or trajectory.model_dump_json()).encode() + b"\n")
             lines.flush()
             if on_result is not None:

@@ -8,7 +8,7 @@ than it is.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass
 from itertools import chain
@@ -31,6 +31,7 @@ from safety_lib.records import (
 from safety_lib.rollout.campaign import run_campaign
 from safety_lib.rollout.conversation import Rollout, attack, replay
 from safety_lib.streams import generator
+from safety_lib.stress.search import ThompsonSearch
 from safety_lib.stress.survival import (
     Endings,
     Timing,
@@ -236,7 +237,9 @@ def discover(
     rollouts : int
         Attacked conversations for each version.
     attacker : str
-        ``direct``, ``static`` or ``adaptive``, with mutators as in ``adaptive+urgency``.
+        ``direct``, ``static`` or ``adaptive``, with mutators as in ``adaptive+urgency``. With
+        ``search`` each version is attacked where and how its own earlier conversations suggest,
+        one conversation after the other: the budgets are equal, the attacks are not.
     max_turns : int
         Turns after which an unbroken conversation is censored.
     seed : int
@@ -263,11 +266,21 @@ def discover(
     """
     versions = _distinct(baseline, candidate)
     plan = plan_scenarios(rollouts, seed)
-    make_attacker(attacker, plan[0][0], seed)  # an unknown name stops here, before anything runs
+    searches = attacker == "search"
+    if not searches:  # an unknown name stops here, before anything runs
+        make_attacker(attacker, plan[0][0], seed)
     turns = 1 if attacker.split("+")[0] == "direct" else max_turns
+    told: list[Trajectory] = []
 
-    def held(jobs: Sequence[Rollout]) -> tuple[Trajectory, ...]:
-        path = journal / f"{_plan_hash(jobs, model)}.jsonl" if journal else None
+    def tell(trajectory: Trajectory) -> None:
+        told.append(trajectory)
+        if on_result is not None:
+            on_result(trajectory)
+
+    def held(
+        jobs: Iterable[Rollout], identity: object, *, one_by_one: bool = False
+    ) -> tuple[Trajectory, ...]:
+        path = journal / f"{_plan_hash(identity, model)}.jsonl" if journal else None
         done = tuple(
             run_campaign(
                 jobs,
@@ -275,18 +288,29 @@ def discover(
                 journal=path,
                 executor=executor,
                 workers=workers,
-                on_result=on_result,
+                on_result=tell,
+                one_by_one=one_by_one,
             )
         )
         if path is not None:
             path.unlink(missing_ok=True)
         return done
 
-    attacks = held([attack(v, s, attacker, seed, turns, n) for v in versions for s, n in plan])
-    asked_once = held([attack(v, s, "direct", seed, 1, n) for v in versions for s, n in plan])
+    def planned(jobs: Sequence[Rollout]) -> tuple[Trajectory, ...]:
+        return held(jobs, [_identity(job) for job in jobs])
+
+    if searches:
+        chosen = chain.from_iterable(_search(v, rollouts, turns, seed, told) for v in versions)
+        identity = ["search", [v.sha256 for v in versions], rollouts, turns, seed]
+        attacks = held(chosen, identity, one_by_one=True)
+    else:
+        attacks = planned(
+            [attack(v, s, attacker, seed, turns, n) for v in versions for s, n in plan]
+        )
+    asked_once = planned([attack(v, s, "direct", seed, 1, n) for v in versions for s, n in plan])
     by_name = {version.version: version for version in versions}
     broken = [t for t in attacks if t.outcome == "violation"]
-    controls = held([_control(by_name[t.version], t) for t in broken])
+    controls = planned([_control(by_name[t.version], t) for t in broken])
     return Discovery(
         seed=seed,
         attacker=attacker,
@@ -297,6 +321,18 @@ def discover(
         single_shot=dict(_by_version(versions, asked_once)),
         controls={t.trajectory_id: control for t, control in zip(broken, controls, strict=True)},
     )
+
+
+def _search(
+    version: Version, rollouts: int, max_turns: int, seed: int, told: Sequence[Trajectory]
+) -> Iterator[Rollout]:
+    """Yield the attacks on one version, each chosen when the one before it was told of."""
+    search = ThompsonSearch(all_scenarios(), seed)
+    for _ in range(rollouts):
+        scenario, number = search.choose()
+        tactic = search.tactic()
+        yield attack(version, scenario, tactic, seed, max_turns, number)
+        search.tell(scenario, broke=told[-1].outcome == "violation", tactic=tactic)
 
 
 def _distinct(baseline: Version, candidate: Version) -> tuple[Version, ...]:
@@ -384,6 +420,9 @@ def _summary(
     )
 
 
-def _plan_hash(jobs: Sequence[Rollout], model: str) -> str:
-    plan = [(j.rollout_id, j.version.sha256, j.seed, j.max_turns, j.turns) for j in jobs]
-    return sha256_of([model, load_policy().sha256, plan])[:16]
+def _identity(job: Rollout) -> tuple[object, ...]:
+    return job.rollout_id, job.version.sha256, job.seed, job.max_turns, job.turns
+
+
+def _plan_hash(identity: object, model: str) -> str:
+    return sha256_of([model, load_policy().sha256, identity])[:16]
