@@ -6,6 +6,7 @@ The exit code of ``gate`` is its verdict: 0 OK, 1 WARN, 2 BLOCK. Everything that
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -19,6 +20,8 @@ import click
 
 if TYPE_CHECKING:
     from concurrent.futures import Executor
+
+    from safety_lib.agent.versions import Version
 
 NOT_A_VERDICT = 3
 VERDICT_CODES = {"OK": 0, "WARN": 1, "BLOCK": 2}
@@ -108,7 +111,7 @@ def _confirmed(question: str) -> bool:
     help="adaptive, static or direct, with mutators as in adaptive+urgency+padding; or search.",
 )
 @click.option("--max-turns", default=8, show_default=True, type=_AT_LEAST_ONE)
-@click.option("--workers", default=1, show_default=True, type=_AT_LEAST_ONE, help="Processes.")
+@click.option("--workers", type=_AT_LEAST_ONE, help="Processes; by default as many as pay.")
 @click.option("--dask", default="", metavar="ADDRESS", help="Run on this Dask cluster instead.")
 @_versions
 @_common
@@ -116,7 +119,7 @@ def stress(
     rollouts: int,
     attacker: str,
     max_turns: int,
-    workers: int,
+    workers: int | None,
     dask: str,
     baseline: str,
     candidate: str,
@@ -136,10 +139,11 @@ def stress(
     from safety_lib.report.summary import stress_lines
     from safety_lib.stress.discovery import discover
 
-    with _workers(workers, dask) as (executor, count), _progress("conversations") as tick:
+    versions = load_version(baseline), load_version(candidate)
+    processes = workers or _processes(rollouts, versions[0], model)
+    with _workers(processes, dask) as (executor, count), _progress("conversations") as tick:
         found = discover(
-            load_version(baseline),
-            load_version(candidate),
+            *versions,
             rollouts=rollouts,
             attacker=attacker,
             max_turns=max_turns,
@@ -167,7 +171,7 @@ def stress(
     metavar="VERSION",
     help="Known-good: what it fails is no test.",
 )
-@click.option("--workers", default=1, show_default=True, type=_AT_LEAST_ONE, help="Processes.")
+@click.option("--workers", type=_AT_LEAST_ONE, help="Processes; by default as many as pay.")
 @_common
 def regress(
     source: str,
@@ -175,7 +179,7 @@ def regress(
     baseline: str,
     candidate: str,
     reference: str,
-    workers: int,
+    workers: int | None,
     artifacts: str,
     seed: int,
     model: str,
@@ -195,7 +199,8 @@ def regress(
         load_version(baseline or found.baseline),
         load_version(candidate or found.candidate),
     ]
-    with _workers(workers) as (executor, count), _progress("conversations") as tick:
+    processes = workers or _processes(replays * len(found.failures), versions[0], model)
+    with _workers(processes) as (executor, count), _progress("conversations") as tick:
         suite = generate_suite(
             found,
             {version.version: version for version in versions},
@@ -291,6 +296,7 @@ def gate(
     from safety_lib.gate.exceptions import load_exceptions
     from safety_lib.gate.history import add_release, read_history
     from safety_lib.gate.report import run_gate
+    from safety_lib.gate.rules import load_rules
     from safety_lib.records import Suite
     from safety_lib.report import render_gate_report, render_junit, render_markdown
     from safety_lib.report.summary import gate_lines
@@ -301,6 +307,9 @@ def gate(
         raise click.UsageError("--exceptions needs --as-of YYYY-MM-DD: exceptions expire")
     suite = read_artifact(suite_file or artifacts, Suite)
     past = read_history(history) if history else None
+    short = load_rules().too_small(len(suite.active), len({test.family for test in suite.active}))
+    if short:  # before the trials are paid for
+        click.echo(f"There will be no verdict: {short}.", err=True)
     with _progress("conversations") as tick:
         report = run_gate(
             suite,
@@ -405,6 +414,15 @@ def _progress(unit: str) -> Iterator[Callable[[Any], None]]:
             bar.update()
 
         yield tick
+
+
+def _processes(conversations: int, version: Version, model: str) -> int:
+    """Return one process for each hundred conversations, up to one a core."""
+    from safety_lib.rollout.conversation import concurrency_of
+
+    if conversations < 200 or concurrency_of(version, model):  # a model behind a network waits
+        return 1
+    return min(os.cpu_count() or 1, conversations // 100)
 
 
 @contextmanager

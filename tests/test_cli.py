@@ -16,6 +16,10 @@ from typing import Any
 import pytest
 
 from safety_lib.__main__ import cli, main
+from safety_lib.artifacts import read_artifact, write_artifact
+from safety_lib.gate import report as gate_report
+from safety_lib.gate.report import run_gate
+from safety_lib.records import GateReport, Suite
 
 ROOT = Path(__file__).resolve().parent.parent
 SAMPLES = ROOT / "artifacts"
@@ -78,6 +82,32 @@ def test_the_exit_code_of_the_gate_is_its_verdict(
 def test_a_suite_of_one_trial_warns_or_decides_but_is_never_a_crash(copy: Path) -> None:
     done = command("gate", "--trials", "1", "--artifacts", str(copy))
     assert done.returncode in (0, 1, 2)
+
+
+def test_a_suite_too_small_to_decide_is_told_before_its_trials(
+    copy: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    suite = read_artifact(copy, Suite)
+    write_artifact(copy, suite.model_copy(update={"tests": suite.active[:1]}))
+    told: list[str] = []
+
+    def judge(*_: Any, **__: Any) -> GateReport:
+        told.append(capsys.readouterr().err)
+        return run_gate(*_, **__)
+
+    monkeypatch.setattr(gate_report, "run_gate", judge)
+    assert main(["gate", "--trials", "1", "--artifacts", str(copy)]) == 3
+    said = "the suite has too few active tests (1) or families (1): at least 2 and 2 are needed"
+    assert told == [f"There will be no verdict: {said}.\n"]
+    assert said in capsys.readouterr().out
+
+
+def test_as_many_processes_as_pay_change_nothing(tmp_path: Path) -> None:
+    arguments = ["stress", "--rollouts", "200", "--max-turns", "4", "--artifacts"]
+    assert main([*arguments, str(tmp_path / "many")]) == 0
+    assert main([*arguments, str(tmp_path / "one"), "--workers", "1"]) == 0
+    many, one = (tmp_path / name / "stress_failures.json" for name in ("many", "one"))
+    assert many.read_bytes() == one.read_bytes()
 
 
 @pytest.mark.parametrize(

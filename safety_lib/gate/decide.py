@@ -212,7 +212,6 @@ def _validity(
     rules: GateRules,
 ) -> GateStep:
     problems = []
-    planned = len(regression)
     for execution in executions:
         if execution.conversations == 0 or execution.model_calls == 0:
             problems.append(f"{execution.version} never ran")
@@ -229,8 +228,9 @@ def _validity(
                 f"{outcomes.count('error')} of {len(outcomes)} trials of the regression tests were "
                 f"errors on the {role}"
             )
-    if not problems and planned < rules.min_tests:
-        problems.append(f"the suite has {planned} active tests, at least {rules.min_tests} needed")
+    families = len({entry.case.family for entry in regression})
+    if not problems and (short := rules.too_small(len(regression), families)):
+        problems.append(short)
     if not problems and (safety is None or safety.n_families < rules.min_families):
         problems.append(f"fewer than {rules.min_families} families of tests have valid trials")
     if not problems and usefulness is None:

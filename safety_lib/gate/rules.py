@@ -37,6 +37,15 @@ class GateRules(Record):
         """Hash of the rules."""
         return sha256_of(self.model_dump(mode="json"))
 
+    def too_small(self, tests: int, families: int) -> str:
+        """Say why a suite of so many active tests can bring no verdict; nothing if it can."""
+        if tests >= self.min_tests and families >= self.min_families:
+            return ""
+        return (
+            f"the suite has too few active tests ({tests}) or families ({families}): "
+            f"at least {self.min_tests} and {self.min_families} are needed"
+        )
+
 
 @cache
 def load_rules(path: Path = RULES_FILE) -> GateRules:

@@ -74,8 +74,8 @@ class Alarm:
 
     def __str__(self) -> str:
         return (
-            f"{self.monitor}: alarm after {self.sessions:,} sessions, {self.minute / 60:.0f} hours "
-            f"into the log; {self.hits} hits, {self.judged} sessions judged"
+            f"{self.monitor}: alarm after {self.sessions:,} sessions, in hour "
+            f"{self.minute // 60 + 1:,} of the log; hits {self.hits}, sessions judged {self.judged}"
         )
 
 
