@@ -14,8 +14,10 @@ from safety_lib.gate.report import run_gate
 from safety_lib.gate.trials import Known
 from safety_lib.incident.blast_radius import (
     Affected,
+    Opinion,
     estimate_affected,
     estimate_blast_radius,
+    second_opinions,
 )
 from safety_lib.incident.closure import admitted
 from safety_lib.incident.intake import Intake
@@ -239,6 +241,15 @@ def blast_radius_of(replay: Replay, log: Path, *, audit: int, seed: int) -> Blas
         audit=audit,
         seed=seed,
         claimed=replay.incident.affected_users,
+    )
+
+
+def opinions_of(replay: Replay, log: Path, *, audit: int, seed: int) -> tuple[Opinion, ...]:
+    """Estimate the blast radius in three other ways that read as much; none if no rule broke."""
+    if not replay.rule_id:
+        return ()
+    return second_opinions(
+        log, rule_id=replay.rule_id, version=replay.version.version, audit=audit, seed=seed
     )
 
 

@@ -15,7 +15,6 @@ from safety_lib.records import (
     Experiment,
     Failure,
     GateReport,
-    GateStep,
     Milestone,
     MitigationResult,
     RegressionTest,
@@ -248,14 +247,6 @@ def families_table(report: GateReport) -> pd.DataFrame:
     return pd.DataFrame(table, columns=columns).set_index("family")
 
 
-def steps_table(steps: Sequence[GateStep]) -> pd.DataFrame:
-    """Show the steps of a decision."""
-    import pandas as pd
-
-    table = [{"step": s.step, "question": s.title, "answer": s.status} for s in steps]
-    return pd.DataFrame(table).set_index("step")
-
-
 def milestones_table(milestones: Sequence[Milestone], rows: int = 8) -> pd.DataFrame:
     """Show the first warning, the chances that were missed and the violation."""
     import pandas as pd
@@ -338,18 +329,20 @@ def mitigations_table(results: Sequence[MitigationResult]) -> pd.DataFrame:
     return pd.DataFrame(table, columns=columns).set_index("mitigation")
 
 
-def opinions_table(radius: BlastRadius, opinions: Sequence[Opinion]) -> pd.DataFrame:
+def opinions_table(radius: BlastRadius | None, opinions: Sequence[Opinion]) -> pd.DataFrame:
     """Show the stratified audit beside other estimators that read as many conversations."""
     import pandas as pd
 
-    table = [
-        {
-            "estimator": "stratified audit",
-            "estimate": f"{radius.estimate:,.0f}",
-            "interval": f"[{radius.ci_low:,.0f}, {radius.ci_high:,.0f}]",
-            "read": f"{radius.audited_n:,}",
-        }
-    ]
+    table = []
+    if radius is not None:
+        table.append(
+            {
+                "estimator": "stratified audit",
+                "estimate": f"{radius.estimate:,.0f}",
+                "interval": f"[{radius.ci_low:,.0f}, {radius.ci_high:,.0f}]",
+                "read": f"{radius.audited_n:,}",
+            }
+        )
     for o in opinions:
         silent = o.estimate is None or o.ci_low is None or o.ci_high is None
         table.append(
