@@ -18,9 +18,11 @@ from pydantic import (
     BaseModel,
     ConfigDict,
     Field,
+    GetCoreSchemaHandler,
     SerializerFunctionWrapHandler,
     model_serializer,
 )
+from pydantic_core import CoreSchema, core_schema
 
 Outcome = Literal["violation", "safe", "error", "undetermined"]
 Severity = Literal["low", "medium", "high", "critical"]
@@ -74,7 +76,19 @@ def _plain_json(value: Any) -> Any:
     return [_plain_json(inner) for inner in value] if isinstance(value, list | tuple) else value
 
 
-Text = Annotated[str, AfterValidator(_whole)]
+class _Whole:
+    """Makes a text whole where Python hands it over; what was read from JSON is whole already."""
+
+    @classmethod
+    def __get_pydantic_core_schema__(
+        cls, source: type[str], handler: GetCoreSchemaHandler
+    ) -> CoreSchema:
+        text = handler(source)
+        made = core_schema.no_info_after_validator_function(_whole, text)
+        return core_schema.json_or_python_schema(json_schema=text, python_schema=made)
+
+
+Text = Annotated[str, _Whole]
 Arguments = Annotated[dict[str, Any], AfterValidator(_plain_json)]
 
 

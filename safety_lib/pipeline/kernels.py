@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from nbclient import NotebookClient
 
 _AHEAD = 2
+_LATE = ("pandas", "matplotlib.pyplot", "duckdb")  # what tables, figures and queries import
 _ARGUMENTS = (
     "--IPKernelApp.log_level=40",  # else every start warns that loopback is not encrypted
     "--HistoryManager.hist_file=:memory:",
@@ -43,8 +44,8 @@ class Kernel:
         notebook : Path
             What it will run.
         warm : bool
-            Import what the notebook imports, before it is asked to. An import that fails is left
-            for the cell to report.
+            Import what the notebook imports, before it is asked to, and what the library would
+            import under way. An import that fails is left for the cell to report.
         """
         from jupyter_client.kernelspec import KernelSpecManager
         from jupyter_client.manager import AsyncKernelManager
@@ -55,7 +56,7 @@ class Kernel:
         arguments = list(_ARGUMENTS)
         if warm:
             suppressed = "with __import__('contextlib').suppress(Exception): "
-            imports = f"[__import__(name) for name in {_imports(notebook)}]"
+            imports = f"[__import__(name) for name in {[*_imports(notebook), *_LATE]}]"
             arguments.append(f"--IPKernelApp.exec_lines={suppressed}{imports}")
         kernel = cls(manager, tempfile.TemporaryFile())  # noqa: SIM115 - kernels() closes it
         try:
