@@ -140,7 +140,9 @@ def stress(
     from safety_lib.stress.discovery import discover
 
     versions = load_version(baseline), load_version(candidate)
-    processes = workers or _processes(rollouts, versions[0], model)
+    # A search plans one conversation at a time, and a model that attacks is asked over a network.
+    alone = attacker.startswith(("search", "model:"))
+    processes = workers or (1 if alone else _processes(rollouts, versions[0], model))
     with _workers(processes, dask) as (executor, count), _progress("conversations") as tick:
         found = discover(
             *versions,
