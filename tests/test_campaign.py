@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterable, Iterator
-from concurrent.futures import Executor, ProcessPoolExecutor, ThreadPoolExecutor
+from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -169,6 +169,21 @@ def test_an_executor_is_never_far_ahead_of_who_reads(workers: int) -> None:
             next(results)
             assert drawn.count <= number + (4 * workers + 1) * campaign.CHUNK
         results.close()
+
+
+def test_a_long_campaign_goes_out_in_longer_chunks_and_comes_back_the_same() -> None:
+    sent: list[int] = []
+
+    class Counting(ThreadPoolExecutor):
+        def submit(self, work: Any, batch: Any, /, *_: Any, **__: Any) -> Future[Any]:
+            sent.append(len(batch))
+            return super().submit(work, batch)
+
+    with Counting(2) as pool:
+        held = [t.model_dump_json() for t in run_campaign(jobs(1_300, "direct", 1), executor=pool)]
+    assert set(sent[:-1]) == {campaign.CHUNK, campaign.LONG_CHUNK}
+    assert sum(sent) == len(held) == 1_300
+    assert held == [t.model_dump_json() for t in run_campaign(jobs(1_300, "direct", 1))]
 
 
 def alive(kind: type) -> int:

@@ -13,7 +13,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from functools import partial
-from itertools import islice
+from itertools import chain, islice, repeat
 from pathlib import Path
 from typing import BinaryIO
 
@@ -24,6 +24,8 @@ from safety_lib.records import Message, Trajectory
 from safety_lib.rollout.conversation import Rollout, concurrency_of, name_of_model, run
 
 CHUNK = 16
+LONG_CHUNK = 64
+_SHORT = 64  # so many small chunks come first: they keep the workers of a short campaign busy alike
 JOURNAL_VERSION = 1
 
 
@@ -115,29 +117,30 @@ def _held(
     if not first:
         return
     threads = concurrency_of(first[0].version, model)
-    rest = _chained(first, rollouts)
+    rest = chain(first, rollouts)
     if executor is None and threads <= 1:
         yield from ((run(rollout, model), "") for rollout in rest)
     elif executor is None:
         with ThreadPoolExecutor(threads) as pool:
-            yield from _mapped(pool, rest, model, chunk=1, window=2 * threads)
+            yield from _mapped(pool, rest, model, chunks=repeat(1), window=2 * threads)
     else:
-        yield from _mapped(executor, rest, model, chunk=CHUNK, window=4 * max(1, workers))
-
-
-def _chained(first: list[Rollout], rest: Iterator[Rollout]) -> Iterator[Rollout]:
-    yield from first
-    yield from rest
+        chunks = chain(repeat(CHUNK, _SHORT), repeat(LONG_CHUNK))
+        yield from _mapped(executor, rest, model, chunks=chunks, window=4 * max(1, workers))
 
 
 def _mapped(
-    executor: Executor, rollouts: Iterator[Rollout], model: str, *, chunk: int, window: int
+    executor: Executor,
+    rollouts: Iterator[Rollout],
+    model: str,
+    *,
+    chunks: Iterator[int],
+    window: int,
 ) -> Iterator[tuple[Trajectory, str]]:
     work = partial(_run_chunk, model=model)
     pending: deque[Future[list[str]]] = deque()
     try:
         while True:
-            while len(pending) < window and (batch := list(islice(rollouts, chunk))):
+            while len(pending) < window and (batch := list(islice(rollouts, next(chunks)))):
                 pending.append(executor.submit(work, batch))
             if not pending:
                 return
