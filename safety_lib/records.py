@@ -536,6 +536,11 @@ class RegressionTest(Record):
     duplicates: int = 0
     source: TestSource
 
+    @property
+    def turns_saved(self) -> int:
+        """How many turns minimising took away."""
+        return self.minimised.turns_saved if self.minimised else 0
+
     def __str__(self) -> str:
         lines = [
             f"{self.test_id} · {self.severity} · {self.lifecycle} · {self.name}",

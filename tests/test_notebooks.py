@@ -13,6 +13,8 @@ import io
 import itertools
 import re
 import shutil
+import subprocess
+import sys
 import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -457,3 +459,16 @@ def test_it_is_noticed_when_little_is_compared(lost: str) -> None:
         kept = [] if lost == "every output" else cell.outputs
         cell.outputs = [o for o in kept if "image/png" not in o.get("data", {})]
     assert not enough_is_compared(notebooks)
+
+
+def test_the_types_of_the_library_hold_in_the_notebooks(tmp_path: Path) -> None:
+    pytest.importorskip("nbqa", reason="nbqa is not installed (it is in the dev extra)")
+    done = subprocess.run(
+        [sys.executable, "-m", "nbqa", "mypy", "notebooks", f"--cache-dir={tmp_path}"],
+        cwd=FOLDER.parent,
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr

@@ -83,7 +83,10 @@ def test_tests_run_on_every_python_that_the_project_promises() -> None:
 
     job = load(FOLDER / "test.yml")["jobs"]["test"]
     assert job["strategy"]["matrix"]["python"] == ["3.11", "3.12", "3.13"]
-    assert [step["run"] for step in job["steps"] if "run" in step] == ["make test PYTHON=python"]
+    assert [step["run"] for step in job["steps"] if "run" in step] == [
+        "make test PYTHON=python",
+        "make lint PYTHON=python",
+    ]
     with (ROOT / "pyproject.toml").open("rb") as file:
         assert tomllib.load(file)["project"]["requires-python"] == ">=3.11,<3.14"
 

@@ -67,13 +67,13 @@ class RootCause:
         The keys of the changes joined by `` + ``, strongest first, or ``not identified``.
     evidence : str
         The effects that were measured, in one sentence.
-    found : Bisection or None
-        The search that named it.
+    found : Bisection
+        The search that named it, or did not.
     """
 
     name: str
     evidence: str
-    found: Bisection | None = None
+    found: Bisection
 
     def __str__(self) -> str:
         return f"{self.name}: {self.evidence}"
