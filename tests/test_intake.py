@@ -360,7 +360,10 @@ def test_each_alias_stands_for_one_field() -> None:
         ('{"eval": {}, "status": "success", "samples": []}', "without samples"),
         ('{"incident_id": "x"}', "field timestamp: Field required"),
         ("[" * 100_000, "nested too deeply"),
-        ('{"messages": [' + '{"role":"user","content":"a"},' * 3 + '{"a":' + "[" * 5000, "nested"),
+        (
+            '{"messages": [' + '{"role":"user","content":"a"},' * 3 + '{"a":' + "[" * 100_000,
+            "nested",
+        ),
         (
             '{"incident_id": "x", "impact": {"affected_users": "many"}, "turns": '
             '[{"role": "user", "content": "a"}]}',
