@@ -422,9 +422,9 @@ def _processes(conversations: int, version: Version, model: str) -> int:
     """Return one process for each hundred conversations, up to one a core."""
     from safety_lib.rollout.conversation import concurrency_of
 
-    if conversations < 200 or concurrency_of(version, model):  # a model behind a network waits
+    if concurrency_of(version, model):  # a model behind a network makes its callers wait
         return 1
-    return min(os.cpu_count() or 1, conversations // 100)
+    return max(1, min(os.cpu_count() or 1, conversations // 100))
 
 
 @contextmanager

@@ -173,12 +173,12 @@ def make_attacker(name: str, scenario: Scenario, seed: int) -> Attacker:
 
 
 def _base_attacker(name: str, scenario: Scenario, seed: int) -> Attacker:
-    for own, make in ATTACKERS.items():
-        if own == name:
+    for known, make in ATTACKERS.items():
+        if known == name:
             return make(scenario, seed)
     if name.startswith("model:"):
         from safety_lib.attack.model_attacker import ModelAttacker, attacking_model
 
         return ModelAttacker(scenario, seed, attacking_model(name.removeprefix("model:")))
-    known = ", ".join(ATTACKERS)
-    raise ValueError(f"unknown attacker {name!r}: use {known}, model:NAME, or search in a campaign")
+    names = ", ".join(ATTACKERS)
+    raise ValueError(f"unknown attacker {name!r}: use {names}, model:NAME, or search in a campaign")

@@ -95,9 +95,10 @@ def _versions(plan: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
 
 def _prompt(plan: Mapping[str, Mapping[str, Any]]) -> int:
     """Return the tokens of one prompt, roughly."""
-    version = _versions(plan)[plan["release_gate"]["candidate"]]
+    version = load_version(plan["release_gate"]["candidate"])
     agent = Agent(version, cast(Backend, None))
-    kept = min(version.memory.window or 2 * _attacks(plan)[1], 2 * _attacks(plan)[1]) / 2
+    longest = 2 * _attacks(plan)[1]
+    kept = min(version.memory.window or longest, longest) / 2
     fixed = len(agent.system.content) + len(json.dumps(agent.tools))
     return round((fixed + kept * MESSAGE) / CHARACTERS_PER_TOKEN)
 

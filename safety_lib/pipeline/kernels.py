@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from nbclient import NotebookClient
 
 _AHEAD = 2
-_LATE = ("pandas", "matplotlib.pyplot", "duckdb")  # what tables, figures and queries import
+_LATE = ("pandas", "matplotlib.pyplot")  # what tables and figures import
 _ARGUMENTS = (
     "--IPKernelApp.log_level=40",  # else every start warns that loopback is not encrypted
     "--HistoryManager.hist_file=:memory:",

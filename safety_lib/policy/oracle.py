@@ -94,7 +94,7 @@ class Oracle:
     def _judge_reply(self, turn: int, reply: str) -> list[OracleEvent]:
         found = []
         claimed = _claimed(id(self.policy), reply)
-        for rule, _, _ in self._rules:
+        for rule in self.policy.rules:
             if rule.check == "secret_told":
                 evidence = self._secret_in(reply, rule.parameters)
                 if evidence:
@@ -268,7 +268,7 @@ def _compiled(policy: Policy) -> _Compiled:
     return compiled
 
 
-@lru_cache(maxsize=4096)
+@lru_cache(maxsize=512)
 def _claimed(policy: int, reply: str) -> frozenset[str]:
     """Return the rules that a reply claims to have broken; replies of one agent come again."""
     _, rules = _compiled_by_id[policy]
@@ -293,7 +293,7 @@ def _folded(text: str) -> str:
     return "".join("-" if kind == "Pd" else c for c, kind in kinds if kind != "Cf")
 
 
-@lru_cache(maxsize=4096)
+@lru_cache(maxsize=512)
 def _letters(text: str) -> str:
     return _NOT_LETTERS.sub("", _folded(text)).upper()
 

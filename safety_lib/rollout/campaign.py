@@ -85,14 +85,9 @@ def run_campaign(
     [True, True, True]
     """
     remaining = iter(rollouts)
-
-    def held() -> Iterator[tuple[Trajectory, str]]:
-        if one_by_one:
-            return ((run(rollout, model), "") for rollout in remaining)
-        return _held(remaining, model, executor, workers)
-
+    held = _held(remaining, model, executor, workers, one_by_one)
     if journal is None:
-        for trajectory, _ in held():
+        for trajectory, _ in held:
             if on_result is not None:
                 on_result(trajectory)
             yield trajectory
@@ -102,7 +97,7 @@ def run_campaign(
             if on_result is not None:
                 on_result(trajectory)
             yield trajectory
-        for trajectory, line in held():
+        for trajectory, line in held:
             lines.write((line or trajectory.model_dump_json()).encode() + b"\n")
             lines.flush()
             if on_result is not None:
@@ -111,14 +106,18 @@ def run_campaign(
 
 
 def _held(
-    rollouts: Iterator[Rollout], model: str, executor: Executor | None, workers: int
+    rollouts: Iterator[Rollout],
+    model: str,
+    executor: Executor | None,
+    workers: int,
+    one_by_one: bool,
 ) -> Iterator[tuple[Trajectory, str]]:
     first = list(islice(rollouts, 1))
     if not first:
         return
     threads = concurrency_of(first[0].version, model)
     rest = chain(first, rollouts)
-    if executor is None and threads <= 1:
+    if one_by_one or (executor is None and threads <= 1):
         yield from ((run(rollout, model), "") for rollout in rest)
     elif executor is None:
         with ThreadPoolExecutor(threads) as pool:

@@ -266,9 +266,6 @@ def discover(
     """
     versions = _distinct(baseline, candidate)
     plan = plan_scenarios(rollouts, seed)
-    searches = attacker == "search"
-    if not searches:  # an unknown name stops here, before anything runs
-        make_attacker(attacker, plan[0][0], seed)
     turns = 1 if attacker.split("+")[0] == "direct" else max_turns
     told: list[Trajectory] = []
 
@@ -297,13 +294,16 @@ def discover(
         return done
 
     def planned(jobs: Sequence[Rollout]) -> tuple[Trajectory, ...]:
-        return held(jobs, [_identity(job) for job in jobs])
+        return held(
+            jobs, [(j.rollout_id, j.version.sha256, j.seed, j.max_turns, j.turns) for j in jobs]
+        )
 
-    if searches:
+    if attacker == "search":
         chosen = chain.from_iterable(_search(v, rollouts, turns, seed, told) for v in versions)
         identity = ["search", [v.sha256 for v in versions], rollouts, turns, seed]
         attacks = held(chosen, identity, one_by_one=True)
     else:
+        make_attacker(attacker, plan[0][0], seed)  # an unknown name stops here, before a journal
         attacks = planned(
             [attack(v, s, attacker, seed, turns, n) for v in versions for s, n in plan]
         )
@@ -418,10 +418,6 @@ def _summary(
         single_shot_violations=sum(1 for t in asked_once if t.outcome == "violation"),
         single_shot_n=sum(1 for t in asked_once if t.outcome in ("violation", "safe")),
     )
-
-
-def _identity(job: Rollout) -> tuple[object, ...]:
-    return job.rollout_id, job.version.sha256, job.seed, job.max_turns, job.turns
 
 
 def _plan_hash(identity: object, model: str) -> str:
