@@ -56,6 +56,14 @@ def test_a_page_of_a_notebook_is_named_as_its_heading(site: Path) -> None:
         assert '<html lang="en">' in text
 
 
+def test_a_solution_is_folded_away(site: Path) -> None:
+    for page in site.glob("0*.html"):
+        notebook = (NOTEBOOKS / f"{page.stem}.ipynb").read_text("utf-8")
+        folded = re.findall("<details>(.*?)</details>", page.read_text("utf-8"), re.DOTALL)
+        assert len(folded) == notebook.count("<details>") >= 3, page.name
+        assert all('class="highlight"' in solution for solution in folded), page.name
+
+
 def test_a_box_says_aloud_whether_it_is_ticked(site: Path) -> None:
     text = (site / "launch_checklist.html").read_text("utf-8")
     checklist = (ROOT / "artifacts" / "docs" / "launch_checklist.md").read_text("utf-8")

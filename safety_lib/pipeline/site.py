@@ -57,7 +57,8 @@ def build_site(artifacts: Path = CHECKOUT / "artifacts", notebooks: Path = NOTEB
 
     site = artifacts / "site"
     sources = [notebook_of(stage, notebooks) for stage in STAGES]
-    exporter = HTMLExporter(embed_images=True)  # type: ignore[no-untyped-call]
+    # With embed_images each piece of HTML is closed by itself, and a folded solution stands open.
+    exporter = HTMLExporter()  # type: ignore[no-untyped-call]
     for source in sources:
         notebook = nbformat.read(source, as_version=4)  # type: ignore[no-untyped-call]
         notebook.metadata["title"] = _title(notebook.cells[0].source)
