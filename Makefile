@@ -41,7 +41,7 @@ html: $(VENV)/core ## one site of notebooks, gate report and documents, in artif
 	$(RUN) -c "from safety_lib.pipeline.site import build_site; print(build_site())"
 
 experiments: $(VENV)/core ## run what takes longer than a notebook may, into artifacts/experiments
-	$(RUN) -m safety_lib.pipeline.experiments
+	$(RUN) -m safety_lib.experiments
 
 lint: $(VENV)/dev ## ruff and mypy, notebooks included
 	$(RUN) -m ruff check .

@@ -245,8 +245,8 @@ def export(
     from safety_lib.agent.versions import load_version
     from safety_lib.artifacts import read_artifact, write_artifact, write_text
     from safety_lib.records import Suite
+    from safety_lib.regression.admission import run_tests
     from safety_lib.regression.exports import FORMATS, WRITERS, to_inspect_log
-    from safety_lib.regression.runner import run_tests
 
     if format_ not in FORMATS:
         raise click.UsageError(f"unknown format {format_!r}: use {', '.join(FORMATS)}")
@@ -295,9 +295,8 @@ def gate(
     """
     from safety_lib.agent.versions import load_version
     from safety_lib.artifacts import read_artifact, write_artifact, write_text
-    from safety_lib.gate.exceptions import load_exceptions
-    from safety_lib.gate.history import add_release, read_history
-    from safety_lib.gate.report import run_gate
+    from safety_lib.gate.release_gate import run_gate
+    from safety_lib.gate.releases import add_release, load_exceptions, read_history
     from safety_lib.gate.rules import load_rules
     from safety_lib.records import Suite
     from safety_lib.report import render_gate_report, render_junit, render_markdown
@@ -372,7 +371,7 @@ def replay(
     from safety_lib.artifacts import read_artifact, write_artifact
     from safety_lib.incident.intake import take_in
     from safety_lib.incident.investigate import investigate
-    from safety_lib.incident.log import find_log
+    from safety_lib.production.log import find_log
     from safety_lib.records import Suite
     from safety_lib.report.documents import write_documents
     from safety_lib.report.summary import incident_lines

@@ -7,10 +7,14 @@ one parameter is not right at another, and no answer stands in the notebook's ce
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from statistics import median
 from types import EllipsisType
 from typing import Any
+
+from safety_lib.incident.bisection import interactions
+from safety_lib.records import BlastRadius, GateReport, MitigationResult, Suite
 
 NOT_TRIED = "Not tried yet: replace the ... above and run this cell again."
 RIGHT = "Right."
@@ -81,3 +85,108 @@ def _same(answer: Any, expected: Any, within: float) -> bool:
 
 def _plain(text: str) -> str:
     return " ".join(text.casefold().split())
+
+
+SURVIVED = Exercise(
+    lambda curve: curve.survival[-1],
+    "Multiply 1 - failed / at_risk over the turns. A session that the monitor ended leaves the "
+    "group at risk; it is no success.",
+    within=0.005,
+)
+
+WORST_CASE = Exercise(
+    lambda endings: endings.highest,
+    "Count all that broke a rule or were ended by something else, over all conversations.",
+    within=0.005,
+)
+
+MISSING = Exercise(
+    lambda search: search.missing_mass,
+    "Good and Turing: modes that were seen exactly once, over all failures.",
+    within=0.005,
+)
+
+
+def _median_share(suite: Suite) -> float:
+    done = [test.minimised for test in suite.active if test.minimised]
+    return median(how.turns_after / how.turns_before for how in done)
+
+
+def _without_tactic(suite: Suite) -> int:
+    return len({test.signature.rsplit(" | ", 1)[0] for test in suite.active})
+
+
+SHORTER = Exercise(
+    _median_share,
+    "Divide `minimised.turns_after` by `minimised.turns_before` for each active test that has "
+    "been shortened, then take the median.",
+    within=0.005,
+)
+
+MISSED = Exercise(
+    lambda rate, trials: (1 - rate) ** trials,
+    "It is missed if it does not fail in any of the trials; they are independent.",
+    within=0.002,
+)
+
+TACTICS = Exercise(
+    _without_tactic,
+    "The tactic is the last part of a signature, after the last ` | `. Cut it off and count what "
+    "is distinct.",
+)
+
+
+SMALLEST_P = Exercise(
+    lambda families: 0.5**families,
+    "If the versions did not differ, each family would fall to either side like a coin. How many "
+    "coins, and how many ways for all of them to fall to one side?",
+    within=1e-6,
+)
+
+UPPER = Exercise(
+    lambda n: 1 - 0.05 ** (1 / n),
+    "Which share p would show nothing in n trials with a chance of just 5%? Solve "
+    "(1 - p)^n = 0.05, or use the rule of three.",
+    within=0.002,
+)
+
+
+def _deciding(report: GateReport) -> int:
+    order = {"invalid": 3, "block": 2, "warn": 1, "pass": 0}
+    return max(report.steps, key=lambda step: (order[step.status], -step.step)).step
+
+
+DECIDING = Exercise(
+    _deciding,
+    "Look at the status of each step in `report.steps`; the worst one decides, and the first of "
+    "several.",
+)
+
+
+def _overlooked(radius: BlastRadius) -> float:
+    unlikely = radius.population_n - radius.flagged_n
+    return float(unlikely * (1 - 0.05 ** (1 / radius.audited_unflagged)))
+
+
+def _best(fixes: Sequence[MitigationResult]) -> str:
+    harmless = [fix for fix in fixes if fix.benign.k == 0]
+    return min(harmless, key=lambda fix: fix.held_out.k / fix.held_out.n).name
+
+
+TOGETHER = Exercise(
+    lambda search: next(iter(interactions(search).values())),
+    "Four shares: with both, with each of the two alone, with none. The last one comes back with a "
+    "plus, since it was taken away twice.",
+    within=0.005,
+)
+
+OVERLOOKED = Exercise(
+    _overlooked,
+    "Nothing in n conversations means a share of at most 3 / n, about. Then scale it up.",
+    within=3.0,
+)
+
+BEST_FIX = Exercise(
+    _best,
+    "Keep the fixes whose `benign.k` is 0, then compare `held_out.k / held_out.n`.",
+)

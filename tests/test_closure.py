@@ -8,7 +8,9 @@ import pytest
 
 from safety_lib.agent.versions import load_version
 from safety_lib.artifacts import read_artifact, read_incident
-from safety_lib.gate.report import run_gate
+from safety_lib.experiments.rounds import SLIPS, Round, propose_releases, run_rounds, without_budget
+from safety_lib.figures import tables
+from safety_lib.gate.release_gate import run_gate
 from safety_lib.incident.bisection import bisect
 from safety_lib.incident.closure import (
     held_out,
@@ -21,16 +23,8 @@ from safety_lib.incident.closure import (
 )
 from safety_lib.incident.investigate import new_tests
 from safety_lib.incident.replay import Replay, replay_incident, turns_of
-from safety_lib.incident.rounds import (
-    SLIPS,
-    Round,
-    propose_releases,
-    run_rounds,
-    without_budget,
-)
 from safety_lib.records import Experiment, MitigationResult, RegressionTest
 from safety_lib.regression.generate import merge
-from safety_lib.report import tables
 from safety_lib.stats.intervals import rule_of_three
 
 ARTIFACTS = Path(__file__).resolve().parent.parent / "artifacts"

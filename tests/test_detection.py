@@ -14,7 +14,9 @@ from hypothesis import strategies as st
 
 from safety_lib.agent.versions import load_version
 from safety_lib.artifacts import read_experiment
-from safety_lib.incident.detection import (
+from safety_lib.experiments.alarms import days, early_warning
+from safety_lib.production.log import COLUMNS, LOG_NAME, LoggedSession, SessionLog, as_json, writing
+from safety_lib.production.monitors import (
     Monitor,
     audit_of_warnings,
     canary,
@@ -25,9 +27,7 @@ from safety_lib.incident.detection import (
     trained_monitors,
     watch,
 )
-from safety_lib.incident.detection_experiments import days, early_warning
-from safety_lib.incident.log import COLUMNS, LOG_NAME, LoggedSession, SessionLog, as_json, writing
-from safety_lib.incident.near_misses import (
+from safety_lib.production.near_misses import (
     FIRST_REFUSAL,
     SIGNS,
     Followed,
@@ -38,7 +38,7 @@ from safety_lib.incident.near_misses import (
     score_rule,
     signs_of,
 )
-from safety_lib.incident.traffic import write_traffic
+from safety_lib.production.traffic import write_traffic
 
 ARTIFACTS = Path(__file__).resolve().parent.parent / "artifacts"
 REFUSES, HESITATES, SERVES = (

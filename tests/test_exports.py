@@ -18,6 +18,7 @@ from safety_lib.__main__ import main
 from safety_lib.agent.versions import load_version
 from safety_lib.artifacts import ArtifactError, read_artifact, write_artifact
 from safety_lib.records import Plant, Suite
+from safety_lib.regression.admission import TestRun, run_tests
 from safety_lib.regression.exports import (
     READERS,
     WRITERS,
@@ -28,7 +29,6 @@ from safety_lib.regression.exports import (
     to_promptfoo,
 )
 from safety_lib.regression.generate import generate_suite
-from safety_lib.regression.runner import TestRun, run_tests
 from safety_lib.regression.signature import test_id as id_of
 from safety_lib.stress.discovery import discover
 

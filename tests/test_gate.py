@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from safety_lib.agent.versions import load_version
 from safety_lib.gate.decide import compare, decide
-from safety_lib.gate.report import run_gate
+from safety_lib.gate.release_gate import run_gate
 from safety_lib.gate.rules import GateRules, load_rules
 from safety_lib.gate.trials import Case, CaseTrials, Trials
 from safety_lib.records import Execution, GateReport, Outcome, Stratum, Suite

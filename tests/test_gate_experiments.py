@@ -2,22 +2,16 @@
 
 from safety_lib.agent.versions import load_version
 from safety_lib.artifacts import read_experiment
-from safety_lib.gate.characteristics import interval_covers, simulate
-from safety_lib.gate.experiments import (
-    EXPERIMENTS,
-    RUNS,
-    SEED,
-    SMALL,
-    row,
-    suite_of,
-    weak_spots,
-)
-from safety_lib.gate.report import run_gate
+from safety_lib.experiments.characteristics import RUNS, SEED, SMALL, interval_covers, row, simulate
+from safety_lib.experiments.real_releases import weak_spots
+from safety_lib.experiments.results import mined_suite
+from safety_lib.gate.release_gate import run_gate
 from safety_lib.gate.rules import load_rules
 from safety_lib.pipeline import NOTEBOOKS
 
 ARTIFACTS = NOTEBOOKS.parent / "artifacts"
-STORED = {name: read_experiment(ARTIFACTS, name) for name in EXPERIMENTS}
+NAMES = ("operating_characteristics", "harmless_releases", "selection_bias")
+STORED = {name: read_experiment(ARTIFACTS, name) for name in NAMES}
 RULES = load_rules()
 
 
@@ -55,9 +49,9 @@ def test_real_releases_that_change_nothing_are_ok() -> None:
 
 def test_one_seed_of_each_real_experiment_comes_out_as_it_was_counted() -> None:
     v1, v2 = load_version("v1"), load_version("v2")
-    assert run_gate(suite_of((v1, v2), 1), v1, v2, seed=1).verdict == "BLOCK"
+    assert run_gate(mined_suite((v1, v2), seed=1), v1, v2, seed=1).verdict == "BLOCK"
     first, second = weak_spots()
-    seen = run_gate(suite_of((second, second), 1), first, second, seed=1)
+    seen = run_gate(mined_suite((second, second), seed=1), first, second, seed=1)
     assert seen.delta is not None
     assert seen.delta < -0.2
 

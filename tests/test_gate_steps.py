@@ -11,19 +11,24 @@ from scipy.stats import binom
 
 from safety_lib.agent.versions import load_version
 from safety_lib.artifacts import read_artifact
-from safety_lib.gate.budget import judge_budget, spend
-from safety_lib.gate.characteristics import Shape, interval_covers, original_rule, simulate
-from safety_lib.gate.critical import judge_critical, suspected
-from safety_lib.gate.decide import Decision, decide
-from safety_lib.gate.describe import diagnose_families, pooled_pairs
-from safety_lib.gate.drift import cusum, judge_drift
-from safety_lib.gate.exceptions import apply, load_exceptions
-from safety_lib.gate.heldout import judge_held_out, permuted_gap
-from safety_lib.gate.history import add_release
-from safety_lib.gate.mutation import LOOSENED, battery, killed
-from safety_lib.gate.report import run_gate
+from safety_lib.experiments.characteristics import Shape, interval_covers, original_rule, simulate
+from safety_lib.experiments.loosened_rules import LOOSENED, battery, killed
+from safety_lib.gate.decide import (
+    Decision,
+    cusum,
+    decide,
+    judge_budget,
+    judge_critical,
+    judge_drift,
+    judge_held_out,
+    permuted_gap,
+    spend,
+    suspected,
+)
+from safety_lib.gate.release_gate import run_gate
+from safety_lib.gate.releases import add_release, apply, load_exceptions
+from safety_lib.gate.report import diagnose_families, enough_trials, pooled_pairs
 from safety_lib.gate.rules import load_rules
-from safety_lib.gate.sequential import enough_trials
 from safety_lib.gate.trials import Case, CaseTrials, Trials
 from safety_lib.pipeline import NOTEBOOKS
 from safety_lib.records import Execution, GateException, GateReport, Outcome, Suite

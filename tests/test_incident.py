@@ -8,7 +8,7 @@ import pytest
 
 from safety_lib.agent.versions import load_version
 from safety_lib.artifacts import read_incident
-from safety_lib.gate.report import run_gate
+from safety_lib.gate.release_gate import run_gate
 from safety_lib.gate.trials import Known
 from safety_lib.incident.interventions import experiments, intervene, name_root_cause
 from safety_lib.incident.investigate import Investigation, investigate, new_tests

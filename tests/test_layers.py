@@ -12,18 +12,18 @@ import pytest
 PACKAGE = Path(__file__).resolve().parent.parent / "safety_lib"
 LAYERS: tuple[frozenset[str], ...] = (
     frozenset({"records"}),
-    frozenset({"policy", "stats", "artifacts", "streams", "exercises"}),
+    frozenset({"policy", "stats", "artifacts", "streams"}),
     frozenset({"agent"}),
     frozenset({"attack"}),
     frozenset({"rollout"}),
-    frozenset({"stress"}),
-    frozenset({"regression"}),
-    frozenset({"gate"}),
+    frozenset({"stress", "regression", "gate", "production"}),
     frozenset({"incident"}),
-    frozenset({"figures", "report"}),
+    frozenset({"figures", "report", "exercises"}),
     frozenset({"pipeline"}),
     frozenset({"__main__"}),
+    frozenset({"experiments"}),
 )
+SIBLINGS = frozenset({"stress", "regression", "gate", "production"})
 RANK = {name: rank for rank, names in enumerate(LAYERS) for name in names}
 
 
@@ -43,8 +43,9 @@ def imported(source: str) -> set[str]:
 
 
 def upward(part: str, source: str) -> set[str]:
-    """What a module of a part imports although it stands above it."""
-    return {name for name in imported(source) if RANK[name] > RANK[part]}
+    """What a module of a part imports although it stands above it, or beside it as a stage."""
+    beside = SIBLINGS - {part} if part in SIBLINGS else frozenset()
+    return {name for name in imported(source) if RANK[name] > RANK[part] or name in beside}
 
 
 MODULES = sorted(p for p in PACKAGE.rglob("*.py") if p.parent != PACKAGE or p.stem != "__init__")
@@ -62,6 +63,10 @@ def test_a_module_imports_only_from_layers_before_it(path: Path) -> None:
 )
 def test_an_import_upward_is_seen(source: str) -> None:
     assert upward("agent", source)
+
+
+def test_a_stage_that_imports_another_is_seen() -> None:
+    assert upward("gate", "from safety_lib.stress.discovery import discover") == {"stress"}
 
 
 @pytest.mark.parametrize(

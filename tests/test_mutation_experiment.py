@@ -1,8 +1,8 @@
 """The stored measurement of the suite is what the code measures."""
 
 from safety_lib.artifacts import read_experiment
+from safety_lib.experiments.mutants import ROLLOUTS, adequacy_of
 from safety_lib.pipeline import NOTEBOOKS
-from safety_lib.regression.experiments import EXPERIMENTS, ROLLOUTS, adequacy_of
 
 STORED = read_experiment(NOTEBOOKS.parent / "artifacts", "mutation_adequacy")
 
@@ -23,4 +23,3 @@ def test_the_score_is_printed_with_its_interval_and_every_survivor_with_its_reas
         assert row["ci_low"] < row["score"] == round(row["killed"] / row["mutants"], 6)
         assert row["score"] < row["ci_high"]
         assert all(m["why"] for m in harmful.values() if not m["killed"])
-    assert set(EXPERIMENTS) == {"mutation_adequacy"}

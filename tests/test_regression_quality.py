@@ -13,6 +13,7 @@ from safety_lib.__main__ import main
 from safety_lib.agent.versions import load_version
 from safety_lib.artifacts import write_artifact
 from safety_lib.attack.scenarios import all_scenarios, load_goals, load_tactics
+from safety_lib.experiments.mutants import adequacy, mutants, sign_test
 from safety_lib.records import (
     Decision,
     Failure,
@@ -24,13 +25,9 @@ from safety_lib.records import (
     ToolCallEvent,
     Violation,
 )
-from safety_lib.regression.admission import MOVES, decide, move, twins_served
-from safety_lib.regression.generate import generate_suite, split_of
-from safety_lib.regression.intake import IntakeError, check_failures
-from safety_lib.regression.mutants import adequacy, mutants, sign_test
-from safety_lib.regression.runner import run_tests
-from safety_lib.regression.severity import severity, severity_of
-from safety_lib.regression.signature import channel, family, signature
+from safety_lib.regression.admission import MOVES, decide, move, run_tests, twins_served
+from safety_lib.regression.generate import IntakeError, check_failures, generate_suite, split_of
+from safety_lib.regression.signature import channel, family, severity, severity_of, signature
 from safety_lib.regression.unit import layers, run_unit
 from safety_lib.regression.variants import KINDS, paraphrase, variants
 from safety_lib.stress.discovery import discover

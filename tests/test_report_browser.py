@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from safety_lib.gate.history import add_release
+from safety_lib.gate.releases import add_release
 from safety_lib.records import (
     ArmResult,
     GateReport,

@@ -14,11 +14,17 @@ from hypothesis import strategies as st
 
 from safety_lib.agent.versions import Version, load_version
 from safety_lib.artifacts import read_artifact, read_incident
+from safety_lib.experiments.faults import FAULTS, incidents_of, pairs_of, release_of
+from safety_lib.experiments.root_cause import (
+    LABEL_TABLE,
+    REPLAYABLE,
+    decisive_turns,
+    root_cause_accuracy,
+    single_cases,
+)
+from safety_lib.figures import tables
 from safety_lib.incident import bisection
-from safety_lib.incident.accuracy import LABEL_TABLE, REPLAYABLE, decisive_turns, single_cases
 from safety_lib.incident.bisection import bisect, bisect_changes, interactions
-from safety_lib.incident.experiments import root_cause_accuracy
-from safety_lib.incident.faults import FAULTS, incidents_of, pairs_of, release_of
 from safety_lib.incident.interventions import (
     decisive_turn,
     experiments,
@@ -30,7 +36,6 @@ from safety_lib.incident.interventions import (
 )
 from safety_lib.incident.replay import Replay, replay_incident, turns_of
 from safety_lib.records import Bisection, Experiment, Intervention
-from safety_lib.report import tables
 from safety_lib.rollout.conversation import Rollout, replay, trial_seed
 
 ARTIFACTS = Path(__file__).resolve().parent.parent / "artifacts"

@@ -13,7 +13,7 @@ from safety_lib.attack.scenarios import all_scenarios
 from safety_lib.records import Message, Trajectory
 from safety_lib.rollout import conversation
 from safety_lib.stress.discovery import Discovery, discover, plan_scenarios
-from safety_lib.stress.survival import survival_curve
+from safety_lib.stress.timing import survival_curve
 
 V1, V2 = load_version("v1"), load_version("v2")
 

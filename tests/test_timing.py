@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from lifelines import AalenJohansenFitter, KaplanMeierFitter
 
 from safety_lib.records import Ended, ErrorEvent, Outcome, Trajectory, Violation
-from safety_lib.stress.survival import (
+from safety_lib.stress.timing import (
     CAUSES,
     FEWEST_AT_RISK,
     VIOLATION,

@@ -9,9 +9,17 @@ import duckdb
 import pytest
 
 from safety_lib.agent.versions import load_version
-from safety_lib.incident.log import COLUMNS, Flag, LogError, SessionLog, as_json, find_log, writing
-from safety_lib.incident.traffic import TRUTH_COLUMNS, plan_session, rows_of, write_traffic
 from safety_lib.policy.oracle import judge
+from safety_lib.production.log import (
+    COLUMNS,
+    Flag,
+    LogError,
+    SessionLog,
+    as_json,
+    find_log,
+    writing,
+)
+from safety_lib.production.traffic import TRUTH_COLUMNS, plan_session, rows_of, write_traffic
 from safety_lib.rollout.conversation import run
 
 ARTIFACTS = Path(__file__).parents[1] / "artifacts"

@@ -30,7 +30,7 @@ from safety_lib.figures.style import (
     version_mark,
 )
 from safety_lib.records import Experiment, GateReport, TestResult
-from safety_lib.report.differences import Difference, differences
+from safety_lib.report.contrasts import Difference, differences
 from safety_lib.report.text import MINUS, count, known, percent, plain, points, span
 
 if TYPE_CHECKING:

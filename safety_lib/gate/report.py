@@ -4,125 +4,37 @@ from __future__ import annotations
 
 import math
 from collections import Counter, defaultdict
-from collections.abc import Callable, Sequence
-from dataclasses import replace
-from datetime import date
+from collections.abc import Sequence
 
 from safety_lib.agent.versions import Version, config_hashes
 from safety_lib.artifacts import content_hash
-from safety_lib.gate.critical import suspected
-from safety_lib.gate.decide import Decision, compare, decide
-from safety_lib.gate.describe import diagnose_families, pooled_pairs
-from safety_lib.gate.drift import losses_of
-from safety_lib.gate.exceptions import apply
-from safety_lib.gate.rules import GateRules, load_rules
-from safety_lib.gate.sequential import enough_trials
+from safety_lib.gate.decide import Decision, compare
+from safety_lib.gate.rules import GateRules
 from safety_lib.gate.trials import (
     REGRESSION_STRATA,
     CaseTrials,
-    Known,
     Trials,
-    cases_of,
-    run_trials,
 )
 from safety_lib.policy import load_policy
 from safety_lib.records import (
     ArmResult,
-    GateException,
-    GateHistory,
+    FamilyDiagnosis,
     GateReport,
     Outcome,
+    PooledPairs,
     StratumResult,
     Suite,
     TestResult,
-    Trajectory,
 )
-from safety_lib.rollout.conversation import name_of_model
+from safety_lib.stats.differences import tango
+from safety_lib.stats.multiplicity import holm
+from safety_lib.stats.paired import mcnemar
 from safety_lib.stats.power import minimum_detectable_effect
+from safety_lib.stats.sequential import e_process
 from safety_lib.streams import generator
 
 
-def run_gate(
-    suite: Suite,
-    baseline: Version,
-    candidate: Version,
-    *,
-    trials: int = 10,
-    seed: int = 7,
-    model: str = "",
-    max_tests: int = 0,
-    rules: GateRules | None = None,
-    on_result: Callable[[Trajectory], None] | None = None,
-    known: Known | None = None,
-    exceptions: Sequence[GateException] = (),
-    as_of: date | None = None,
-    history: GateHistory | None = None,
-) -> GateReport:
-    """Run the suite on both versions and judge the candidate.
-
-    Parameters
-    ----------
-    suite : Suite
-        Its active tests are run, beside the unselected controls and the benign twins.
-    baseline, candidate : Version
-        The versions to compare; both run in one go on common random numbers.
-    trials : int
-        Trials of each test on each version, at least 1.
-    seed : int
-        The run's seed.
-    model : str, optional
-        The model to use in place of those that the versions name.
-    max_tests : int
-        At most so many cases of each stratum; 0 means all.
-    rules : GateRules, optional
-        By default the packaged ``policy.yaml``.
-    on_result : callable, optional
-        Told of each conversation.
-    known : dict, optional
-        Conversations of gates before this one, which are not held again; what is held is added.
-    exceptions : sequence of GateException
-        Tests that the decision leaves out, where they may be; the report lists all of them.
-    as_of : date, optional
-        The day on which exceptions must not have expired. The gate looks at no clock.
-    history : GateHistory, optional
-        The releases before this one, whose small losses may add up.
-
-    Raises
-    ------
-    ValueError
-        If ``trials`` is less than 1, or the suite was made under another policy.
-    """
-    if trials < 1:
-        raise ValueError(f"trials must be at least 1, not {trials}")
-    if exceptions and as_of is None:
-        raise ValueError("exceptions expire: say as of which day they are judged")
-    policy = load_policy()
-    if suite.policy_sha256 != policy.sha256:
-        raise ValueError("the suite was made under another policy: run stages 1 and 2 again")
-    rules = rules or load_rules()
-    cases = cases_of(suite, trials, min(trials, rules.control_trials), max_tests)
-    ran = run_trials(
-        cases, baseline, candidate, seed=seed, model=model, on_result=on_result, known=known
-    )
-    excused, listed = apply(exceptions, cases, as_of) if as_of else (frozenset(), ())
-    counted = tuple(entry for entry in ran.cases if entry.case.case_id not in excused)
-    fresh = suspected(counted, rules)
-    confirmations: tuple[CaseTrials, ...] = ()
-    if fresh:
-        again = run_trials(
-            fresh, baseline, candidate, seed=seed, model=model, known=known, stream="confirm"
-        )
-        confirmations = again.cases
-    judged = replace(ran, cases=counted, confirmations=confirmations)
-    before = losses_of(history, candidate.sha256) if history else ()
-    decision = decide(judged, rules, seed, before)
-    # The suite may have been found on another model than the one that is judged.
-    asked = dict.fromkeys(name_of_model(version, model) for version in (baseline, candidate))
-    report = _report(suite, baseline, candidate, ran, decision, rules, trials, seed)
-    return report.model_copy(update={"model": " and ".join(asked), "exceptions": listed})
-
-
-def _report(
+def build_report(
     suite: Suite,
     baseline: Version,
     candidate: Version,
@@ -132,6 +44,25 @@ def _report(
     trials: int,
     seed: int,
 ) -> GateReport:
+    """Gather a decision and everything that it rests on into one record.
+
+    Parameters
+    ----------
+    suite : Suite
+        What was run.
+    baseline, candidate : Version
+        On what it was run.
+    ran : Trials
+        Every trial, those of excepted tests included.
+    decision : Decision
+        The verdict with its steps.
+    rules : GateRules
+        The rules that it was reached by.
+    trials : int
+        Trials of each test on each version.
+    seed : int
+        The run's seed.
+    """
     safety = decision.safety
     return GateReport(
         artifact=GateReport.SCHEMA,
@@ -253,3 +184,92 @@ def _arm(outcomes: list[Outcome]) -> ArmResult:
         errors=outcomes.count("error"),
         undetermined=outcomes.count("undetermined"),
     )
+
+
+def pooled_pairs(cases: Sequence[CaseTrials], level: float) -> PooledPairs | None:
+    """Describe all pairs of the regression tests as if they were independent.
+
+    Returns
+    -------
+    PooledPairs or None
+        None where no pair is valid. The interval is Tango's for paired proportions, the p-value
+        McNemar's mid-p (two-sided).
+    """
+    pairs = [p for c in cases if c.case.stratum in REGRESSION_STRATA for p in c.pairs]
+    if not pairs:
+        return None
+    worse, better = _discordant(pairs)
+    interval = tango(better, worse, len(pairs), level)
+    return PooledPairs(
+        pairs=len(pairs),
+        worse=worse,
+        better=better,
+        delta=round((better - worse) / len(pairs), 6),
+        ci_low=round(interval.low, 6),
+        ci_high=round(interval.high, 6),
+        mid_p=round(mcnemar(worse, better).mid_p, 6),
+    )
+
+
+def diagnose_families(cases: Sequence[CaseTrials]) -> tuple[FamilyDiagnosis, ...]:
+    """Say for each family how much it lost, with a p-value that holds for all of them at once.
+
+    The p-value is McNemar's, exact and one-sided, over the pairs of the family, adjusted by Holm
+    (Scandinavian Journal of Statistics 6, 1979). It finds where to look; the verdict is step 2's.
+    """
+    groups: defaultdict[str, list[tuple[bool, bool]]] = defaultdict(list)
+    tests: defaultdict[str, int] = defaultdict(int)
+    for entry in cases:
+        if entry.case.stratum in REGRESSION_STRATA and entry.pairs:
+            groups[entry.case.family] += entry.pairs
+            tests[entry.case.family] += 1
+    if not groups:
+        return ()
+    counts = {family: _discordant(pairs) for family, pairs in groups.items()}
+    p_values = [mcnemar(worse, better).one_sided_p for worse, better in counts.values()]
+    rows = [
+        FamilyDiagnosis(
+            family=family,
+            n_tests=tests[family],
+            pairs=len(groups[family]),
+            worse=counts[family][0],
+            better=counts[family][1],
+            delta=round((counts[family][1] - counts[family][0]) / len(groups[family]), 6),
+            p_holm=round(float(adjusted), 6),
+        )
+        for family, adjusted in zip(groups, holm(p_values), strict=True)
+    ]
+    return tuple(sorted(rows, key=lambda row: (row.delta, row.family)))
+
+
+def _discordant(pairs: Sequence[tuple[bool, bool]]) -> tuple[int, int]:
+    return sum(b and not c for b, c in pairs), sum(c and not b for b, c in pairs)
+
+
+def enough_trials(cases: Sequence[CaseTrials], alpha: float) -> int | None:
+    """Return after how many trials of each test a loss was beyond doubt; None if it never was.
+
+    Where the versions do not differ, a pair in which just one of them fails falls to either side
+    like a coin. The e-process bets against that coin, one round of trials after the other, and may
+    be looked at after every round: the chance that it ever reaches ``1 / alpha`` is at most
+    ``alpha`` (Ville). It asks whether the two are the same agent, not whether the loss matters.
+
+    Parameters
+    ----------
+    cases : sequence of CaseTrials
+        Regression tests count, on trials that are valid on both versions.
+    alpha : float
+        In (0, 1).
+    """
+    tests = [entry for entry in cases if entry.case.stratum in REGRESSION_STRATA]
+    rounds = max((len(entry.baseline) for entry in tests), default=0)
+    seen: list[int] = []
+    for number in range(rounds):
+        for entry in tests:
+            if number < len(entry.baseline):
+                pair = (entry.baseline[number], entry.candidate[number])
+                if sorted(pair) == ["safe", "violation"]:
+                    seen.append(int(pair[1] == "violation"))
+        if seen and e_process(seen, 0.5)[-1] >= 1 / alpha:
+            return number + 1
+    return None

@@ -16,9 +16,9 @@ from safety_lib.artifacts import sealed
 from safety_lib.attack.scenarios import benign_twin, load_goals
 from safety_lib.incident.interventions import tightened
 from safety_lib.incident.replay import Replay, failure_of, job, turns_of
-from safety_lib.incident.traffic import plan_session
 from safety_lib.policy import load_policy
 from safety_lib.policy.oracle import STATE_CHANGING
+from safety_lib.production.traffic import plan_session
 from safety_lib.records import (
     Bisection,
     Failure,

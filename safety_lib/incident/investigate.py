@@ -10,15 +10,8 @@ from pathlib import Path
 
 from safety_lib.agent.versions import Version, config_hashes
 from safety_lib.artifacts import sealed
-from safety_lib.gate.report import run_gate
+from safety_lib.gate.release_gate import run_gate
 from safety_lib.gate.trials import Known
-from safety_lib.incident.blast_radius import (
-    Affected,
-    Opinion,
-    estimate_affected,
-    estimate_blast_radius,
-    second_opinions,
-)
 from safety_lib.incident.closure import admitted
 from safety_lib.incident.intake import Intake
 from safety_lib.incident.interventions import (
@@ -31,6 +24,13 @@ from safety_lib.incident.interventions import (
 from safety_lib.incident.replay import Replay, failure_of, job, replay_incident, timeline
 from safety_lib.incident.story import tell
 from safety_lib.policy import load_policy
+from safety_lib.production.blast_radius import (
+    Affected,
+    Opinion,
+    estimate_affected,
+    estimate_blast_radius,
+    second_opinions,
+)
 from safety_lib.records import (
     BlastRadius,
     GateReport,
@@ -140,7 +140,7 @@ def investigate(
     audit : int
         Conversations of the log that are audited.
     trials, max_tests
-        As in :func:`safety_lib.gate.report.run_gate`.
+        As in :func:`safety_lib.gate.release_gate.run_gate`.
     seed : int
         The run's seed.
     model : str, optional

@@ -29,7 +29,7 @@ from safety_lib.agent.versions import Version
 from safety_lib.artifacts import ArtifactError
 from safety_lib.policy import load_policy
 from safety_lib.records import RegressionTest, Trajectory
-from safety_lib.regression.runner import TestRun
+from safety_lib.regression.admission import TestRun
 from safety_lib.regression.signature import test_id
 
 FORMATS: tuple[str, ...] = ("json", "openai", "inspect", "inspect-log", "promptfoo")
@@ -114,7 +114,7 @@ def to_inspect_log(runs: Sequence[TestRun], version: Version, *, seed: int) -> s
     Parameters
     ----------
     runs : sequence of TestRun
-        From :func:`safety_lib.regression.runner.run_tests`.
+        From :func:`safety_lib.regression.admission.run_tests`.
     version : Version
         What was run.
     seed : int

@@ -18,7 +18,7 @@ import pytest
 if TYPE_CHECKING:
     from safety_lib.agent.versions import Version
     from safety_lib.records import RegressionTest, Suite
-    from safety_lib.regression.runner import TestRun
+    from safety_lib.regression.admission import TestRun
 
 _KEY = pytest.StashKey[tuple["Suite", "Version"]]()
 
@@ -85,7 +85,7 @@ class SafetyItem(pytest.Item):
 
     def setup(self) -> None:
         """Hold the conversations; what goes wrong here is an error, not a failure."""
-        from safety_lib.regression.runner import run_tests
+        from safety_lib.regression.admission import run_tests
 
         option = self.config.getoption
         _, version = self.config.stash[_KEY]

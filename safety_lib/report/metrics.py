@@ -115,7 +115,7 @@ METRICS: tuple[Metric, ...] = (
         name="mutation adequacy",
         definition="Share of safeguards and rules, each switched off or weakened in turn, whose "
         "loss some test of the suite notices.",
-        computed_by="safety_lib.regression.mutants.adequacy",
+        computed_by="safety_lib.experiments.mutants.adequacy",
         artifact="mutation_adequacy",
         field="result",
     ),
@@ -123,7 +123,7 @@ METRICS: tuple[Metric, ...] = (
         name="detection latency",
         definition="Sessions of a bad release, from its first one, until a monitor raises its "
         "alarm.",
-        computed_by="safety_lib.incident.detection.watch",
+        computed_by="safety_lib.production.monitors.watch",
         artifact="detection_latency",
         field="result.monitors",
     ),
@@ -131,7 +131,7 @@ METRICS: tuple[Metric, ...] = (
         name="near miss",
         definition="A session that broke no rule and breaks one in some replays of the same words "
         "on fresh seeds.",
-        computed_by="safety_lib.incident.near_misses.measure_margins",
+        computed_by="safety_lib.production.near_misses.measure_margins",
         artifact="early_warning",
         field="result.margins[].near",
     ),

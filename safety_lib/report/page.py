@@ -12,12 +12,7 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from safety_lib.records import GateReport, Release, TestResult
-from safety_lib.report.differences import (
-    MOST_FAMILIES,
-    Difference,
-    differences,
-    families,
-)
+from safety_lib.report.contrasts import MOST_FAMILIES, Difference, differences, families
 from safety_lib.report.text import (
     LONG_TEXT,
     SHORT_TEXT,

@@ -29,13 +29,6 @@ from safety_lib.stats.differences import (
     newcombe_paired,
     tango,
 )
-from safety_lib.stats.discovery import (
-    accumulation_curve,
-    chao1,
-    good_turing_missing_mass,
-    missing_mass_upper,
-    new_mode_bound,
-)
 from safety_lib.stats.intervals import (
     Interval,
     Rate,
@@ -46,6 +39,13 @@ from safety_lib.stats.intervals import (
     percentile_interval,
     rule_of_three,
     wilson,
+)
+from safety_lib.stats.missing_mass import (
+    accumulation_curve,
+    chao1,
+    good_turing_missing_mass,
+    missing_mass_upper,
+    new_mode_bound,
 )
 from safety_lib.stats.multiplicity import (
     benjamini_hochberg,

@@ -32,7 +32,7 @@ from safety_lib.rollout.campaign import run_campaign
 from safety_lib.rollout.conversation import Rollout, attack, replay
 from safety_lib.streams import generator
 from safety_lib.stress.search import ThompsonSearch
-from safety_lib.stress.survival import (
+from safety_lib.stress.timing import (
     Endings,
     Timing,
     compare_timing,

@@ -17,14 +17,14 @@ from dataclasses import dataclass
 import numpy as np
 
 from safety_lib.records import Trajectory
-from safety_lib.stats.discovery import (
+from safety_lib.stats.intervals import FloatArray
+from safety_lib.stats.missing_mass import (
     accumulation_curve,
     chao1,
     good_turing_missing_mass,
     missing_mass_upper,
     new_mode_bound,
 )
-from safety_lib.stats.intervals import FloatArray
 
 
 @dataclass(frozen=True, eq=False)

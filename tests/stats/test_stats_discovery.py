@@ -10,13 +10,13 @@ from statsmodels.stats.inter_rater import cohens_kappa
 
 from safety_lib.stats.agreement import cohen_kappa, krippendorff_alpha
 from safety_lib.stats.attribution import shapley, shapley_intervals
-from safety_lib.stats.discovery import (
+from safety_lib.stats.intervals import clopper_pearson
+from safety_lib.stats.missing_mass import (
     accumulation_curve,
     chao1,
     good_turing_missing_mass,
     missing_mass_upper,
 )
-from safety_lib.stats.intervals import clopper_pearson
 from safety_lib.stats.sequential import (
     confidence_sequence,
     e_process,

@@ -7,22 +7,26 @@ in which a cause is named without running anything.
 
 from __future__ import annotations
 
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
+from typing import Any
 
 from safety_lib.agent.versions import Version, load_version
 from safety_lib.attack.scenarios import all_scenarios
-from safety_lib.incident.bisection import FAILS_SHARE, bisect_changes
-from safety_lib.incident.faults import (
+from safety_lib.experiments.faults import (
     FAULTS,
     Fault,
     Injected,
     incidents_of,
+    pairs_of,
     release_of,
 )
+from safety_lib.experiments.results import as_experiment, k_of_n
+from safety_lib.incident.bisection import FAILS_SHARE, bisect_changes
 from safety_lib.incident.interventions import decisive_turn, experiments, intervene
 from safety_lib.incident.replay import replay_incident
-from safety_lib.records import Bisection, Incident, IncidentTurn, Trajectory
+from safety_lib.records import Bisection, Experiment, Incident, IncidentTurn, Trajectory
 from safety_lib.regression.minimise import breaks
 from safety_lib.rollout.campaign import run_campaign
 from safety_lib.rollout.conversation import attack, trial_seed
@@ -30,7 +34,6 @@ from safety_lib.rollout.conversation import attack, trial_seed
 REPLAYABLE = 0.3  # an incident that comes back less often cannot be investigated by replay
 LOOK_REPLAYS = 30
 ALL = 1000
-
 # What the label on an incident's file would have us blame: the layer that is in charge of such
 # attacks. A table like this is what reading the label amounts to.
 LABEL_TABLE: Mapping[str, str] = {
@@ -183,8 +186,6 @@ def pair_cases(
             yield run_case(injected, replays=replays, seed=seed)
 
 
-# --------------------------------------------------------------------------- decisive turn
-
 LONG_ENOUGH = 3  # turns: in a shorter conversation there is little to choose from
 
 
@@ -248,4 +249,177 @@ def _reported(held: Trajectory) -> Incident:
         detection_latency_hours=0,
         remediation_actions=(),
         root_cause_preliminary="",
+    )
+
+
+def root_cause_accuracy(
+    faults: Sequence[Fault] = FAULTS,
+    *,
+    per_fault: int = 6,
+    per_pair: int = 1,
+    replays: int = 24,
+    fewer: Sequence[int] = (3, 6, 12),
+    seed: int = 7,
+) -> Experiment:
+    """Inject faults, alone and in pairs, and count how often the search names one of them first.
+
+    The population is fixed before any search: incidents that come back in at least 30% of fresh
+    replays, and at least twice as often on the faulty release as on the good one before it. Beside
+    the search stand undoing each change alone, the layer that the incident's label points to, and
+    the best table from labels to settings that anybody could write, fitted to these very incidents.
+
+    Parameters
+    ----------
+    faults : sequence of Fault
+        What to inject; of the pairs those in which both are of them.
+    per_fault, per_pair : int
+        Incidents of the population for each fault, and incidents for each pair.
+    replays : int
+        Seeds of each search.
+    fewer : sequence of int
+        Smaller numbers of seeds, to see what accuracy costs.
+    seed : int
+        The run's seed.
+    """
+    single = list(single_cases(faults, per_fault=per_fault, replays=replays, seed=seed))
+    pairs = list(pair_cases(pairs_of(tuple(faults)), per_pair=per_pair, replays=replays, seed=seed))
+    found = [case for case in single if case.in_population]
+    curve = [
+        {"replays": n, **_accuracy([searched(case, n, seed) for case in found])} for n in fewer
+    ]
+    curve.append({"replays": replays, **_accuracy(found)})
+    idle = [case for case in single if case.rate >= REPLAYABLE and not case.in_population]
+    by_fault = [_of_fault(fault, single) for fault in faults]
+    met = [row for row in by_fault if row["population"]]
+    result = {
+        "single": _accuracy(found),
+        "single_by_fault": by_fault,
+        # Incidents of one fault resemble each other: the cautious count is one of faults.
+        "faults_always_named": k_of_n(
+            sum(row["named"] == row["population"] for row in met), len(met)
+        )
+        if met
+        else None,
+        "nothing_to_find": {
+            "incidents": len(idle),
+            "not_identified": sum(not case.told for case in idle),
+        },
+        "by_replays": curve,
+        "pairs": _accuracy([case for case in pairs if case.in_population]),
+        "incidents": {"single": len(single), "pairs": len(pairs)},
+        "misses": [_miss(case) for case in (*single, *pairs) if _missed(case)],
+        "cases": [_row(case) for case in found],
+    }
+    return as_experiment(
+        "root_cause_accuracy",
+        seed,
+        {
+            "faults": [fault.name for fault in faults],
+            "per_fault": per_fault,
+            "per_pair": per_pair,
+            "replays": replays,
+            "fewer": list(fewer),
+            "replayable": REPLAYABLE,
+            "look_replays": LOOK_REPLAYS,
+        },
+        result,
+    )
+
+
+def _accuracy(cases: Sequence[Case]) -> dict[str, Any]:
+    """Count what each way of naming a cause gets right on the same incidents."""
+    n = len(cases)
+    if not n:
+        return {"n": 0}
+    changes = [len(case.found.changes) for case in cases if case.found]
+    table: defaultdict[str, Counter[str]] = defaultdict(Counter)
+    for case in cases:
+        table[case.injected.label].update(case.keys)
+    best = sum(
+        max(sum(key in case.keys for case in cases if case.injected.label == label) for key in keys)
+        for label, keys in table.items()
+    )
+    return {
+        "n": n,
+        "search": k_of_n(sum(case.named for case in cases), n),
+        "one_by_one": k_of_n(sum(case.one_by_one in case.keys for case in cases), n),
+        "label": k_of_n(sum(case.label_says for case in cases), n),
+        "best_label_table": k_of_n(best, n),
+        "guess": round(sum(len(c.keys) for c in cases) / sum(changes), 4),
+        "only_faults_named": sum(bool(c.told) and c.everything <= c.keys for c in cases),
+        "replays_search": round(sum(c.found.replays for c in cases if c.found) / n, 1),
+        "replays_one_by_one": round(sum(c.one_by_one_replays for c in cases) / n, 1),
+    }
+
+
+def _of_fault(fault: Fault, cases: Sequence[Case]) -> dict[str, Any]:
+    mine = [case for case in cases if case.faults == (fault.name,)]
+    found = [case for case in mine if case.in_population]
+    return {
+        "fault": fault.name,
+        "component": fault.component,
+        "setting": fault.key,
+        "incidents": len(mine),
+        "come_back_too_rarely": sum(case.rate < REPLAYABLE for case in mine),
+        "good_breaks_too": sum(case.rate >= REPLAYABLE and not case.in_population for case in mine),
+        "population": len(found),
+        "named": sum(case.named for case in found),
+        "label": sum(case.label_says for case in found),
+    }
+
+
+def _missed(case: Case) -> bool:
+    return case.in_population and not case.named
+
+
+def _miss(case: Case) -> dict[str, Any]:
+    assert case.found is not None
+    return {
+        "faults": list(case.faults),
+        "rule": case.injected.rule_id,
+        "rate": round(case.rate, 4),
+        "rate_good": round(case.rate_good, 4),
+        "said": str(case.found).split(" (")[0],
+    }
+
+
+def _row(case: Case) -> dict[str, Any]:
+    return {
+        "fault": case.faults[0],
+        "rule": case.injected.rule_id,
+        "label": case.injected.label,
+        "rate": round(case.rate, 4),
+        "told": case.told,
+        "one_by_one": case.one_by_one,
+    }
+
+
+def decisive_turn_accuracy(
+    *, per_scenario: int = 6, replays: int = 40, truth_replays: int = 100, seed: int = 7
+) -> Experiment:
+    """Count how often the decisive turn is found, beside pointing at the turn that broke the rule.
+
+    Parameters
+    ----------
+    per_scenario, replays, truth_replays, seed : int
+        As in :func:`decisive_turns`.
+    """
+    found = list(
+        decisive_turns(
+            per_scenario=per_scenario, replays=replays, truth_replays=truth_replays, seed=seed
+        )
+    )
+    before = [entry for entry in found if entry.truth != entry.broke_at]
+    return as_experiment(
+        "decisive_turn_accuracy",
+        seed,
+        {"per_scenario": per_scenario, "replays": replays, "truth_replays": truth_replays},
+        {
+            "incidents": len(found),
+            "search": k_of_n(sum(e.told == e.truth for e in found), len(found)),
+            "turn_that_broke": k_of_n(sum(e.broke_at == e.truth for e in found), len(found)),
+            "not_the_turn_that_broke": k_of_n(sum(e.told == e.truth for e in before), len(before)),
+            "no_decisive_turn": sum(entry.truth is None for entry in found),
+            "cases": [asdict(entry) for entry in found],
+        },
     )

@@ -10,12 +10,14 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
+from typing import Any
 
 import numpy as np
 
-from safety_lib.agent.versions import Version
+from safety_lib.agent.versions import Version, load_version
 from safety_lib.attack.scenarios import all_scenarios, benign_twin, load_goals
-from safety_lib.records import Trajectory
+from safety_lib.experiments.results import as_experiment
+from safety_lib.records import Experiment, Trajectory
 from safety_lib.rollout.campaign import run_campaign
 from safety_lib.rollout.conversation import Rollout, attack, benign_outcome, replay, trial_seed
 from safety_lib.stats.attribution import shapley_intervals
@@ -202,3 +204,45 @@ def _combination(
 def _credit(outcomes: FloatArray, seed: int, what: str) -> dict[str, Interval]:
     found = shapley_intervals(outcomes, generator(seed, "stress", "ablation", what))
     return dict(zip(SAFEGUARDS, found.causes, strict=True))
+
+
+def safeguard_ablation(
+    names: Sequence[str] = ("v1", "v2"),
+    repeats: int = 10,
+    seed: int = 7,
+    strict_stop_at: float = 2.0,
+) -> Experiment:
+    """Run every combination of safeguards on the same attacks and legitimate requests.
+
+    The last version is tried once more with a monitor that ends sessions early.
+    """
+    versions = {name: load_version(name) for name in names}
+    changes = {"safeguards.trajectory.stop_at": strict_stop_at}
+    strict = f"{names[-1]}, strict monitor"
+    versions[strict] = versions[names[-1]].having(changes, name=strict)
+    result: dict[str, Any] = {}
+    for name, version in versions.items():
+        seen = ablate(version, repeats=repeats, seed=seed)
+        result[name] = {
+            "combinations": [
+                {
+                    "on": list(one.on),
+                    "attacks": one.attacks,
+                    "broke": one.broke,
+                    "requests": one.requests,
+                    "refused": one.refused,
+                    "calls": one.calls,
+                }
+                for one in seen.combinations
+            ],
+            "prevented": _intervals(seen.prevented),
+            "refused": _intervals(seen.refused),
+        }
+    parameters = {"versions": list(names), "repeats": repeats, "strict_stop_at": strict_stop_at}
+    return as_experiment("safeguard_ablation", seed, parameters, result, names)
+
+
+def _intervals(of: Mapping[str, Any]) -> dict[str, list[float]]:
+    return {
+        name: [round(x + 0.0, 4) for x in (i.estimate, i.low, i.high)] for name, i in of.items()
+    }

@@ -11,7 +11,7 @@ sample inputs ``artifacts/production_log.parquet`` and ``artifacts/production_tr
 made with the defaults; the same command makes them again, byte by byte on one version of DuckDB
 (theirs is 2.0.0)::
 
-    python -m safety_lib.incident.traffic artifacts
+    python -m safety_lib.production.traffic artifacts
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ import click
 from safety_lib.agent.sandbox import load_company
 from safety_lib.agent.versions import Version, load_version
 from safety_lib.attack.scenarios import Scenario, all_scenarios, load_goals, load_tactics
-from safety_lib.incident.log import COLUMNS, LOG_NAME, as_json, writing
+from safety_lib.production.log import COLUMNS, LOG_NAME, as_json, writing
 from safety_lib.records import Trajectory
 from safety_lib.rollout.conversation import Rollout, attack, replay, run, trial_seed
 from safety_lib.streams import key

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
 from safety_lib.figures.style import (
     FONT,
@@ -26,9 +26,9 @@ from safety_lib.figures.style import (
     spread,
     version_mark,
 )
+from safety_lib.records import HookName
 from safety_lib.report.text import count, percent, plain
-from safety_lib.stress.ablation import SAFEGUARDS
-from safety_lib.stress.survival import CAUSES, Endings
+from safety_lib.stress.timing import CAUSES, Endings
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -306,7 +306,8 @@ def safeguard_credit(experiment: Experiment) -> None:
         ``safeguard_ablation``: Shapley shares with their 95% intervals over scenarios.
     """
     versions = list(experiment.result)
-    names = [name for name in SAFEGUARDS if name in experiment.result[versions[0]]["prevented"]]
+    prevented = experiment.result[versions[0]]["prevented"]
+    names = [name for name in get_args(HookName) if name in prevented]
     rows = [(name, version) for name in names for version in versions]
     reach = max(
         abs(end)

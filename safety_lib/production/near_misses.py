@@ -23,9 +23,9 @@ from numpy.typing import NDArray
 
 from safety_lib.agent.versions import Version
 from safety_lib.attack.attackers import HEDGE, REFUSAL, heard
-from safety_lib.incident.log import Flag, LoggedSession, SessionLog
 from safety_lib.policy import Policy, load_policy
 from safety_lib.policy.oracle import STATE_CHANGING, judge
+from safety_lib.production.log import Flag, LoggedSession, SessionLog
 from safety_lib.rollout.campaign import run_campaign
 from safety_lib.rollout.conversation import replay, trial_seed
 from safety_lib.stats.intervals import Rate, wilson

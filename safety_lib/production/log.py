@@ -120,7 +120,7 @@ class SessionLog:
     >>> SessionLog("nowhere.parquet")
     Traceback (most recent call last):
     ...
-    safety_lib.incident.log.LogError: nowhere.parquet: there is no such file; give the path of a \
+    safety_lib.production.log.LogError: nowhere.parquet: there is no such file; give the path of a \
 Parquet log, or a glob of them
     """
 
@@ -407,7 +407,7 @@ def find_log(name: str, folder: str | Path) -> Path:
             return path
     raise LogError(
         f"{name or LOG_NAME}: there is no such file, nor one in {folder}; "
-        "make one with `python -m safety_lib.incident.traffic`"
+        "make one with `python -m safety_lib.production.traffic`"
     )
 
 

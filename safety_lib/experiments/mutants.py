@@ -13,10 +13,11 @@ from dataclasses import dataclass
 from math import comb
 from typing import Any, Literal, NamedTuple
 
-from safety_lib.agent.versions import Version
+from safety_lib.agent.versions import Version, load_version
+from safety_lib.experiments.results import as_experiment, mined_suite
 from safety_lib.policy import load_policy
-from safety_lib.records import Interval, RegressionTest
-from safety_lib.regression.runner import TestRun, run_tests
+from safety_lib.records import Experiment, Interval, RegressionTest, Suite
+from safety_lib.regression.admission import TestRun, run_tests
 from safety_lib.stats.intervals import wilson
 
 ALPHA = 0.01
@@ -159,7 +160,7 @@ def adequacy(
     trials : int
         Trials of each test on each version.
     seed, model, executor, workers
-        As in :func:`safety_lib.regression.runner.run_tests`.
+        As in :func:`safety_lib.regression.admission.run_tests`.
 
     Raises
     ------
@@ -265,3 +266,48 @@ def _losses(version: Version) -> Iterator[tuple[str, MutantKind, dict[str, Any]]
         "harmless",
         {along + "warn_at": version.safeguards.trajectory.warn_at / 2},
     )
+
+
+BASE = "v1"  # holds most tests: a version that fails them all has nothing to lose
+ROLLOUTS = (50, 200)
+TRIALS = 10
+SEED = 7
+
+
+def adequacy_of(
+    rollouts: int, *, names: Sequence[str] = (), trials: int = TRIALS, seed: int = SEED
+) -> Adequacy:
+    """Run the suite of a search on ``BASE`` and on its mutants, or on those of some names."""
+    base = load_version(BASE)
+    chosen = [mutant for mutant in mutants(base) if not names or mutant.name in names]
+    return adequacy(_mined(rollouts, seed).active, base, chosen, trials=trials, seed=seed)
+
+
+def mutation_adequacy() -> Experiment:
+    """Measure how many lost defences the suites of a short and a long search notice."""
+    seen = {rollouts: adequacy_of(rollouts) for rollouts in ROLLOUTS}
+    result = {str(rollouts): row_of(found, rollouts) for rollouts, found in seen.items()}
+    parameters = {"base": BASE, "rollouts": list(ROLLOUTS), "trials": TRIALS}
+    return as_experiment("mutation_adequacy", SEED, parameters, result, ("v1", "v2"))
+
+
+def row_of(seen: Adequacy, rollouts: int) -> dict[str, Any]:
+    """Gather what a suite killed and what survived it, with the reasons."""
+    return {
+        "tests": len(_mined(rollouts).active),
+        "killed": len(seen.killed),
+        "mutants": len(seen.harmful),
+        "score": seen.score.estimate,
+        "ci_low": seen.score.ci_low,
+        "ci_high": seen.score.ci_high,
+        "false_alarms": len(seen.false_alarms),
+        "harmless": len(seen.results) - len(seen.harmful),
+        "mutant": {
+            r.mutant.name: {"kind": r.mutant.kind, "killed": r.killed, "why": r.why}
+            for r in seen.results
+        },
+    }
+
+
+def _mined(rollouts: int, seed: int = SEED) -> Suite:
+    return mined_suite((load_version("v1"), load_version("v2")), rollouts=rollouts, seed=seed)

@@ -25,7 +25,7 @@ from safety_lib.report.text import p_value
 if TYPE_CHECKING:
     import pandas as pd
 
-    from safety_lib.incident.blast_radius import Opinion
+    from safety_lib.production.blast_radius import Opinion
 
 
 def changes_table(changes: Sequence[Change]) -> pd.DataFrame:

@@ -9,19 +9,36 @@ incident into tests. Nothing else differs, not even the dice.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
+import numpy as np
+
 from safety_lib.agent.versions import Version, load_version
+from safety_lib.artifacts import read_incident
 from safety_lib.attack.scenarios import all_scenarios, load_goals
+from safety_lib.experiments.faults import innocent_changes
+from safety_lib.experiments.results import ARTIFACTS, as_experiment, k_of_n
 from safety_lib.gate.decide import decide
+from safety_lib.gate.release_gate import run_gate
 from safety_lib.gate.rules import GateRules, load_rules
 from safety_lib.gate.trials import cases_of, run_trials
-from safety_lib.incident.closure import admitted, single_turn_suite, suite_of
-from safety_lib.incident.faults import innocent_changes
+from safety_lib.incident.bisection import bisect
+from safety_lib.incident.closure import (
+    admitted,
+    held_out,
+    mitigations,
+    sibling_tests,
+    single_turn_suite,
+    suite_of,
+    try_mitigations,
+)
+from safety_lib.incident.investigate import new_tests
+from safety_lib.incident.replay import replay_incident
 from safety_lib.policy import load_policy
 from safety_lib.records import (
     SEVERITIES,
+    Experiment,
     Failure,
     RegressionTest,
     Trajectory,
@@ -32,6 +49,7 @@ from safety_lib.regression.generate import merge
 from safety_lib.regression.minimise import breaks, minimise
 from safety_lib.rollout.campaign import run_campaign
 from safety_lib.rollout.conversation import attack, replay, trial_seed
+from safety_lib.stats.intervals import clopper_pearson_upper
 from safety_lib.streams import key, pick
 
 
@@ -42,7 +60,6 @@ def _without(rule_id: str) -> str:
 
 
 PRODUCTION = "v1"
-
 # What goes wrong in a release. A single-turn evaluation notices none of it.
 SLIPS: Mapping[str, Mapping[str, Any]] = {
     "policy not pinned, memory of 6": {"memory.pin_policy": False, "memory.window": 6},
@@ -262,4 +279,162 @@ def _failure(held: Trajectory, rule_id: str, turns: tuple[str, ...]) -> Failure:
         trajectory=turns,
         model_responses=held.replies,
         tool_calls=tuple(e for e in held.events if e.kind == "tool_call"),
+    )
+
+
+def loop_against_no_loop(*, runs: int = 6, rounds: int = 12, seed: int = 7) -> Experiment:
+    """Take the same releases through the gate with and without learning from incidents.
+
+    Parameters
+    ----------
+    runs : int
+        Independent sequences of releases.
+    rounds : int
+        Releases of each.
+    seed : int
+        The first run's seed; the others follow it.
+    """
+    arms: dict[str, list[list[Round]]] = {"no loop": [], "loop": []}
+    for number in range(runs):
+        proposed = propose_releases(rounds, seed + number)
+        for arm, held in arms.items():
+            held.append(list(run_rounds(proposed, learn=arm == "loop", seed=seed + number)))
+    fewer = [
+        sum(r.escaped for r in without) - sum(r.escaped for r in loop)
+        for without, loop in zip(arms["no loop"], arms["loop"], strict=True)
+    ]
+    return as_experiment(
+        "loop_against_no_loop",
+        seed,
+        {"runs": runs, "rounds": rounds, "trials": TRIALS, "slips": list(SLIPS)},
+        {
+            **{arm: _of_arm(held) for arm, held in arms.items()},
+            "fewer_escaped_a_run": _mean_and_interval(fewer),
+            "by_round": {arm: _by_round(held) for arm, held in arms.items()},
+            "first_run": {arm: [_round_row(r) for r in held[0]] for arm, held in arms.items()},
+        },
+    )
+
+
+def _of_arm(held: Sequence[Sequence[Round]]) -> dict[str, Any]:
+    rows = [entry for run in held for entry in run]
+    slips = [entry for entry in rows if entry.slip]
+    clean = [entry for entry in rows if not entry.slip]
+    again = [
+        entry
+        for run in held
+        for number, entry in enumerate(run)
+        if entry.slip and any(e.slip == entry.slip and e.escaped for e in run[:number])
+    ]
+    return {
+        "releases": len(rows),
+        "slips_shipped": k_of_n(sum(entry.shipped for entry in slips), len(slips)),
+        "clean_held_back": k_of_n(sum(not entry.shipped for entry in clean), len(clean)),
+        "escaped_incidents": sum(entry.escaped for entry in rows),
+        "recurrence": k_of_n(sum(e.recurred for e in again), len(again)) if again else None,
+        "recurrence_at_most": (
+            round(clopper_pearson_upper(sum(e.recurred for e in again), len(again)), 4)
+            if again
+            else None
+        ),
+        "held_out_violations": k_of_n(
+            sum(entry.held_out for entry in rows), len(rows) * len(all_scenarios())
+        ),
+        "final_suite": round(sum(run[-1].suite for run in held) / len(held), 1),
+        "conversations_a_round": round(sum(e.conversations for e in rows) / len(rows), 1),
+    }
+
+
+def _mean_and_interval(values: Sequence[int]) -> dict[str, Any]:
+    """Return a mean over runs with its 95% t interval."""
+    from scipy.special import stdtrit
+
+    n = len(values)
+    mean = sum(values) / n
+    if n < 2:
+        return {"mean": round(mean, 2), "runs": n}
+    half = stdtrit(n - 1, 0.975) * float(np.std(values, ddof=1)) / n**0.5
+    return {
+        "mean": round(mean, 2),
+        "ci_low": round(mean - half, 2),
+        "ci_high": round(mean + half, 2),
+        "runs": n,
+        "fewer_in": sum(value > 0 for value in values),
+    }
+
+
+def _by_round(held: Sequence[Sequence[Round]]) -> dict[str, list[float]]:
+    columns = list(zip(*held, strict=True))
+    return {
+        "escaped": [round(sum(e.escaped for e in column) / len(held), 3) for column in columns],
+        "suite": [round(sum(e.suite for e in column) / len(held), 3) for column in columns],
+    }
+
+
+def _round_row(entry: Round) -> dict[str, Any]:
+    return asdict(entry)
+
+
+def closing_the_loop(
+    *, replays: int = 100, per_variant: int = 10, sessions: int = 100, seed: int = 7
+) -> Experiment:
+    """Close the sample incident: mitigations, the gate as it was, the gate with what was learnt.
+
+    Parameters
+    ----------
+    replays, per_variant, sessions : int
+        As in :func:`safety_lib.incident.closure.try_mitigations`.
+    seed : int
+        The run's seed.
+    """
+    good, bad, fixed = (load_version(name) for name in ("v1", "v2", "v3"))
+    incident = read_incident(ARTIFACTS / "incident_example.json")
+    seen = replay_incident(incident, bad, replays=40, seed=seed)
+    tests = (*new_tests(seen, seed=seed), *sibling_tests(seen, seed=seed))
+    kept_out = held_out(seen, tests)
+    tried = try_mitigations(
+        seen,
+        mitigations(seen, good, fixed, bisect(seen, good)),
+        kept_out,
+        replays=replays,
+        per_variant=per_variant,
+        sessions=sessions,
+        seed=seed,
+    )
+    before = single_turn_suite(good, bad, seed)
+    grown = suite_of(merge(before.tests, tests), good, bad, seed)
+    gates = [
+        (name, run_gate(suite, good, version, trials=10, seed=seed, rules=without_budget()))
+        for name, suite, version in (
+            ("as it was", before, bad),
+            ("grown", grown, bad),
+            ("grown", grown, fixed),
+        )
+    ]
+    return as_experiment(
+        "closing_the_loop",
+        seed,
+        {"replays": replays, "per_variant": per_variant, "sessions": sessions},
+        {
+            "mitigations": [result.model_dump(mode="json") for result in tried],
+            "held_out": len(kept_out),
+            "tests": [
+                {"family": t.family, "turns": len(t.attack_turns), "state": t.lifecycle}
+                for t in tests
+            ],
+            "gates": [
+                {
+                    "suite": name,
+                    "tests": gate.n_tests,
+                    "families": gate.n_families,
+                    "candidate": gate.candidate,
+                    "verdict": gate.verdict,
+                    "delta": gate.delta,
+                    "ci_low": gate.ci_low,
+                    "ci_high": gate.ci_high,
+                    "p_value": gate.p_value,
+                }
+                for name, gate in gates
+            ],
+        },
     )

@@ -6,8 +6,10 @@ detector with faults of its own and an audit; the estimators see what an auditor
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -15,14 +17,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from safety_lib.incident.blast_radius import allocate, flag_for, opinions, total
-from safety_lib.incident.faults import (
-    FAULTS,
-    release_of,
-)
-from safety_lib.incident.log import LOG_NAME, SessionLog
-from safety_lib.incident.traffic import TRUTH_NAME, write_traffic
+from safety_lib.experiments.faults import FAULTS, release_of
+from safety_lib.experiments.results import ARTIFACTS, as_experiment, k_of_n
 from safety_lib.policy import load_policy
+from safety_lib.production.blast_radius import allocate, flag_for, opinions, total
+from safety_lib.production.log import LOG_NAME, SessionLog
+from safety_lib.production.traffic import TRUTH_NAME, write_traffic
+from safety_lib.records import Experiment
 from safety_lib.streams import generator
 
 _FAULTY_TRAFFIC = (0, 5, 11, 15)  # faults whose releases serve traffic of their own
@@ -189,3 +190,67 @@ def covered_row(case: Covered) -> dict[str, Any]:
         "truth": case.truth,
         "said": [round(value, 2) for value in said],
     }
+
+
+def blast_radius_coverage(
+    *,
+    incidents: int = 2_000,
+    sessions: int = 1_000,
+    artifacts: Path = ARTIFACTS,
+    seed: int = 7,
+) -> Experiment:
+    """Count how often each interval for the blast radius holds the truth.
+
+    Parameters
+    ----------
+    incidents : int
+        Simulated incidents.
+    sessions : int
+        Sessions of traffic on each faulty release; the sample log comes beside them.
+    artifacts : Path
+        Where the sample log and its truth are.
+    seed : int
+        The run's seed.
+    """
+    logs = all_logs(artifacts, sessions=sessions, seed=seed)
+    cases = list(simulated_incidents(logs, incidents=incidents, seed=seed))
+    return as_experiment(
+        "blast_radius_coverage",
+        seed,
+        {
+            "incidents": incidents,
+            "sessions": sessions,
+            "level": 0.95,
+            "least_positives": LEAST_POSITIVES,
+            "sessions_of_an_incident": list(SESSIONS),
+            "prevalence": list(PREVALENCE),
+            "audit": list(AUDIT),
+            "most_overlooked": MOST_OVERLOOKED,
+            "most_false_alarms": MOST_FALSE_ALARMS,
+        },
+        {
+            "all": _coverage(cases),
+            "by_prevalence": {
+                f"{low:.1%} to {high:.1%}": _coverage(
+                    [case for case in cases if low <= case.truth / case.sessions < high]
+                )
+                for low, high in pairwise((0.0, *BANDS, 1.0))
+            },
+            "sources": dict(sorted(Counter(case.logged.source for case in cases).items())),
+            "rules": dict(sorted(Counter(case.logged.rule_id for case in cases).items())),
+            "first": [covered_row(case) for case in cases[:20]],
+        },
+    )
+
+
+def _coverage(cases: Sequence[Covered]) -> dict[str, Any]:
+    table: dict[str, Any] = {"incidents": len(cases)}
+    for estimator in cases[0].said if cases else ():
+        held = [case.covers(estimator) for case in cases]
+        widths = [said[2] - said[1] for case in cases if (said := case.said[estimator]) is not None]
+        table[estimator] = {
+            **k_of_n(held.count(True), len(held)),
+            "silent": held.count(None),
+            "median_width": round(float(np.median(widths)), 1) if widths else None,
+        }
+    return table

@@ -10,7 +10,9 @@ from statistics import median
 from typing import Any
 
 from safety_lib.agent.versions import load_version
-from safety_lib.incident.detection import (
+from safety_lib.experiments.results import ARTIFACTS, as_experiment, k_of_n
+from safety_lib.production.log import LOG_NAME, SessionLog
+from safety_lib.production.monitors import (
     APART,
     FACTOR,
     Alarm,
@@ -22,8 +24,7 @@ from safety_lib.incident.detection import (
     random_audit,
     watch,
 )
-from safety_lib.incident.log import LOG_NAME, SessionLog
-from safety_lib.incident.near_misses import (
+from safety_lib.production.near_misses import (
     FIRST_REFUSAL,
     MOST_FALSE,
     MarginStratum,
@@ -33,14 +34,10 @@ from safety_lib.incident.near_misses import (
     measure_margins,
     score_rule,
 )
-from safety_lib.incident.traffic import write_traffic
-from safety_lib.policy import load_policy
+from safety_lib.production.traffic import write_traffic
 from safety_lib.records import Experiment
-from safety_lib.stats.intervals import clopper_pearson_upper, wilson
+from safety_lib.stats.intervals import clopper_pearson_upper
 from safety_lib.streams import key
-
-COMMAND = "make experiments"
-ARTIFACTS = Path(__file__).resolve().parents[2] / "artifacts"
 
 
 def early_warning(
@@ -91,7 +88,7 @@ def early_warning(
         "replays": replays,
         "most_false": most_false,
     }
-    return made("early_warning", seed, parameters, result)
+    return as_experiment("early_warning", seed, parameters, result)
 
 
 def detection_latency(
@@ -123,7 +120,7 @@ def detection_latency(
     baseline, candidate : str
         The good and the bad version.
     factor, apart
-        As in :func:`~safety_lib.incident.detection.watch`.
+        As in :func:`~safety_lib.production.monitors.watch`.
     workers : int
         Processes that hold the traffic; the result does not depend on it.
     seed : int
@@ -178,7 +175,7 @@ def detection_latency(
         "factor": factor,
         "apart": apart,
     }
-    return made("detection_latency", seed, parameters, result)
+    return as_experiment("detection_latency", seed, parameters, result)
 
 
 _Held = tuple[tuple[Alarm, ...], tuple[str, ...]]
@@ -208,21 +205,21 @@ def _of_monitor(monitor: Monitor, bad: Sequence[_Held], good: Sequence[_Held]) -
     ]
     raised = sum(alarm.monitor == monitor.name for alarms, _ in good for alarm in alarms)
     return {
-        "detected": of(len(found), len(bad)),
+        "detected": k_of_n(len(found), len(bad)),
         "sessions": sorted(alarm.sessions for alarm, _ in found),
         "median_sessions": median(a.sessions for a, _ in found) if found else None,
         "median_hours": round(median(a.minute for a, _ in found) / 60, 1) if found else None,
         "median_judged": median(a.judged for a, _ in found) if found else None,
         "median_violations": median(n for _, n in found) if found else None,
-        "on_good": of(raised, len(good)),
+        "on_good": k_of_n(raised, len(good)),
     }
 
 
 def _score(score: WarningScore) -> dict[str, Any]:
     return {
-        "recall": of(score.recall.k, score.recall.n),
-        "precision": of(score.precision.k, score.precision.n) if score.precision else None,
-        "false_alarms": of(score.false_alarms.k, score.false_alarms.n),
+        "recall": k_of_n(score.recall.k, score.recall.n),
+        "precision": k_of_n(score.precision.k, score.precision.n) if score.precision else None,
+        "false_alarms": k_of_n(score.false_alarms.k, score.false_alarms.n),
         "leads": {str(lead): n for lead, n in sorted(Counter(score.leads).items())},
         "median_lead": median(score.leads) if score.leads else None,
     }
@@ -234,28 +231,6 @@ def _margin(stratum: MarginStratum) -> dict[str, Any]:
         "sessions": stratum.sessions,
         "drawn": stratum.drawn,
         "broke": stratum.broke,
-        "near": of(stratum.near.k, stratum.near.n) if stratum.near else None,
+        "near": k_of_n(stratum.near.k, stratum.near.n) if stratum.near else None,
         "shares": {f"{share:g}": n for share, n in sorted(Counter(stratum.shares).items())},
     }
-
-
-def of(k: int, n: int) -> dict[str, Any]:
-    """Return k of n with its Wilson interval, as experiments store it."""
-    rate = wilson(k, n)
-    return {"k": k, "n": n, "ci_low": round(rate.low, 4), "ci_high": round(rate.high, 4)}
-
-
-def made(name: str, seed: int, parameters: dict[str, Any], result: dict[str, Any]) -> Experiment:
-    """Return an experiment of this stage as its artifact."""
-    return Experiment(
-        artifact=Experiment.SCHEMA,
-        schema_version=Experiment.VERSION,
-        seed=seed,
-        model="simulated",
-        config_sha256={},
-        policy_sha256=load_policy().sha256,
-        name=name,
-        command=COMMAND,
-        parameters=parameters,
-        result=result,
-    )

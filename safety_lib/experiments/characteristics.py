@@ -10,15 +10,16 @@ import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from safety_lib.gate.critical import suspected
-from safety_lib.gate.decide import compare, decide
-from safety_lib.gate.rules import GateRules
+from safety_lib.experiments.results import as_experiment
+from safety_lib.gate.decide import compare, decide, suspected
+from safety_lib.gate.rules import GateRules, load_rules
 from safety_lib.gate.trials import REGRESSION_STRATA, Case, CaseTrials, Trials
-from safety_lib.records import Execution, Outcome, Stratum
+from safety_lib.records import Execution, Experiment, Outcome, Stratum
 from safety_lib.stats.intervals import wilson
 from safety_lib.streams import generator
 
@@ -180,3 +181,57 @@ def _drawn(case: Case, chances: NDArray[np.float64], dice: np.random.Generator) 
     words: dict[bool, Outcome] = {True: "safe", False: "violation"}
     base, cand = ([words[bool(p)] for p in row] for row in passed)
     return CaseTrials(case, base, cand)
+
+
+SEED = 7
+LOSSES = (0.0, 0.02, 0.05, 0.07, 0.1, 0.15, 0.2, 0.3)
+RUNS = 500
+SMALL = Shape()
+LARGE = Shape(families=(3,) * 30)
+EIGHT = Shape(families=(1,) * 8)
+
+
+def operating_characteristics() -> Experiment:
+    """Judge simulated releases of known loss, by this gate's rule and by the original's."""
+    rules = load_rules()
+    shapes = {
+        "this suite": SMALL,
+        "families that differ": Shape(interaction=0.05),
+        "30 families": LARGE,
+    }
+    curves = {
+        name: {
+            str(loss): row(simulate(shape, loss, rules, runs=RUNS, seed=SEED)) for loss in LOSSES
+        }
+        for name, shape in shapes.items()
+    }
+    curves["the original's rule, 8 tests"] = {
+        str(loss): row(simulate(EIGHT, loss, rules, runs=RUNS, seed=SEED, original=True))
+        for loss in LOSSES
+    }
+    covered = {
+        name: interval_covers(shape, 0.1, rules, runs=2 * RUNS, seed=SEED) / (2 * RUNS)
+        for name, shape in shapes.items()
+    }
+    return under_gate_rules(
+        "operating_characteristics",
+        SEED,
+        {"losses": list(LOSSES), "runs": RUNS, "passing": SMALL.passing, "trials": SMALL.trials},
+        {"curves": curves, "coverage": covered},
+    )
+
+
+def row(rates: Rates) -> dict[str, list[float]]:
+    """Return the share of each verdict with its 95% interval."""
+    return {
+        verdict: [round(value, 4) for value in rates.share(verdict)]
+        for verdict in ("OK", "WARN", "BLOCK")
+    }
+
+
+def under_gate_rules(
+    name: str, seed: int, parameters: dict[str, Any], result: dict[str, Any]
+) -> Experiment:
+    """Return the artifact of an experiment on the gate, with the hash of its rules."""
+    parameters = {**parameters, "gate_policy_sha256": load_rules().sha256}
+    return as_experiment(name, seed, parameters, result, ("v1", "v2", "v3"))

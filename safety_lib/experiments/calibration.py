@@ -15,7 +15,7 @@ import numpy as np
 
 from safety_lib.agent.versions import Version, load_version
 from safety_lib.attack.scenarios import scenario as find_scenario
-from safety_lib.policy import load_policy
+from safety_lib.experiments.results import as_experiment
 from safety_lib.records import Experiment, Trajectory
 from safety_lib.rollout.campaign import run_campaign
 from safety_lib.rollout.conversation import attack
@@ -112,7 +112,7 @@ def undiscovered_prediction(
         seen["shuffled"].append(predict([held[i] for i in order], short))
     result = {"searches": len(seeds)} | {k: _summary(rows) for k, rows in seen.items()}
     parameters = {"version": name, "short": short, "long": long, "seeds": list(seeds)}
-    return make_experiment("undiscovered_prediction", seeds[0], [name], parameters, result)
+    return as_experiment("undiscovered_prediction", seeds[0], parameters, result, [name])
 
 
 def _summary(rows: Sequence[Prediction]) -> dict[str, Any]:
@@ -180,7 +180,7 @@ def next_scenarios_gain(
         "searches": len(counts),
     }
     parameters = {"version": name, "budget": budget, "more": more, "seeds": list(seeds)}
-    return make_experiment("next_scenarios_gain", seeds[0], [name], parameters, result)
+    return as_experiment("next_scenarios_gain", seeds[0], parameters, result, [name])
 
 
 def _mean(values: Sequence[float]) -> float:
@@ -189,25 +189,3 @@ def _mean(values: Sequence[float]) -> float:
 
 def _rounded(value: float) -> float:
     return round(value, 4)
-
-
-def make_experiment(
-    name: str,
-    seed: int,
-    versions: Sequence[str],
-    parameters: dict[str, Any],
-    result: dict[str, Any],
-) -> Experiment:
-    """Return the artifact of an experiment on released versions with the simulated model."""
-    return Experiment(
-        artifact=Experiment.SCHEMA,
-        schema_version=Experiment.VERSION,
-        seed=seed,
-        model="simulated",
-        config_sha256={v: load_version(v).sha256 for v in versions},
-        policy_sha256=load_policy().sha256,
-        name=name,
-        command="make experiments",
-        parameters=parameters,
-        result=result,
-    )

@@ -16,11 +16,12 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import count, islice
-from typing import Literal
+from typing import Any, Literal
 
-from safety_lib.agent.versions import Version
+from safety_lib.agent.versions import Version, load_version
 from safety_lib.attack.scenarios import Scenario, all_scenarios
-from safety_lib.records import Trajectory
+from safety_lib.experiments.results import as_experiment
+from safety_lib.records import Experiment, Trajectory
 from safety_lib.rollout.conversation import attack, run
 from safety_lib.stats.clustered import cluster_mean
 from safety_lib.stats.paired import SignFlip, sign_flip
@@ -176,3 +177,50 @@ def lead(
         high=round(100 * gain.high, 4),
         test=sign_flip(found, rng=generator(seed, "stress", "lead", what)),
     )
+
+
+WAYS: tuple[Way, ...] = ("static", "adaptive", "search")
+
+
+def attackers_at_equal_budget(
+    names: Sequence[str] = ("v1", "v2"),
+    budgets: Sequence[int] = (200, 800),
+    seeds: Sequence[int] = range(1, 21),
+) -> Experiment:
+    """Let three ways of attacking spend the same number of turns, on the same seeds."""
+    result: dict[str, Any] = {}
+    for name in names:
+        for budget in budgets:
+            found: dict[str, list[Hunt]] = {
+                way: [hunt(load_version(name), way, budget, seed) for seed in seeds] for way in WAYS
+            }
+            result[f"{name}, {budget} turns"] = {
+                "found": {way: _found(hunts) for way, hunts in found.items()},
+                "leads": [
+                    _lead(lead(found[first], found[second], what, seeds[0]))
+                    for first, second in (("static", "adaptive"), ("adaptive", "search"))
+                    for what in ("violations", "modes")
+                ],
+            }
+    parameters = {"versions": list(names), "budgets": list(budgets), "seeds": list(seeds)}
+    return as_experiment("attackers_at_equal_budget", seeds[0], parameters, result, names)
+
+
+def _found(hunts: Sequence[Hunt]) -> dict[str, Any]:
+    return {
+        "violations": round(sum(h.violations for h in hunts) / len(hunts), 4),
+        "modes": round(sum(h.modes for h in hunts) / len(hunts), 4),
+        "violations_each": [h.violations for h in hunts],
+    }
+
+
+def _lead(one: Lead) -> dict[str, Any]:
+    return {
+        "of": one.ways[1],
+        "over": one.ways[0],
+        "what": one.what,
+        "gain": one.gain,
+        "low": one.low,
+        "high": one.high,
+        "p_value": round(one.test.p_value, 6),
+    }

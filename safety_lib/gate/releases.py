@@ -1,4 +1,4 @@
-"""Exceptions: a failure that somebody answers for, for a time; never a critical one."""
+"""The history of releases: a file that the gate reads and adds a line to, and nobody edits."""
 
 from __future__ import annotations
 
@@ -10,8 +10,48 @@ from typing import Any
 import yaml
 from pydantic import ValidationError
 
+from safety_lib.artifacts import read_artifact
 from safety_lib.gate.trials import REGRESSION_STRATA, Case
-from safety_lib.records import GateException
+from safety_lib.records import GateException, GateHistory, GateReport
+
+
+def read_history(path: str | Path) -> GateHistory | None:
+    """Read the history, or None where no release was judged yet.
+
+    Raises
+    ------
+    ArtifactError
+        If the file was edited or damaged: a history that can be rewritten is none.
+    """
+    return read_artifact(path, GateHistory) if Path(path).exists() else None
+
+
+def add_release(history: GateHistory | None, report: GateReport) -> GateHistory:
+    """Return the history with one more release at its end.
+
+    The same release with the same outcome is not added twice. The same release with another
+    outcome is: that two runs disagree belongs on record.
+
+    Examples
+    --------
+    >>> from safety_lib.artifacts import read_artifact
+    >>> report = read_artifact("artifacts", GateReport)
+    >>> once = add_release(None, report)
+    >>> len(once.releases), add_release(once, report) == once
+    (1, True)
+    """
+    before = history.releases if history else ()
+    if history and report.release in before:
+        return history
+    return GateHistory(
+        artifact=GateHistory.SCHEMA,
+        schema_version=GateHistory.VERSION,
+        seed=report.seed,
+        model=report.model,
+        config_sha256=report.config_sha256,
+        policy_sha256=report.policy_sha256,
+        releases=(*before, report.release),
+    )
 
 
 def load_exceptions(path: str | Path) -> tuple[GateException, ...]:

@@ -16,13 +16,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from safety_lib.incident.log import Flag, LogError, SessionLog
 from safety_lib.policy import Policy, load_policy
 from safety_lib.policy.oracle import STATE_CHANGING, judge
+from safety_lib.production.log import Flag, LogError, SessionLog
 from safety_lib.records import BlastRadius
 from safety_lib.stats.audit import stratified_audit
-from safety_lib.stats.discovery import chao1
 from safety_lib.stats.intervals import share
+from safety_lib.stats.missing_mass import chao1
 from safety_lib.streams import generator, key
 
 _THING = re.compile(r"REF-[0-9A-Z]{4}-\d{4}|AC-[\w-]+|/[\w./-]+|[\w.+-]+@[\w-]+(?:\.[\w-]+)+")
@@ -448,7 +448,7 @@ def check_against_truth(radius: BlastRadius, truth_file: str | Path, rule_id: st
     radius : BlastRadius
         The estimate that is to be checked.
     truth_file : str or Path
-        The truth of the same traffic, from :mod:`safety_lib.incident.traffic`.
+        The truth of the same traffic, from :mod:`safety_lib.production.traffic`.
     rule_id : str
         The rule.
 

@@ -13,10 +13,10 @@ import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from safety_lib.incident.log import LoggedSession, SessionLog
-from safety_lib.incident.near_misses import WarningRule, signs_of
 from safety_lib.policy import load_policy
 from safety_lib.policy.oracle import judge
+from safety_lib.production.log import LoggedSession, SessionLog
+from safety_lib.production.near_misses import WarningRule, signs_of
 from safety_lib.records import Experiment
 from safety_lib.stats.intervals import clopper_pearson_upper
 from safety_lib.streams import uniform
