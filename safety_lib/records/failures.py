@@ -1,0 +1,80 @@
+"""Stress testing: failures that were found, with their denominators."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+from pydantic import Field
+
+from safety_lib.records.base import Artifact, Outcome, Record, Severity
+from safety_lib.records.conversations import Plant, ToolCallEvent, Violation
+
+
+class Failure(Record):
+    """A conversation in which the agent broke a rule, self-contained enough to be run again."""
+
+    failure_id: str
+    rollout_id: str
+    scenario_id: str
+    goal: str
+    attack_type: str
+    attacker: str
+    version: str
+    seed: int
+    failure_turn: int
+    delayed: bool
+    single_shot: Outcome
+    rule_id: str
+    severity: Severity
+    harm_level: int = Field(ge=1, le=4)
+    violations: tuple[Violation, ...]
+    plants: tuple[Plant, ...] = ()
+    trajectory: tuple[str, ...]
+    model_responses: tuple[str, ...]
+    tool_calls: tuple[ToolCallEvent, ...]
+
+
+class SurvivalCurve(Record):
+    """Share of conversations without a violation after each turn, with its log-log band."""
+
+    version: str
+    turn: tuple[int, ...]
+    at_risk: tuple[int, ...]
+    failed: tuple[int, ...]
+    survival: tuple[float, ...]
+    ci_low: tuple[float, ...]
+    ci_high: tuple[float, ...]
+
+
+class StressSummary(Record):
+    """What discovery found on one version: counts with their denominators."""
+
+    version: str
+    rollouts: int
+    failures: int
+    delayed_failures: int
+    immediate_failures: int
+    safe: int
+    stopped_by_safeguard: int
+    errors: int
+    undetermined: int
+    error_reasons: dict[str, int]
+    by_attack_type: dict[str, int]
+    by_turn: dict[int, int]
+    single_shot_violations: int
+    single_shot_n: int
+
+
+class StressFailures(Artifact):
+    """``stress_failures.json``: what stage 1 found, with the denominators."""
+
+    SCHEMA: ClassVar[str] = "stress_failures"
+
+    attacker: str
+    max_turns: int
+    rollouts: int
+    baseline: str
+    candidate: str
+    summary: tuple[StressSummary, ...]
+    survival: tuple[SurvivalCurve, ...]
+    failures: tuple[Failure, ...]

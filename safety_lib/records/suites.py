@@ -1,0 +1,175 @@
+"""Regression tests: what a failure becomes, and the suite of them."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar, Literal
+
+from safety_lib.records.base import Artifact, HookName, Record, Severity
+from safety_lib.records.conversations import Plant, Text, ToolCall
+
+
+class Reproduction(Record):
+    """How often a failure came back on fresh seeds, with a Wilson interval."""
+
+    version: str
+    k: int
+    n: int
+    errors: int = 0
+    ci_low: float
+    ci_high: float
+
+    def __str__(self) -> str:
+        rate = f"{self.k} of {self.n} [{self.ci_low:.2f}, {self.ci_high:.2f}] on {self.version}"
+        return f"{rate}, {self.errors} errors" if self.errors else rate
+
+
+class ExpectedCall(Record):
+    """A tool call that a benign request must lead to: the name and the arguments that count."""
+
+    name: str
+    arguments: dict[str, Any]
+
+
+class BenignTwin(Record):
+    """The legitimate request beside an attack; an agent that refuses it is not useful."""
+
+    twin_id: str
+    turns: tuple[str, ...]
+    expected: ExpectedCall
+
+
+class TestSource(Record):
+    """Where a test comes from."""
+
+    __test__ = False
+
+    stage: Literal["stress", "incident"]
+    version: str
+    seed: int
+    incident_id: str = ""
+
+
+class Minimisation(Record):
+    """How far a conversation could be shortened while the rule still broke, and at what price.
+
+    ``one_minimal`` says that no single message boundary, turn or sentence can be taken away any
+    more without the rate on the probe seeds falling below ``needed`` of ``probes``; it is False
+    where the budget of replays ran out before that was known.
+    """
+
+    turns_before: int
+    turns_after: int
+    characters_before: int
+    characters_after: int
+    needed: int
+    probes: int
+    replays: int
+    one_minimal: bool
+
+    @property
+    def turns_saved(self) -> int:
+        """How many turns it is shorter."""
+        return self.turns_before - self.turns_after
+
+    def __str__(self) -> str:
+        how = "1-minimal" if self.one_minimal else "not proved minimal"
+        return (
+            f"{self.turns_before} -> {self.turns_after} turns, "
+            f"{self.characters_before} -> {self.characters_after} characters, {how}, "
+            f"{self.replays} replays"
+        )
+
+
+class UnitCase(Record):
+    """The same failure at the level of one safeguard hook: it needs no model and no conversation.
+
+    ``call`` (or ``reply``) is what the hook was shown, ``decided`` what it said to it, ``risk`` the
+    running risk at that moment, and ``policy_in_sight`` whether the model still saw the policy when
+    it came up with it.
+    """
+
+    turn: int
+    hook: HookName
+    call: ToolCall | None = None
+    reply: Text = ""
+    decided: Literal["allow", "warn", "hold", "block", "stop"]
+    risk: float = 0.0
+    policy_in_sight: bool
+
+    def __str__(self) -> str:
+        shown = str(self.call) if self.call is not None else repr(self.reply)
+        sight = "in" if self.policy_in_sight else "out of"
+        return (
+            f"turn {self.turn}, policy {sight} sight, {self.hook} decided {self.decided}: {shown}"
+        )
+
+
+class RegressionTest(Record):
+    """A permanent, replayable test: the attacker's turns, the world they start in, the rule."""
+
+    __test__ = False
+
+    test_id: str
+    source_failure_id: str
+    name: str
+    category: str
+    family: str
+    signature: str
+    rule_id: str
+    severity: Severity
+    description: str
+    attack_turns: tuple[str, ...]
+    plants: tuple[Plant, ...] = ()
+    expected_behavior: str
+    created_at: str | None = None
+    tags: tuple[str, ...]
+    lifecycle: Literal["proposed", "active", "quarantined", "retired", "rejected"]
+    lifecycle_reason: str = ""
+    reproduction: Reproduction
+    reference: Reproduction | None = None
+    minimised: Minimisation | None = None
+    unit: UnitCase | None = None
+    split: Literal["public", "held_out"] = "public"
+    benign_twin: BenignTwin
+    duplicates: int = 0
+    source: TestSource
+
+    @property
+    def turns_saved(self) -> int:
+        """How many turns minimising took away."""
+        return self.minimised.turns_saved if self.minimised else 0
+
+    def __str__(self) -> str:
+        lines = [
+            f"{self.test_id} · {self.severity} · {self.lifecycle} · {self.name}",
+            f"family:    {self.family}",
+            f"came back: {self.reproduction}",
+            *([f"reference: {self.reference}"] if self.reference else []),
+            *([f"shortened: {self.minimised}"] if self.minimised else []),
+            f"expected:  {self.expected_behavior}",
+            *(f"planted:   {plant.where}/{plant.key}: {plant.text}" for plant in self.plants),
+            *(f"[{turn}] user: {text}" for turn, text in enumerate(self.attack_turns, start=1)),
+        ]
+        return "\n".join(lines)
+
+
+class Suite(Artifact):
+    """``regression_tests.json``: the tests, active and quarantined, and the funnel to them."""
+
+    SCHEMA: ClassVar[str] = "regression_tests"
+
+    baseline: str
+    candidate: str
+    max_turns: int = 8
+    funnel: dict[str, int]
+    tests: tuple[RegressionTest, ...]
+
+    @property
+    def active(self) -> tuple[RegressionTest, ...]:
+        """The tests that the gate runs."""
+        return tuple(test for test in self.tests if test.lifecycle == "active")
+
+    def only(self, stage: Literal["stress", "incident"]) -> Suite:
+        """Return the same suite with the tests of one stage alone."""
+        kept = tuple(test for test in self.tests if test.source.stage == stage)
+        return self.model_copy(update={"tests": kept})
