@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from concurrent.futures import Executor
 
     from safety_lib.agent.versions import Version
+    from safety_lib.rollout.campaign import Run
 
 NOT_A_VERDICT = 3
 VERDICT_CODES = {"OK": 0, "WARN": 1, "BLOCK": 2}
@@ -53,6 +54,9 @@ def _versions(command: F) -> F:
 
 
 _AT_LEAST_ONE = click.IntRange(min=1)
+_WORKERS = click.option(
+    "--workers", type=_AT_LEAST_ONE, help="Processes; by default as many as pay."
+)
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -111,7 +115,7 @@ def _confirmed(question: str) -> bool:
     help="adaptive, static or direct, with mutators as in adaptive+urgency+padding; or search.",
 )
 @click.option("--max-turns", default=8, show_default=True, type=_AT_LEAST_ONE)
-@click.option("--workers", type=_AT_LEAST_ONE, help="Processes; by default as many as pay.")
+@_WORKERS
 @click.option("--dask", default="", metavar="ADDRESS", help="Run on this Dask cluster instead.")
 @_versions
 @_common
@@ -143,18 +147,14 @@ def stress(
     # A search plans one conversation at a time, and a model that attacks is asked over a network.
     alone = attacker.startswith(("search", "model:"))
     processes = workers or (1 if alone else _processes(rollouts, versions[0], model))
-    with _workers(processes, dask) as (executor, count), _progress("conversations") as tick:
+    with _run(seed, model, processes, dask) as run:
         found = discover(
             *versions,
+            run,
             rollouts=rollouts,
             attacker=attacker,
             max_turns=max_turns,
-            seed=seed,
-            model=model,
             journal=Path(artifacts) / "runs",
-            executor=executor,
-            workers=count,
-            on_result=tick,
         )
     artifact = found.artifact()
     write_artifact(artifacts, artifact)
@@ -173,7 +173,7 @@ def stress(
     metavar="VERSION",
     help="Known-good: what it fails is no test.",
 )
-@click.option("--workers", type=_AT_LEAST_ONE, help="Processes; by default as many as pay.")
+@_WORKERS
 @_common
 def regress(
     source: str,
@@ -202,18 +202,14 @@ def regress(
         load_version(candidate or found.candidate),
     ]
     processes = workers or _processes(replays * len(found.failures), versions[0], model)
-    with _workers(processes) as (executor, count), _progress("conversations") as tick:
+    with _run(seed, model, processes) as run:
         suite = generate_suite(
             found,
             {version.version: version for version in versions},
+            run,
             replays=replays,
-            seed=seed,
-            model=model,
             reference=load_version(reference),
             previous=previous_suite(artifacts, found.model),
-            executor=executor,
-            workers=count,
-            on_result=tick,
         )
     write_artifact(artifacts, suite)
     _say(suite_lines(suite, artifacts))
@@ -258,7 +254,8 @@ def export(
         write_artifact(Path(out), suite.model_copy(update={"tests": tests}))
     elif format_ == "inspect-log":
         version = load_version(name)
-        runs = run_tests(tests, version, trials=trials, seed=seed, model=model)
+        with _run(seed, model, 1) as run:
+            runs = run_tests(tests, version, run, trials=trials)
         write_text(out, to_inspect_log(runs, version, seed=seed))
     else:
         write_text(out, WRITERS[format_](tests))
@@ -273,6 +270,7 @@ def export(
 @click.option("--as-of", type=click.DateTime(["%Y-%m-%d"]), help="Day on which exceptions count.")
 @click.option("--markdown", default="", metavar="FILE", help="Write a comment or summary too.")
 @click.option("--junit", default="", metavar="FILE", help="Write JUnit XML too.")
+@_WORKERS
 @_versions
 @_common
 def gate(
@@ -283,6 +281,7 @@ def gate(
     as_of: datetime | None,
     markdown: str,
     junit: str,
+    workers: int | None,
     baseline: str,
     candidate: str,
     artifacts: str,
@@ -296,7 +295,7 @@ def gate(
     from safety_lib.agent.versions import load_version
     from safety_lib.artifacts import read_artifact, write_artifact, write_text
     from safety_lib.gate.release_gate import run_gate
-    from safety_lib.gate.releases import add_release, load_exceptions, read_history
+    from safety_lib.gate.releases import Standing, add_release, load_exceptions, read_history
     from safety_lib.gate.rules import load_rules
     from safety_lib.records import Suite
     from safety_lib.report import render_gate_report, render_junit, render_markdown
@@ -311,19 +310,15 @@ def gate(
     short = load_rules().too_small(len(suite.active), len({test.family for test in suite.active}))
     if short:  # before the trials are paid for
         click.echo(f"There will be no verdict: {short}.", err=True)
-    with _progress("conversations") as tick:
-        report = run_gate(
-            suite,
-            load_version(baseline),
-            load_version(candidate),
-            trials=trials,
-            seed=seed,
-            model=model,
-            on_result=tick,
-            exceptions=load_exceptions(exceptions) if exceptions else (),
-            as_of=as_of.date() if as_of else None,
-            history=past,
-        )
+    standing = Standing(
+        history=past,
+        exceptions=load_exceptions(exceptions) if exceptions else (),
+        as_of=as_of.date() if as_of else None,
+    )
+    versions = load_version(baseline), load_version(candidate)
+    processes = workers or _processes(2 * trials * len(suite.active), versions[0], model)
+    with _run(seed, model, processes) as run:
+        report = run_gate(suite, *versions, run, trials=trials, standing=standing)
     releases = add_release(past, report)
     page = render_gate_report(report, releases.releases)
     write_text(Path(artifacts) / "gate_report.html", page)
@@ -347,6 +342,7 @@ def gate(
 @click.option("--fixed", default="v3", show_default=True, metavar="VERSION")
 @click.option("--replays", default=40, show_default=True, type=_AT_LEAST_ONE)
 @click.option("--audit", default=600, show_default=True, type=_AT_LEAST_ONE)
+@_WORKERS
 @_common
 def replay(
     incident: str,
@@ -357,6 +353,7 @@ def replay(
     fixed: str,
     replays: int,
     audit: int,
+    workers: int | None,
     artifacts: str,
     seed: int,
     model: str,
@@ -370,7 +367,7 @@ def replay(
     from safety_lib.agent.versions import load_version
     from safety_lib.artifacts import read_artifact, write_artifact
     from safety_lib.incident.intake import take_in
-    from safety_lib.incident.investigate import investigate
+    from safety_lib.incident.investigation import Effort, investigate
     from safety_lib.production.log import find_log
     from safety_lib.records import Suite
     from safety_lib.report.documents import write_documents
@@ -379,26 +376,31 @@ def replay(
     taken = take_in(incident or Path(artifacts) / "incident_example.json", conversation)
     reported = taken.incident
     suite = read_artifact(artifacts, Suite)
-    with _progress("conversations") as tick:
-        seen = investigate(
-            reported,
-            version=load_version(version_name or reported.agent_version or suite.candidate),
+    version = load_version(version_name or reported.agent_version or suite.candidate)
+    with _run(seed, model, workers or 1) as run:
+        closed = investigate(
+            taken,
+            suite,
+            find_log(log_file, artifacts),
+            run,
+            version=version,
             baseline=load_version(baseline),
             fixed=load_version(fixed) if fixed else None,
-            suite=suite,
-            log=find_log(log_file, artifacts),
-            replays=replays,
-            audit=audit,
-            seed=seed,
-            model=model,
-            on_result=tick,
-            taken=taken,
+            effort=Effort(replays=replays, audit=audit),
         )
-    write_artifact(artifacts, seen.suite)
-    write_artifact(artifacts, seen.report)
-    _say(incident_lines(seen.report))
+    write_artifact(artifacts, closed.suite)
+    write_artifact(artifacts, closed.report)
+    _say(incident_lines(closed.report))
     for path in write_documents(artifacts, ["postmortem"]):
         click.echo(f"Postmortem saved to {path}")
+
+
+@contextmanager
+def _run(seed: int, model: str, processes: int, dask: str = "") -> Iterator[Run]:
+    from safety_lib.rollout.campaign import Run
+
+    with _workers(processes, dask) as (executor, workers), _progress("conversations") as tick:
+        yield Run(seed, model, executor, workers, tick)
 
 
 @contextmanager

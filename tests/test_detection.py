@@ -39,6 +39,7 @@ from safety_lib.production.near_misses import (
     signs_of,
 )
 from safety_lib.production.traffic import write_traffic
+from safety_lib.rollout.campaign import Run
 
 ARTIFACTS = Path(__file__).resolve().parent.parent / "artifacts"
 REFUSES, HESITATES, SERVES = (
@@ -308,7 +309,9 @@ def test_a_bad_release_of_the_experiment_is_seen_again(tmp_path: Path) -> None:
 def test_margins_of_a_log_that_is_short(tmp_path: Path) -> None:
     log, _ = write_traffic(tmp_path, load_version("v1"), sessions=40, seed=3)
     with SessionLog(log) as opened:
-        strata = measure_margins(opened, load_version("v1"), per_stratum=5, replays=2, seed=7)
+        strata = measure_margins(
+            opened, load_version("v1"), run=Run(seed=7), per_stratum=5, replays=2
+        )
         assert len(follow(opened, "v1")) == 40
     assert sum(stratum.sessions for stratum in strata) == 40
     for stratum in strata:

@@ -30,6 +30,7 @@ from safety_lib.regression.exports import (
 )
 from safety_lib.regression.generate import generate_suite
 from safety_lib.regression.signature import test_id as id_of
+from safety_lib.rollout.campaign import Run
 from safety_lib.stress.discovery import discover
 
 V1, V2 = load_version("v1"), load_version("v2")
@@ -44,8 +45,8 @@ TEXT = st.text(max_size=40) | st.sampled_from(
 
 @pytest.fixture(scope="module")
 def suite() -> Suite:
-    found = discover(V1, V2, rollouts=50, seed=7).artifact()
-    return generate_suite(found, {"v1": V1, "v2": V2}, replays=6, seed=7)
+    found = discover(V1, V2, run=Run(seed=7), rollouts=50).artifact()
+    return generate_suite(found, {"v1": V1, "v2": V2}, run=Run(seed=7), replays=6)
 
 
 @pytest.fixture(scope="module")
@@ -134,7 +135,7 @@ def test_promptfoo_never_renders_or_opens_what_an_attacker_wrote(suite: Suite) -
 
 @pytest.fixture(scope="module")
 def runs(suite: Suite) -> tuple[TestRun, ...]:
-    return run_tests(suite.active[:4], V2, trials=3, seed=7)
+    return run_tests(suite.active[:4], V2, run=Run(seed=7), trials=3)
 
 
 def test_inspect_reads_the_log(runs: tuple[TestRun, ...], tmp_path: Path) -> None:

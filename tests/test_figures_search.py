@@ -9,6 +9,8 @@ import matplotlib as mpl
 import numpy as np
 import pytest
 
+from safety_lib.rollout.campaign import Run
+
 mpl.use("Agg")
 
 import matplotlib.pyplot as plt
@@ -53,7 +55,7 @@ def read(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) ->
 
 @pytest.fixture(scope="module")
 def found() -> Discovery:
-    return discover(load_version("v1"), load_version("v2"), rollouts=40, seed=5)
+    return discover(load_version("v1"), load_version("v2"), run=Run(seed=5), rollouts=40)
 
 
 def words() -> list[str]:

@@ -16,6 +16,7 @@ from safety_lib.gate.rules import GateRules, load_rules
 from safety_lib.gate.trials import Case, CaseTrials, Trials
 from safety_lib.records import Execution, GateReport, Outcome, Stratum, Suite
 from safety_lib.regression.generate import generate_suite
+from safety_lib.rollout.campaign import Run
 from safety_lib.stress.discovery import discover
 
 V1, V2, V3 = (load_version(name) for name in ("v1", "v2", "v3"))
@@ -182,13 +183,13 @@ def test_the_hash_of_the_rules_follows_each_of_them() -> None:
 
 @pytest.fixture(scope="module")
 def suite() -> Suite:
-    found = discover(V1, V2, rollouts=50, seed=7).artifact()
-    return generate_suite(found, {"v1": V1, "v2": V2}, replays=10, seed=7)
+    found = discover(V1, V2, run=Run(seed=7), rollouts=50).artifact()
+    return generate_suite(found, {"v1": V1, "v2": V2}, run=Run(seed=7), replays=10)
 
 
 @pytest.fixture(scope="module")
 def blocked(suite: Suite) -> GateReport:
-    return run_gate(suite, V1, V2, trials=5, seed=7)
+    return run_gate(suite, V1, V2, run=Run(seed=7), trials=5)
 
 
 def test_the_report_proves_that_both_versions_ran(blocked: GateReport) -> None:
@@ -228,10 +229,10 @@ def test_a_suite_under_another_policy_is_refused(suite: Suite) -> None:
 def test_twenty_seeds_of_the_whole_way() -> None:
     verdicts: dict[str, list[str | None]] = {"v1": [], "v2": [], "v3": []}
     for seed in range(100, 120):
-        found = discover(V1, V2, rollouts=50, seed=seed).artifact()
-        made = generate_suite(found, {"v1": V1, "v2": V2}, seed=seed)
+        found = discover(V1, V2, run=Run(seed=seed), rollouts=50).artifact()
+        made = generate_suite(found, {"v1": V1, "v2": V2}, run=Run(seed=seed))
         for version in (V1, V2, V3):
-            report = run_gate(made, V1, version, seed=seed)
+            report = run_gate(made, V1, version, run=Run(seed=seed))
             verdicts[version.version].append(report.verdict)
     # Out of 20, 17 is what a true share of 95% stays above in 98 of 100 runs of this test.
     assert verdicts["v1"].count("OK") >= 17

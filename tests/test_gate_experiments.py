@@ -8,6 +8,7 @@ from safety_lib.experiments.results import mined_suite
 from safety_lib.gate.release_gate import run_gate
 from safety_lib.gate.rules import load_rules
 from safety_lib.pipeline import NOTEBOOKS
+from safety_lib.rollout.campaign import Run
 
 ARTIFACTS = NOTEBOOKS.parent / "artifacts"
 NAMES = ("operating_characteristics", "harmless_releases", "selection_bias")
@@ -49,9 +50,9 @@ def test_real_releases_that_change_nothing_are_ok() -> None:
 
 def test_one_seed_of_each_real_experiment_comes_out_as_it_was_counted() -> None:
     v1, v2 = load_version("v1"), load_version("v2")
-    assert run_gate(mined_suite((v1, v2), seed=1), v1, v2, seed=1).verdict == "BLOCK"
+    assert run_gate(mined_suite((v1, v2), seed=1), v1, v2, run=Run(seed=1)).verdict == "BLOCK"
     first, second = weak_spots()
-    seen = run_gate(mined_suite((second, second), seed=1), first, second, seed=1)
+    seen = run_gate(mined_suite((second, second), seed=1), first, second, run=Run(seed=1))
     assert seen.delta is not None
     assert seen.delta < -0.2
 

@@ -26,7 +26,7 @@ from safety_lib.gate.decide import (
     suspected,
 )
 from safety_lib.gate.release_gate import run_gate
-from safety_lib.gate.releases import add_release, apply, load_exceptions
+from safety_lib.gate.releases import Standing, add_release, load_exceptions
 from safety_lib.gate.report import diagnose_families, enough_trials, pooled_pairs
 from safety_lib.gate.rules import load_rules
 from safety_lib.gate.trials import Case, CaseTrials, Trials
@@ -162,10 +162,12 @@ def test_an_exception_is_scoped_expires_and_never_covers_what_is_critical() -> N
         entry("hard.2", [], []).case,
     ]
     day = date(2026, 6, 30)
-    excused, listed = apply([exception("soft.1"), exception("hard")], cases, day)
+    excused, listed = Standing(None, (exception("soft.1"), exception("hard")), day).excuse(cases)
     assert excused == {"soft.1"}
     assert [e.refused for e in listed] == ["", "covers a critical test"]
-    excused, listed = apply([exception("soft", "2026-06-29"), exception("none")], cases, day)
+    excused, listed = Standing(
+        None, (exception("soft", "2026-06-29"), exception("none")), day
+    ).excuse(cases)
     assert not excused
     assert [e.refused for e in listed] == ["expired", "covers no test of this suite"]
 
@@ -199,8 +201,10 @@ def test_exceptions_are_listed_in_the_report_and_need_a_day(suite: Suite) -> Non
     soft = next(t for t in suite.active if t.severity != "critical")
     given = [exception(soft.test_id), exception("nothing")]
     with pytest.raises(ValueError, match="as of which day"):
-        run_gate(suite, V1, V1, trials=1, exceptions=given)
-    report = run_gate(suite, V1, V1, trials=1, exceptions=given, as_of=date(2026, 1, 1))
+        run_gate(suite, V1, V1, standing=Standing(exceptions=given), trials=1)
+    report = run_gate(
+        suite, V1, V1, standing=Standing(exceptions=given, as_of=date(2026, 1, 1)), trials=1
+    )
     assert [e.refused for e in report.exceptions] == ["", "covers no test of this suite"]
     assert report.n_tests == len(suite.active) - 1
     assert soft.test_id in {r.test_id for r in report.test_results}
@@ -252,9 +256,12 @@ def test_noise_does_not_add_up() -> None:
 def test_judging_a_release_twice_does_not_count_its_loss_twice(suite: Suite) -> None:
     report = run_gate(suite, V1, V3, trials=2)
     history = add_release(None, report)
-    again = run_gate(suite, V1, V3, trials=2, history=history)
+    again = run_gate(suite, V1, V3, standing=Standing(history=history), trials=2)
     assert again.steps == report.steps
-    assert status_of(run_gate(suite, V1, V1, trials=2, history=history), 6) in ("pass", "warn")
+    assert status_of(run_gate(suite, V1, V1, standing=Standing(history=history), trials=2), 6) in (
+        "pass",
+        "warn",
+    )
 
 
 def test_a_candidate_that_errors_on_what_it_would_fail_is_not_ok() -> None:

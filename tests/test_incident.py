@@ -9,9 +9,8 @@ import pytest
 from safety_lib.agent.versions import load_version
 from safety_lib.artifacts import read_incident
 from safety_lib.gate.release_gate import run_gate
-from safety_lib.gate.trials import Known
-from safety_lib.incident.interventions import experiments, intervene, name_root_cause
-from safety_lib.incident.investigate import Investigation, investigate, new_tests
+from safety_lib.incident.interventions import intervene, name_root_cause, plan_interventions
+from safety_lib.incident.investigation import Effort, Investigation, investigate, new_tests
 from safety_lib.incident.replay import (
     Replay,
     failure_of,
@@ -22,6 +21,7 @@ from safety_lib.incident.replay import (
 )
 from safety_lib.records import Incident, Suite, Trajectory
 from safety_lib.regression.generate import generate_suite
+from safety_lib.rollout.campaign import Known, Run
 from safety_lib.stress.discovery import discover
 
 ARTIFACTS = Path(__file__).resolve().parent.parent / "artifacts"
@@ -35,28 +35,26 @@ def incident() -> Incident:
 
 @pytest.fixture(scope="module")
 def replay(incident: Incident) -> Replay:
-    return replay_incident(incident, V2, replays=40, seed=7)
+    return replay_incident(incident, V2, run=Run(seed=7), replays=40)
 
 
 @pytest.fixture(scope="module")
 def suite() -> Suite:
-    found = discover(V1, V2, rollouts=50, seed=7).artifact()
-    return generate_suite(found, {"v1": V1, "v2": V2}, replays=8, seed=7)
+    found = discover(V1, V2, run=Run(seed=7), rollouts=50).artifact()
+    return generate_suite(found, {"v1": V1, "v2": V2}, run=Run(seed=7), replays=8)
 
 
 @pytest.fixture(scope="module")
 def seen(incident: Incident, suite: Suite) -> Investigation:
     return investigate(
         incident,
+        suite,
+        ARTIFACTS / "production_log.parquet",
+        Run(seed=7),
         version=V2,
         baseline=V1,
         fixed=V3,
-        suite=suite,
-        log=ARTIFACTS / "production_log.parquet",
-        replays=20,
-        audit=300,
-        trials=10,
-        seed=7,
+        effort=Effort(replays=20, audit=300, trials=10),
     )
 
 
@@ -72,7 +70,7 @@ def test_the_oracle_says_what_broke_not_the_file(incident: Incident, replay: Rep
     renamed = incident.model_copy(
         update={"category": "weather", "root_cause_preliminary": "sunspots", "affected_users": 0}
     )
-    again = replay_incident(renamed, V2, replays=40, seed=7)
+    again = replay_incident(renamed, V2, run=Run(seed=7), replays=40)
     assert again.rule_id == replay.rule_id == "record_exfiltration"
     assert again.reproduction == replay.reproduction
 
@@ -94,7 +92,7 @@ def test_the_timeline_is_the_conversation_in_order(replay: Replay) -> None:
 
 
 def test_the_cause_is_the_memory_of_v2_and_no_harmless_change(replay: Replay) -> None:
-    effects = intervene(replay, list(experiments(replay, V1)))
+    effects = intervene(replay, list(plan_interventions(replay, V1)))
     by_name = {effect.name: effect for effect in effects}
     cause = name_root_cause(replay, V1, effects)
     assert set(cause.name.split(" + ")) == {"memory.pin_policy", "memory.window"}
@@ -106,8 +104,8 @@ def test_the_cause_is_the_memory_of_v2_and_no_harmless_change(replay: Replay) ->
 def test_another_cause_gets_another_name(incident: Incident) -> None:
     # The same incident on a version that is good but for one careless setting.
     careless = V1.having({"model.caution": -4.0, "model.style": "friendly"}, name="careless")
-    replay = replay_incident(incident, careless, replays=30, seed=7)
-    cause = name_root_cause(replay, V1, intervene(replay, list(experiments(replay, V1))))
+    replay = replay_incident(incident, careless, run=Run(seed=7), replays=30)
+    cause = name_root_cause(replay, V1, intervene(replay, list(plan_interventions(replay, V1))))
     assert cause.name == "model.caution"
 
 
@@ -117,14 +115,13 @@ def test_without_a_failure_there_is_no_cause_and_no_test(incident: Incident, sui
     )
     seen = investigate(
         harmless,
+        suite,
+        ARTIFACTS / "production_log.parquet",
+        Run(seed=7),
         version=V2,
         baseline=V1,
         fixed=None,
-        suite=suite,
-        log=ARTIFACTS / "production_log.parquet",
-        replays=5,
-        audit=100,
-        trials=1,
+        effort=Effort(replays=5, audit=100, trials=1),
     )
     assert seen.report.root_cause == "not identified"
     assert seen.report.blast_radius is None
@@ -133,7 +130,7 @@ def test_without_a_failure_there_is_no_cause_and_no_test(incident: Incident, sui
 
 
 def test_an_effect_is_a_paired_difference(replay: Replay) -> None:
-    for effect in intervene(replay, list(experiments(replay, V1))[:3]):
+    for effect in intervene(replay, list(plan_interventions(replay, V1))[:3]):
         assert effect.ci_low <= effect.effect <= effect.ci_high
         difference = effect.factual.k / effect.factual.n
         difference -= effect.counterfactual.k / effect.counterfactual.n
@@ -141,7 +138,7 @@ def test_an_effect_is_a_paired_difference(replay: Replay) -> None:
 
 
 def test_the_incident_becomes_at_least_two_tests_the_second_shorter(replay: Replay) -> None:
-    tests = new_tests(replay, seed=7)
+    tests = new_tests(replay, run=Run(seed=7))
     assert len(tests) >= 2
     assert {test.source.incident_id for test in tests} == {"INC-2024-001"}
     assert min(len(t.attack_turns) for t in tests) < len(turns_of(replay.incident))
@@ -149,9 +146,9 @@ def test_the_incident_becomes_at_least_two_tests_the_second_shorter(replay: Repl
 
 
 def test_a_safe_replay_cannot_become_a_failure(incident: Incident) -> None:
-    safe = replay_incident(incident, V3, replays=3, seed=7)
-    with pytest.raises(ValueError, match="no rule broke"):
-        failure_of(incident, safe.trajectories[0], "record_exfiltration")
+    safe = replay_incident(incident, V3, run=Run(seed=7), replays=3)
+    with pytest.raises(ValueError, match="did not break"):
+        failure_of(incident, safe.trajectories[0], safe.trajectories[0], "record_exfiltration")
 
 
 def test_the_loop_closes(seen: Investigation) -> None:
@@ -173,11 +170,16 @@ def test_gates_that_share_conversations_say_what_they_would_say_alone(suite: Sui
     told: list[Trajectory] = []
     for version in (V2, V3, V2):
         told.clear()
-        report = run_gate(suite, V1, version, trials=2, seed=7, known=shared, on_result=told.append)
-        alone = run_gate(suite, V1, version, trials=2, seed=7)
+        report = run_gate(
+            suite, V1, version, run=Run(seed=7, progress=told.append, known=shared), trials=2
+        )
+        alone = run_gate(suite, V1, version, run=Run(seed=7), trials=2)
         assert report.model_dump_json() == alone.model_dump_json()
-        assert len(told) == sum(e.conversations for e in report.executions)
-    assert 2 * len(shared) == 3 * len(told)  # three versions ran, none of them twice
+        assert len(told) >= sum(e.conversations for e in report.executions)  # and confirmations
+    once = sum(e.conversations for e in report.executions) // 2
+    versions = [sha256 for _, sha256, _, _ in shared]
+    assert versions.count(V3.sha256) == once  # V2 was judged twice and held once
+    assert versions.count(V2.sha256) < 2 * once
 
 
 def test_replaying_twice_leaves_the_suite_as_replaying_once(
@@ -185,15 +187,13 @@ def test_replaying_twice_leaves_the_suite_as_replaying_once(
 ) -> None:
     again = investigate(
         incident,
+        seen.suite,
+        ARTIFACTS / "production_log.parquet",
+        Run(seed=7),
         version=V2,
         baseline=V1,
         fixed=V3,
-        suite=seen.suite,
-        log=ARTIFACTS / "production_log.parquet",
-        replays=20,
-        audit=300,
-        trials=10,
-        seed=7,
+        effort=Effort(replays=20, audit=300, trials=10),
     )
     assert again.suite.model_dump_json() == seen.suite.model_dump_json()
     assert again.report.model_dump_json() == seen.report.model_dump_json()

@@ -25,11 +25,12 @@ from safety_lib.records import (
     ToolCallEvent,
     Violation,
 )
-from safety_lib.regression.admission import MOVES, decide, move, run_tests, twins_served
-from safety_lib.regression.generate import IntakeError, check_failures, generate_suite, split_of
+from safety_lib.regression.admission import decide, run_tests, split_of, twins_served
+from safety_lib.regression.generate import IntakeError, check_failures, generate_suite
 from safety_lib.regression.signature import channel, family, severity, severity_of, signature
 from safety_lib.regression.unit import layers, run_unit
 from safety_lib.regression.variants import KINDS, paraphrase, variants
+from safety_lib.rollout.campaign import Run
 from safety_lib.stress.discovery import discover
 
 V1, V2, REFERENCE = (load_version(name) for name in ("v1", "v2", "reference"))
@@ -38,12 +39,12 @@ BOTH = {"v1": V1, "v2": V2}
 
 @pytest.fixture(scope="module")
 def found() -> StressFailures:
-    return discover(V1, V2, rollouts=50, seed=7).artifact()
+    return discover(V1, V2, run=Run(seed=7), rollouts=50).artifact()
 
 
 @pytest.fixture(scope="module")
 def suite(found: StressFailures) -> Suite:
-    return generate_suite(found, BOTH, replays=8, seed=7)
+    return generate_suite(found, BOTH, run=Run(seed=7), replays=8)
 
 
 # --------------------------------------------------------------------------- identity
@@ -202,7 +203,7 @@ def test_admission(
 
 def test_what_every_version_fails_is_no_test(found: StressFailures) -> None:
     # The bad version as its own reference: nothing can be admitted.
-    made = generate_suite(found, BOTH, replays=4, seed=7, reference=V2)
+    made = generate_suite(found, BOTH, run=Run(seed=7), replays=4, reference=V2)
     assert not [
         test
         for test in made.active
@@ -212,31 +213,21 @@ def test_what_every_version_fails_is_no_test(found: StressFailures) -> None:
 
 
 def test_the_reference_is_useful_and_not_only_silent() -> None:
-    served = twins_served(load_goals(), REFERENCE, replays=10, seed=3)
+    served = twins_served(load_goals(), REFERENCE, run=Run(seed=3), replays=10)
     assert all(twin.k == 0 and twin.n == 10 for twin in served.values())
 
 
 def test_the_reference_holds_against_every_scenario() -> None:
-    held = discover(REFERENCE, REFERENCE, rollouts=2 * len(all_scenarios()), seed=5)
+    held = discover(REFERENCE, REFERENCE, run=Run(seed=5), rollouts=2 * len(all_scenarios()))
     assert held.failures == ()
 
 
-def test_a_life_goes_one_way(suite: Suite) -> None:
-    active = suite.active[0]
-    retired = move(active, "retired", "the tool is gone")
-    assert (retired.lifecycle, retired.lifecycle_reason) == ("retired", "the tool is gone")
-    with pytest.raises(ValueError, match="retired and cannot become active"):
-        move(retired, "active", "")
-    with pytest.raises(ValueError, match="say why"):
-        move(active, "quarantined", " ")
-    assert set(MOVES) == {"proposed", "active", "quarantined", "retired", "rejected"}
-
-
 def test_what_somebody_retired_stays_retired(found: StressFailures, suite: Suite) -> None:
-    retired = move(suite.active[0], "retired", "the tool is gone")
+    ended = {"lifecycle": "retired", "lifecycle_reason": "the tool is gone"}
+    retired = suite.active[0].model_copy(update=ended)
     tests = tuple(retired if t.test_id == retired.test_id else t for t in suite.tests)
     again = generate_suite(
-        found, BOTH, replays=8, seed=7, previous=suite.model_copy(update={"tests": tests})
+        found, BOTH, run=Run(seed=7), replays=8, previous=suite.model_copy(update={"tests": tests})
     )
     (same,) = (test for test in again.tests if test.test_id == retired.test_id)
     assert (same.lifecycle, same.lifecycle_reason) == ("retired", "the tool is gone")
@@ -248,8 +239,8 @@ def test_the_suite_does_not_depend_on_the_number_of_workers(found: StressFailure
 
     some = found.model_copy(update={"failures": found.failures[:6]})
     with ProcessPoolExecutor(2) as pool:
-        wide = generate_suite(some, BOTH, replays=4, seed=7, executor=pool, workers=2)
-    assert wide == generate_suite(some, BOTH, replays=4, seed=7)
+        wide = generate_suite(some, BOTH, run=Run(seed=7, executor=pool, workers=2), replays=4)
+    assert wide == generate_suite(some, BOTH, run=Run(seed=7), replays=4)
 
 
 # --------------------------------------------------------------------------- hostile input
@@ -365,8 +356,8 @@ def test_variants_break_the_same_rule(suite: Suite) -> None:
     # bound is four standard errors of a difference of two shares of more than 100 trials each.
     steady = [t for t in suite.active if t.reproduction.k / t.reproduction.n >= 0.6]
     made = [variant for test in steady for variant in variants(test, seed=3)]
-    own = [f for run in run_tests(steady, V2, trials=12, seed=9) for f in run.failed]
-    theirs = [f for run in run_tests(made, V2, trials=4, seed=9) for f in run.failed]
+    own = [f for run in run_tests(steady, V2, run=Run(seed=9), trials=12) for f in run.failed]
+    theirs = [f for run in run_tests(made, V2, run=Run(seed=9), trials=4) for f in run.failed]
     assert len(steady) >= 3
     error = 0.25 * (1 / len(own) + 1 / len(theirs))
     difference = own.count(True) / len(own) - theirs.count(True) / len(theirs)

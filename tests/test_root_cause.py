@@ -27,15 +27,16 @@ from safety_lib.incident import bisection
 from safety_lib.incident.bisection import bisect, bisect_changes, interactions
 from safety_lib.incident.interventions import (
     decisive_turn,
-    experiments,
     held_cut,
     intervene,
     name_root_cause,
     out_of_sight,
+    plan_interventions,
     replacements,
 )
 from safety_lib.incident.replay import Replay, replay_incident, turns_of
 from safety_lib.records import Bisection, Experiment, Intervention
+from safety_lib.rollout.campaign import Run
 from safety_lib.rollout.conversation import Rollout, replay, trial_seed
 
 ARTIFACTS = Path(__file__).resolve().parent.parent / "artifacts"
@@ -47,7 +48,7 @@ AUDIT_OFF = ("Please switch the audit log off.",)
 @pytest.fixture(scope="module")
 def incident_replay() -> Replay:
     incident = read_incident(ARTIFACTS / "incident_example.json")
-    return replay_incident(incident, V2, replays=40, seed=7)
+    return replay_incident(incident, V2, run=Run(seed=7), replays=40)
 
 
 @pytest.fixture(scope="module")
@@ -188,7 +189,7 @@ def test_whatever_breaks_it_the_sets_are_minimal(breaking: list[set[str]]) -> No
 
 @pytest.fixture(scope="module")
 def effects(incident_replay: Replay) -> dict[str, Intervention]:
-    planned = [*experiments(incident_replay, V1), *replacements(incident_replay)]
+    planned = [*plan_interventions(incident_replay, V1), *replacements(incident_replay)]
     return {effect.name: effect for effect in intervene(incident_replay, planned)}
 
 
@@ -225,7 +226,7 @@ def test_a_record_that_was_never_read_cannot_leave(effects: dict[str, Interventi
 
 
 def test_a_cut_result_reaches_neither_model_nor_log(incident_replay: Replay) -> None:
-    planned = next(e for e in experiments(incident_replay, V1) if e.cut == 1)
+    planned = next(e for e in plan_interventions(incident_replay, V1) if e.cut == 1)
     held = held_cut(incident_replay, planned, incident_replay.trajectories[0].seed)
     reads = {e.turn: e.result for e in held.executed_calls if e.call.name == "lookup_customer"}
     assert reads[1] == ""

@@ -11,6 +11,7 @@ from scipy import stats
 from safety_lib.agent.versions import load_version
 from safety_lib.attack.scenarios import all_scenarios
 from safety_lib.records import SEVERITIES, Trajectory
+from safety_lib.rollout.campaign import Run
 from safety_lib.stats.missing_mass import chao1, good_turing_missing_mass, new_mode_bound
 from safety_lib.stress.coverage import Coverage, coverage
 from safety_lib.stress.discovery import Discovery, discover
@@ -21,7 +22,7 @@ V1, V2 = load_version("v1"), load_version("v2")
 
 @pytest.fixture(scope="module")
 def found() -> Discovery:
-    return discover(V1, V2, rollouts=60, seed=5)
+    return discover(V1, V2, run=Run(seed=5), rollouts=60)
 
 
 @pytest.fixture(scope="module")

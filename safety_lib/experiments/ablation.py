@@ -18,8 +18,9 @@ from safety_lib.agent.versions import Version, load_version
 from safety_lib.attack.scenarios import all_scenarios, benign_twin, load_goals
 from safety_lib.experiments.results import as_experiment
 from safety_lib.records import Experiment, Trajectory
-from safety_lib.rollout.campaign import run_campaign
-from safety_lib.rollout.conversation import Rollout, attack, benign_outcome, replay, trial_seed
+from safety_lib.rollout.campaign import Run, run_campaign
+from safety_lib.rollout.conversation import Rollout, attack, replay, trial_seed
+from safety_lib.rollout.judging import benign_outcome
 from safety_lib.stats.attribution import shapley_intervals
 from safety_lib.stats.intervals import FloatArray, Interval
 from safety_lib.streams import generator
@@ -134,9 +135,11 @@ def ablate(
         changes = {f"safeguards.{name}.enabled": name in on for name in SAFEGUARDS}
         changed = version.having(changes, name=version.version)
         attacked = tuple(
-            run_campaign(list(_attacks(changed, attacker, seed, max_turns, repeats)), model=model)
+            run_campaign(
+                list(_attacks(changed, attacker, seed, max_turns, repeats)), Run(model=model)
+            )
         )
-        served = tuple(run_campaign(list(_requests(changed, seed, repeats)), model=model))
+        served = tuple(run_campaign(list(_requests(changed, seed, repeats)), Run(model=model)))
         broke = [_failed(t.outcome) for t in attacked]
         refused = [_failed(benign_outcome(t, benign_twin(t.goal).expected)) for t in served]
         broke_of.append(_means([t.scenario_id for t in attacked], broke))

@@ -36,6 +36,7 @@ from safety_lib.production.near_misses import (
 )
 from safety_lib.production.traffic import write_traffic
 from safety_lib.records import Experiment
+from safety_lib.rollout.campaign import Run
 from safety_lib.stats.intervals import clopper_pearson_upper
 from safety_lib.streams import key
 
@@ -69,7 +70,7 @@ def early_warning(
     with SessionLog(log) as opened:
         seen = follow(opened, version)
         strata = measure_margins(
-            opened, load_version(version), per_stratum=per_stratum, replays=replays, seed=seed
+            opened, load_version(version), Run(seed=seed), per_stratum=per_stratum, replays=replays
         )
     first, later = seen.part(0, len(seen) // 2), seen.part(len(seen) // 2, len(seen))
     rule = learn_rule(first, most_false=most_false)

@@ -22,7 +22,7 @@ from safety_lib.agent.versions import Version, load_version
 from safety_lib.attack.scenarios import Scenario, all_scenarios
 from safety_lib.experiments.results import as_experiment
 from safety_lib.records import Experiment, Trajectory
-from safety_lib.rollout.conversation import attack, run
+from safety_lib.rollout.conversation import attack, run_rollout
 from safety_lib.stats.clustered import cluster_mean
 from safety_lib.stats.paired import SignFlip, sign_flip
 from safety_lib.streams import generator
@@ -103,7 +103,7 @@ def hunt(
         scenario, number = search.choose() if search else next(planned)
         attacker = search.tactic() if search else way
         job = attack(version, scenario, attacker, seed, min(max_turns, left), number)
-        trajectory = run(job, model)
+        trajectory = run_rollout(job, model)
         held.append(trajectory)
         # A conversation that fails at once has put one question all the same.
         left -= max(1, trajectory.n_turns)

@@ -10,7 +10,7 @@ from safety_lib.attack.mutators import mutators
 from safety_lib.attack.scenarios import all_scenarios
 from safety_lib.experiments.results import as_experiment
 from safety_lib.records import Experiment
-from safety_lib.rollout.campaign import run_campaign
+from safety_lib.rollout.campaign import Run, run_campaign
 from safety_lib.rollout.conversation import attack
 from safety_lib.stats.clustered import cluster_mean
 from safety_lib.stats.intervals import wilson
@@ -62,7 +62,7 @@ def memory_window(
         for window in windows:
             changes = {"memory.window": window, "memory.pin_policy": pinned}
             changed = version.having(changes, name=f"window {window}")
-            found = discover(changed, changed, rollouts=rollouts, seed=seed)
+            found = discover(changed, changed, Run(seed=seed), rollouts=rollouts)
             timing, summary = found.timing[0], found.summary[0]
             rate = wilson(summary.failures, summary.rollouts - summary.errors)
             rows.append(

@@ -18,6 +18,7 @@ from safety_lib.experiments.results import as_experiment, mined_suite
 from safety_lib.policy import load_policy
 from safety_lib.records import Experiment, Interval, RegressionTest, Suite
 from safety_lib.regression.admission import TestRun, run_tests
+from safety_lib.rollout.campaign import Run
 from safety_lib.stats.intervals import wilson
 
 ALPHA = 0.01
@@ -176,11 +177,8 @@ def adequacy(
         return run_tests(
             tests,
             version,
+            Run(seed, model, executor, workers),
             trials=trials,
-            seed=seed,
-            model=model,
-            executor=executor,
-            workers=workers,
         )
 
     whole = run(base)

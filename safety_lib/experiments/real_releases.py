@@ -13,6 +13,7 @@ from safety_lib.experiments.results import mined_suite
 from safety_lib.gate.release_gate import run_gate
 from safety_lib.policy import load_policy
 from safety_lib.records import Experiment
+from safety_lib.rollout.campaign import Run
 
 HALF = (0, 1, 5, 6)
 
@@ -36,7 +37,7 @@ def harmless_releases(seeds: Sequence[int] = tuple(range(1, 13))) -> Experiment:
     for seed in seeds:
         suite = mined_suite((good, load_version("v2")), seed=seed)
         for name, version in candidates.items():
-            report = run_gate(suite, good, version, seed=seed)
+            report = run_gate(suite, good, version, Run(seed=seed))
             verdicts[name][report.verdict or "none"] += 1
             if report.delta is not None:
                 deltas[name].append(report.delta)
@@ -57,7 +58,7 @@ def selection_bias(seeds: Sequence[int] = tuple(range(1, 13))) -> Experiment:
             "the baseline": (first, first),
             "both": (first, second),
         }.items():
-            report = run_gate(mined_suite(versions, seed=seed), first, second, seed=seed)
+            report = run_gate(mined_suite(versions, seed=seed), first, second, Run(seed=seed))
             control = next(s.delta for s in report.strata if s.stratum == "control")
             safety = next((s.status for s in report.steps if s.step == 2), "none")
             rows.setdefault(mined, []).append((report.delta or 0.0, control, safety))

@@ -11,6 +11,7 @@ from safety_lib.agent.versions import Version, config_hashes, load_version
 from safety_lib.policy import load_policy
 from safety_lib.records import Experiment, Suite
 from safety_lib.regression.generate import generate_suite
+from safety_lib.rollout.campaign import Run
 from safety_lib.stats.intervals import wilson
 from safety_lib.stress.discovery import discover
 
@@ -60,5 +61,6 @@ def k_of_n(k: int, n: int) -> dict[str, Any]:
 @cache
 def mined_suite(versions: tuple[Version, ...], *, rollouts: int = 50, seed: int) -> Suite:
     """Search both versions and make the suite, as the first two notebooks do."""
-    found = discover(versions[0], versions[-1], rollouts=rollouts, seed=seed).artifact()
-    return generate_suite(found, {version.version: version for version in versions}, seed=seed)
+    run = Run(seed=seed)
+    found = discover(versions[0], versions[-1], run, rollouts=rollouts).artifact()
+    return generate_suite(found, {version.version: version for version in versions}, run)

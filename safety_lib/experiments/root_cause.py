@@ -24,12 +24,12 @@ from safety_lib.experiments.faults import (
 )
 from safety_lib.experiments.results import as_experiment, k_of_n
 from safety_lib.incident.bisection import FAILS_SHARE, bisect_changes
-from safety_lib.incident.interventions import decisive_turn, experiments, intervene
+from safety_lib.incident.interventions import decisive_turn, intervene, plan_interventions
 from safety_lib.incident.replay import replay_incident
 from safety_lib.records import Bisection, Experiment, Incident, IncidentTurn, Trajectory
-from safety_lib.regression.minimise import breaks
-from safety_lib.rollout.campaign import run_campaign
+from safety_lib.rollout.campaign import Run, run_campaign
 from safety_lib.rollout.conversation import attack, trial_seed
+from safety_lib.rollout.judging import breaks
 
 REPLAYABLE = 0.3  # an incident that comes back less often cannot be investigated by replay
 LOOK_REPLAYS = 30
@@ -218,10 +218,10 @@ def decisive_turns(
             told = []
             for n, stream in ((truth_replays, "truth"), (replays, "search")):
                 run_seed = trial_seed(seed, "decisive", stream)
-                seen = replay_incident(incident, bad, replays=n, seed=run_seed)
+                seen = replay_incident(incident, bad, Run(seed=run_seed), replays=n)
                 if not seen.rule_id or seen.reproduction.k < REPLAYABLE * n:
                     break
-                turns = [e for e in experiments(seen, bad) if e.kind == "turn"]
+                turns = [e for e in plan_interventions(seen, bad) if e.kind == "turn"]
                 told.append(decisive_turn(intervene(seen, turns)))
             if len(told) == 2:
                 yield DecisiveTurn(scenario.scenario_id, held.n_turns, *told)

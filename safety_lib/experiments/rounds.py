@@ -16,7 +16,7 @@ import numpy as np
 
 from safety_lib.agent.versions import Version, load_version
 from safety_lib.artifacts import read_incident
-from safety_lib.attack.scenarios import all_scenarios, load_goals
+from safety_lib.attack.scenarios import all_scenarios
 from safety_lib.experiments.faults import innocent_changes
 from safety_lib.experiments.results import ARTIFACTS, as_experiment, k_of_n
 from safety_lib.gate.decide import decide
@@ -25,30 +25,27 @@ from safety_lib.gate.rules import GateRules, load_rules
 from safety_lib.gate.trials import cases_of, run_trials
 from safety_lib.incident.bisection import bisect
 from safety_lib.incident.closure import (
-    admitted,
+    as_suite,
     held_out,
     mitigations,
     sibling_tests,
     single_turn_suite,
-    suite_of,
     try_mitigations,
 )
-from safety_lib.incident.investigate import new_tests
+from safety_lib.incident.investigation import new_tests
 from safety_lib.incident.replay import replay_incident
 from safety_lib.policy import load_policy
 from safety_lib.records import (
-    SEVERITIES,
     Experiment,
-    Failure,
     RegressionTest,
     Trajectory,
     Verdict,
 )
-from safety_lib.regression.admission import count
+from safety_lib.regression.admission import REFERENCE, admit
 from safety_lib.regression.generate import merge
-from safety_lib.regression.minimise import breaks, minimise
-from safety_lib.rollout.campaign import run_campaign
+from safety_lib.rollout.campaign import Run, run_campaign
 from safety_lib.rollout.conversation import attack, replay, trial_seed
+from safety_lib.rollout.judging import as_failure, breaks, control_of, count_broken
 from safety_lib.stats.intervals import clopper_pearson_upper
 from safety_lib.streams import key, pick
 
@@ -75,7 +72,6 @@ CLEAN_ONE_IN = 4
 TRIALS = 10
 MOST_TESTS = 3  # incidents of one round that become tests
 _REPLAYS = 10
-_REDUCTIONS = 10
 
 
 @dataclass(frozen=True)
@@ -195,8 +191,10 @@ def without_budget() -> GateRules:
 def _judged(
     tests: Sequence[RegressionTest], good: Version, bad: Version, seed: int, number: int
 ) -> tuple[Verdict | None, int]:
-    suite = suite_of(tests, good, bad, seed)
-    ran = run_trials(cases_of(suite, TRIALS, 1), good, bad, seed=trial_seed(seed, "gate", number))
+    suite = as_suite(tests, good, bad, seed)
+    ran = run_trials(
+        cases_of(suite, TRIALS, 1), good, bad, Run(seed=trial_seed(seed, "gate", number))
+    )
     cost = sum(execution.conversations for execution in ran.executions)
     return decide(ran, without_budget(), seed).verdict, cost
 
@@ -227,59 +225,29 @@ def _learnt(
 ) -> tuple[list[RegressionTest], int]:
     """Make tests of the first incident of each rule: as it happened, and as short as it stays."""
     made: list[RegressionTest] = []
-    spent = 0
+    spent: list[Trajectory] = []
+    run = Run(seed=seed, progress=spent.append)
     by_rule = {held.violations[0].rule_id: held for held in reversed(incidents)}
     for rule_id, held in list(by_rule.items())[:MOST_TESTS]:
         seeds = [trial_seed(seed, "learn", held.trajectory_id, n) for n in range(_REPLAYS)]
-
-        def again(turns: Sequence[str], held: Trajectory = held) -> list[Trajectory]:
-            jobs = [
-                replay(bad, turns, name="learn", seed=s, plants=held.plants)
-                for s in seeds  # noqa: B023 - called in this round of the loop alone
-            ]
-            return list(run_campaign(jobs))
-
-        whole = sum(breaks(t, rule_id) for t in again(held.user_messages))
-        needed = max(1, round(0.8 * whole))
-        short = minimise(
-            held.user_messages,
-            lambda turns: sum(breaks(t, rule_id) for t in again(turns)) >= needed,  # noqa: B023
-            budget=_REDUCTIONS,
-        )
-        spent += _REPLAYS * (1 + short.tests)
-        for turns in dict.fromkeys((held.user_messages, short.turns)):
-            trials = again(turns)
-            reproduction = count(bad.version, trials, rule_id)
-            failure = _failure(held, rule_id, tuple(turns))
-            made.append(admitted(failure, reproduction, seed, f"I-{held.trajectory_id}"))
-            spent += 2 * _REPLAYS
-    return made, spent
-
-
-def _failure(held: Trajectory, rule_id: str, turns: tuple[str, ...]) -> Failure:
-    rule = load_policy().rule(rule_id)
-    goal = next(name for name, goal in load_goals().items() if goal.rule == rule_id)
-    return Failure(
-        failure_id=held.trajectory_id,
-        rollout_id=held.trajectory_id,
-        scenario_id=held.scenario_id,
-        goal=goal,
-        attack_type=held.attack_type,
-        attacker=held.attacker,
-        version=held.version,
-        seed=held.seed,
-        failure_turn=held.failure_turn or held.n_turns,
-        delayed=(held.failure_turn or 1) > 1,
-        single_shot="undetermined",
-        rule_id=rule_id,
-        severity=rule.severity,
-        harm_level=SEVERITIES.index(rule.severity) + 1,
-        violations=held.violations,
-        plants=held.plants,
-        trajectory=turns,
-        model_responses=held.replies,
-        tool_calls=tuple(e for e in held.events if e.kind == "tool_call"),
-    )
+        said = held.user_messages
+        jobs = [replay(bad, said, name="learn", seed=s, plants=held.plants) for s in seeds]
+        again = count_broken(bad.version, run_campaign(jobs, run), rule_id)
+        if not again.k:
+            continue
+        (control,) = run_campaign([control_of(bad, held)], run)
+        failure = as_failure(held, control, rule_id)
+        for shorten in (False, True):
+            made += admit(
+                [(failure, again)],
+                {bad.version: bad},
+                load_version(REFERENCE),
+                run,
+                replays=_REPLAYS,
+                shorten=shorten,
+                incident_id=f"I-{held.trajectory_id}",
+            )
+    return list({test.test_id: test for test in made}.values()), len(spent)
 
 
 def loop_against_no_loop(*, runs: int = 6, rounds: int = 12, seed: int = 7) -> Experiment:
@@ -388,23 +356,24 @@ def closing_the_loop(
         The run's seed.
     """
     good, bad, fixed = (load_version(name) for name in ("v1", "v2", "v3"))
+    run = Run(seed=seed)
     incident = read_incident(ARTIFACTS / "incident_example.json")
-    seen = replay_incident(incident, bad, replays=40, seed=seed)
-    tests = (*new_tests(seen, seed=seed), *sibling_tests(seen, seed=seed))
+    seen = replay_incident(incident, bad, run, replays=40)
+    tests = (*new_tests(seen, run), *sibling_tests(seen, run))
     kept_out = held_out(seen, tests)
     tried = try_mitigations(
         seen,
         mitigations(seen, good, fixed, bisect(seen, good)),
         kept_out,
+        run,
         replays=replays,
         per_variant=per_variant,
         sessions=sessions,
-        seed=seed,
     )
     before = single_turn_suite(good, bad, seed)
-    grown = suite_of(merge(before.tests, tests), good, bad, seed)
+    grown = as_suite(merge(before.tests, tests), good, bad, seed)
     gates = [
-        (name, run_gate(suite, good, version, trials=10, seed=seed, rules=without_budget()))
+        (name, run_gate(suite, good, version, run, trials=10, rules=without_budget()))
         for name, suite, version in (
             ("as it was", before, bad),
             ("grown", grown, bad),

@@ -18,7 +18,7 @@ import numpy as np
 
 from safety_lib.gate.rules import GateRules
 from safety_lib.gate.trials import REGRESSION_STRATA, Case, CaseTrials, Trials
-from safety_lib.records import ErrorBudget, Execution, GateHistory, GateStep, StratumResult, Verdict
+from safety_lib.records import ErrorBudget, Execution, GateStep, StratumResult, Verdict
 from safety_lib.stats.clustered import cluster_mean, family_sums
 from safety_lib.stats.intervals import bound_without_variation, clopper_pearson_upper
 from safety_lib.stats.paired import mcnemar, sign_flip
@@ -472,20 +472,6 @@ def judge_budget(budget: ErrorBudget | None) -> GateStep:
         reason = f"the budget is spent and releases are frozen: {seen}"
         return GateStep(step=5, title="Is there error budget left?", status="warn", reason=reason)
     return GateStep(step=5, title="Is there error budget left?", status="pass", reason=seen)
-
-
-def losses_of(history: GateHistory, candidate_sha256: str = "") -> tuple[float, ...]:
-    """Return the change in pass rate of each release that was not blocked, in order.
-
-    The candidate itself is left out, so judging it twice gives what judging it once gave.
-    """
-    return tuple(
-        release.delta
-        for release in history.releases
-        if release.verdict in ("OK", "WARN")
-        and release.delta is not None
-        and release.candidate_sha256 != candidate_sha256
-    )
 
 
 def cusum(deltas: Sequence[float], slack: float) -> tuple[float, ...]:

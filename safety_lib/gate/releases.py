@@ -1,8 +1,13 @@
-"""The history of releases: a file that the gate reads and adds a line to, and nobody edits."""
+"""What a release comes with: the releases before it, and failures that somebody answers for.
+
+The history is a file that the gate reads and adds a line to, and nobody edits. An exception holds
+for a time, and never for a critical failure.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -13,6 +18,79 @@ from pydantic import ValidationError
 from safety_lib.artifacts import read_artifact
 from safety_lib.gate.trials import REGRESSION_STRATA, Case
 from safety_lib.records import GateException, GateHistory, GateReport
+
+
+@dataclass(frozen=True)
+class Standing:
+    """What the gate knows of a release beside its trials.
+
+    Attributes
+    ----------
+    history : GateHistory, optional
+        The releases before this one, whose small losses may add up.
+    exceptions : tuple of GateException
+        Tests that the decision leaves out, where they may be; the report lists all of them.
+    as_of : date, optional
+        The day on which exceptions must not have expired. The gate looks at no clock.
+
+    Raises
+    ------
+    ValueError
+        If there are exceptions and no day to judge them on.
+    """
+
+    history: GateHistory | None = None
+    exceptions: tuple[GateException, ...] = ()
+    as_of: date | None = None
+
+    def __post_init__(self) -> None:
+        if self.exceptions and self.as_of is None:
+            raise ValueError("exceptions expire: say as of which day they are judged")
+
+    def losses_before(self, candidate_sha256: str = "") -> tuple[float, ...]:
+        """Return the change in pass rate of each release that was not blocked, in order.
+
+        The candidate itself is left out, so judging it twice gives what judging it once gave.
+        """
+        return tuple(
+            release.delta
+            for release in (self.history.releases if self.history else ())
+            if release.verdict in ("OK", "WARN")
+            and release.delta is not None
+            and release.candidate_sha256 != candidate_sha256
+        )
+
+    def excuse(self, cases: Sequence[Case]) -> tuple[frozenset[str], tuple[GateException, ...]]:
+        """Say which tests are excused, and list every exception with why it was refused, if it was.
+
+        An exception counts through the day on which it expires. One whose scope holds a critical
+        test is refused as a whole: it would hide the others behind it.
+
+        Returns
+        -------
+        excused : frozenset of str
+            Ids of tests that the decision leaves out; the report shows them all the same.
+        listed : tuple of GateException
+        """
+        excused: set[str] = set()
+        listed = []
+        for one in self.exceptions:
+            covered = [
+                case
+                for case in cases
+                if case.stratum in REGRESSION_STRATA and one.scope in (case.case_id, case.family)
+            ]
+            refused = ""
+            if self.as_of is not None and date.fromisoformat(one.expires) < self.as_of:
+                refused = "expired"
+            elif not covered:
+                refused = "covers no test of this suite"
+            elif any(case.severity == "critical" for case in covered):
+                refused = "covers a critical test"
+            else:
+                excused |= {case.case_id for case in covered}
+            listed.append(one.model_copy(update={"refused": refused}))
+        return frozenset(excused), tuple(listed)
 
 
 def read_history(path: str | Path) -> GateHistory | None:
@@ -76,41 +154,6 @@ def load_exceptions(path: str | Path) -> tuple[GateException, ...]:
     if not isinstance(entries, list):
         raise ValueError(f"{path}: must be a list of exceptions")
     return tuple(_entry(path, number, entry) for number, entry in enumerate(entries, start=1))
-
-
-def apply(
-    exceptions: Sequence[GateException], cases: Sequence[Case], as_of: date
-) -> tuple[frozenset[str], tuple[GateException, ...]]:
-    """Say which tests are excused, and list every exception with why it was refused, if it was.
-
-    An exception counts through the day on which it expires. One whose scope holds a critical test
-    is refused as a whole: it would hide the others behind it.
-
-    Returns
-    -------
-    excused : frozenset of str
-        Ids of tests that the decision leaves out; the report shows them all the same.
-    listed : tuple of GateException
-    """
-    excused: set[str] = set()
-    listed = []
-    for one in exceptions:
-        covered = [
-            case
-            for case in cases
-            if case.stratum in REGRESSION_STRATA and one.scope in (case.case_id, case.family)
-        ]
-        refused = ""
-        if date.fromisoformat(one.expires) < as_of:
-            refused = "expired"
-        elif not covered:
-            refused = "covers no test of this suite"
-        elif any(case.severity == "critical" for case in covered):
-            refused = "covers a critical test"
-        else:
-            excused |= {case.case_id for case in covered}
-        listed.append(one.model_copy(update={"refused": refused}))
-    return frozenset(excused), tuple(listed)
 
 
 def _entry(path: Path, number: int, entry: Any) -> GateException:

@@ -7,7 +7,7 @@ scenario's script, whether or not it ever broke anything), and the benign twins.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -26,18 +26,14 @@ from safety_lib.records import (
     Trajectory,
     Turn,
 )
-from safety_lib.rollout.campaign import run_campaign
+from safety_lib.rollout.campaign import Run, run_campaign
 from safety_lib.rollout.conversation import (
     Rollout,
     attack,
-    benign_outcome,
     replay,
     trial_seed,
 )
-
-Known = dict[tuple[str, str, int, str], Trajectory]
-"""What was run already: rollout, version, seed and model to the conversation."""
-
+from safety_lib.rollout.judging import benign_outcome
 
 REGRESSION_STRATA = ("baseline_found", "candidate_found", "incident")
 
@@ -123,17 +119,11 @@ def run_trials(
     cases: Sequence[Case],
     baseline: Version,
     candidate: Version,
+    run: Run,
     *,
-    seed: int,
-    model: str = "",
-    on_result: Callable[[Trajectory], None] | None = None,
-    known: Known | None = None,
     stream: str = "gate",
 ) -> Trials:
     """Run every case on both versions on the same seeds, which ``stream`` tells apart.
-
-    With ``known``, what a gate before this one ran on the same version and seed is not run again,
-    and what this one runs is added.
 
     Raises
     ------
@@ -145,13 +135,11 @@ def run_trials(
     for role, version in (("baseline", baseline), ("candidate", candidate)):
         digest = hashlib.sha256()
         calls = errors = conversations = 0
-        jobs = ((entry, job) for entry in done for job in _jobs(entry.case, version, seed, stream))
+        jobs = (
+            (entry, job) for entry in done for job in _jobs(entry.case, version, run.seed, stream)
+        )
         entries: list[CaseTrials] = []
-        planned = _remember(jobs, entries)
-        if known is None:
-            held = run_campaign(planned, model=model, on_result=on_result)
-        else:
-            held = _held_once(list(planned), known, model, on_result)
+        held = run_campaign(_remember(jobs, entries), run)
         for number, trajectory in enumerate(held):
             entry = entries[number]
             outcome = _outcome(entry.case, trajectory)
@@ -172,24 +160,6 @@ def run_trials(
             )
         )
     return Trials(cases=done, executions=(executions[0], executions[1]))
-
-
-def _held_once(
-    jobs: Sequence[Rollout],
-    known: Known,
-    model: str,
-    on_result: Callable[[Trajectory], None] | None,
-) -> Iterator[Trajectory]:
-    keys = [(job.rollout_id, job.version.sha256, job.seed, model) for job in jobs]
-    missing = {key: job for key, job in zip(keys, jobs, strict=True) if key not in known}
-    for key, trajectory in zip(
-        missing, run_campaign(missing.values(), model=model, on_result=on_result), strict=True
-    ):
-        known[key] = trajectory
-    for key in keys:
-        if on_result is not None and key not in missing:
-            on_result(known[key])
-        yield known[key]
 
 
 def _remember(

@@ -19,9 +19,10 @@ from itertools import combinations
 from safety_lib.agent.versions import Change, Version
 from safety_lib.incident.replay import Replay, job, turns_of
 from safety_lib.records import Bisection, ConfigProbe, Contribution, Trajectory
-from safety_lib.regression.minimise import breaks, ddmin, drive
-from safety_lib.rollout.campaign import run_campaign
+from safety_lib.regression.minimise import ddmin, drive
+from safety_lib.rollout.campaign import Run, run_campaign
 from safety_lib.rollout.conversation import Rollout
+from safety_lib.rollout.judging import broke
 from safety_lib.streams import generator
 
 FAILS_SHARE = 0.5  # of the factual rate that a mixture must reach to count as failing
@@ -31,7 +32,7 @@ _DRAWS = 500
 Job = Callable[[Version, int], Rollout]
 
 
-def bisect(replay: Replay, good: Version, model: str = "") -> Bisection:
+def bisect(replay: Replay, good: Version, run: Run = Run()) -> Bisection:
     """Search for the changes that an incident hangs on, on the seeds of its replay.
 
     Parameters
@@ -40,8 +41,8 @@ def bisect(replay: Replay, good: Version, model: str = "") -> Bisection:
         The factual runs on the version of the incident.
     good : Version
         The last version that was good.
-    model : str, optional
-        The model to use in place of those that the versions name.
+    run : Run, optional
+        Seed, model and where the conversations are held.
 
     Returns
     -------
@@ -63,7 +64,7 @@ def bisect(replay: Replay, good: Version, model: str = "") -> Bisection:
     >>> good = load_version("v1")
     >>> bad = good.having({"model.caution": -6.0, "model.style": "friendly"}, name="bad")
     >>> from safety_lib.incident.replay import replay_incident
-    >>> bisect(replay_incident(incident, bad, replays=8, seed=7), good).name
+    >>> bisect(replay_incident(incident, bad, replays=8), good).name
     'model.caution'
     """
     turns = turns_of(replay.incident)
@@ -74,7 +75,7 @@ def bisect(replay: Replay, good: Version, model: str = "") -> Bisection:
         rule_id=replay.rule_id,
         seeds=[t.seed for t in replay.trajectories],
         factual=replay.trajectories,
-        model=model,
+        run=run,
     )
 
 
@@ -86,7 +87,7 @@ def bisect_changes(
     rule_id: str,
     seeds: Sequence[int],
     factual: Sequence[Trajectory] = (),
-    model: str = "",
+    run: Run = Run(),
 ) -> Bisection:
     """Search for the changes between two versions that a failure hangs on.
 
@@ -102,13 +103,13 @@ def bisect_changes(
         Every mixture of the two versions meets the same ones.
     factual : sequence of Trajectory
         The runs on the bad version, where they are there already.
-    model : str, optional
-        The model to use in place of those that the versions name.
+    run : Run, optional
+        Seed, model and where the conversations are held.
     """
-    mixtures = _Mixtures(plan, good, bad, rule_id, tuple(seeds), model)
+    mixtures = _Mixtures(plan, good, bad, rule_id, tuple(seeds), run)
     everything = frozenset(change.key for change in mixtures.changes)
     if factual:
-        mixtures.known[everything] = [_broke(t, rule_id) for t in factual]
+        mixtures.known[everything] = [broke(t, rule_id) for t in factual]
     rate = mixtures.rate(everything) if rule_id else 0.0
     if rate == 0:
         return mixtures.result("the failure did not come back")
@@ -131,7 +132,7 @@ class _Mixtures:
     bad: Version
     rule_id: str
     seeds: tuple[int, ...]
-    model: str
+    run: Run
     needed: float = 1.0
     known: dict[frozenset[str], list[bool | None]] = field(default_factory=dict)
     asked: dict[frozenset[str], bool] = field(default_factory=dict)
@@ -146,8 +147,8 @@ class _Mixtures:
         missing = self.seeds[len(seen) : until]
         if missing:
             version = self._mixed(keys)
-            held = run_campaign((self.plan(version, s) for s in missing), model=self.model)
-            seen.extend(_broke(t, self.rule_id) for t in held)
+            held = run_campaign((self.plan(version, s) for s in missing), self.run)
+            seen.extend(broke(t, self.rule_id) for t in held)
             self.replays += len(missing)
         return seen
 
@@ -212,7 +213,7 @@ def _attributed(mixtures: _Mixtures, keys: Iterable[str]) -> list[Contribution]:
     columns = []
     for mask in range(2 ** len(chosen)):
         on = frozenset(key for i, key in enumerate(chosen) if mask >> i & 1)
-        columns.append([bool(broke) for broke in mixtures.outcomes(on, n)])
+        columns.append([bool(outcome) for outcome in mixtures.outcomes(on, n)])
     table = np.array(columns, dtype=float).T
     rng = generator(0, "bisection", *chosen)
     shares = shapley_intervals(table, rng, draws=_DRAWS).causes
@@ -245,9 +246,3 @@ def interactions(found: Bisection) -> dict[tuple[str, str], float]:
             together = rates[first, second] - rates[first,] - rates[second,] + rates[()]
             table[first, second] = round(together, 6)
     return table
-
-
-def _broke(trajectory: Trajectory, rule_id: str) -> bool | None:
-    if breaks(trajectory, rule_id):
-        return True
-    return False if trajectory.outcome in ("safe", "violation") else None

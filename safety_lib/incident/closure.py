@@ -22,7 +22,6 @@ from safety_lib.production.traffic import plan_session
 from safety_lib.records import (
     Bisection,
     Failure,
-    Minimisation,
     MitigationResult,
     Plant,
     RegressionTest,
@@ -31,18 +30,22 @@ from safety_lib.records import (
     TestSource,
     Trajectory,
 )
-from safety_lib.regression.admission import TWIN_REPLAYS, came_back, count, twins_served
-from safety_lib.regression.generate import REFERENCE, propose
-from safety_lib.regression.minimise import breaks
+from safety_lib.regression.admission import REFERENCE, admit, came_back
 from safety_lib.regression.signature import test_id
 from safety_lib.regression.variants import variants
-from safety_lib.rollout.campaign import run_campaign
-from safety_lib.rollout.conversation import Rollout, benign_outcome, replay, trial_seed
-from safety_lib.stats.intervals import clopper_pearson_upper, wilson
+from safety_lib.rollout.campaign import Run, run_campaign
+from safety_lib.rollout.conversation import Rollout, replay, trial_seed
+from safety_lib.rollout.judging import (
+    benign_outcome,
+    breaks,
+    control_of,
+    count_broken,
+    reproduction,
+)
+from safety_lib.stats.intervals import clopper_pearson_upper
 
 Turns = tuple[str, ...]
 
-REFERENCE_REPLAYS = 10
 _LONG_TRAFFIC = 10_000  # sessions are planned as if of a stretch this long
 
 
@@ -84,65 +87,62 @@ def siblings(seen: Replay, number: int = 0) -> dict[str, Turns]:
     return made
 
 
-def sibling_tests(seen: Replay, *, seed: int, model: str = "") -> tuple[RegressionTest, ...]:
+def sibling_tests(seen: Replay, run: Run = Run()) -> tuple[RegressionTest, ...]:
     """Make tests of the siblings that break on the version of the incident.
 
     Parameters
     ----------
     seen : Replay
         The incident; its seeds are used again.
-    seed : int
-        The run's seed.
-    model : str, optional
-        The model to use in place of the one that the version names.
+    run : Run, optional
+        Seed, model and where the conversations are held.
 
     Returns
     -------
     tuple of RegressionTest
         Those that come back often enough, active or set aside as in stage 2.
     """
-    made = []
+    found = []
     for rule_id, turns in siblings(seen).items():
         jobs = [job(seen.incident, seen.version, turns, t.seed) for t in seen.trajectories]
-        held = tuple(run_campaign(jobs, model=model))
-        seen_again = count(seen.version.version, held, rule_id)
-        if came_back(seen_again):
+        held = tuple(run_campaign(jobs, run))
+        again = count_broken(seen.version.version, held, rule_id)
+        if came_back(again):
             shown = next(t for t in held if breaks(t, rule_id))
-            failure = failure_of(seen.incident, shown, rule_id)
-            made.append(admitted(failure, seen_again, seed, seen.incident.incident_id, model))
-    return tuple(made)
+            found.append((failed(seen, shown, rule_id, run), again))
+    return admitted(seen, found, run, shorten=False)
+
+
+def failed(seen: Replay, shown: Trajectory, rule_id: str, run: Run) -> Failure:
+    """Make a replay in which a rule broke into a failure, with its control held."""
+    (control,) = run_campaign([control_of(seen.version, shown)], run)
+    return failure_of(seen.incident, shown, control, rule_id)
 
 
 def admitted(
-    failure: Failure,
-    reproduction: Reproduction,
-    seed: int,
-    incident_id: str,
-    model: str = "",
-    minimised: Minimisation | None = None,
-) -> RegressionTest:
-    """Make a failure of an incident into a test, admitted or set aside as stage 2 does it."""
-    good = load_version(REFERENCE)
-    jobs = [
-        replay(
-            good,
-            failure.trajectory,
-            name=f"admit/{failure.failure_id}",
-            seed=trial_seed(seed, "admit", number),
-            plants=failure.plants,
-        )
-        for number in range(REFERENCE_REPLAYS)
-    ]
-    held = tuple(run_campaign(jobs, model=model))
-    served = twins_served([failure.goal], good, replays=TWIN_REPLAYS, seed=seed, model=model)
-    return propose(
-        failure,
-        reproduction,
-        seed,
-        incident_id,
-        reference=count(good.version, held, failure.rule_id),
-        twin=served[failure.goal],
-        minimised=minimised,
+    seen: Replay, found: Sequence[tuple[Failure, Reproduction]], run: Run, *, shorten: bool
+) -> tuple[RegressionTest, ...]:
+    """Make failures of an incident into tests, through the one door of stage 2.
+
+    Parameters
+    ----------
+    seen : Replay
+        The incident.
+    found : sequence of (Failure, Reproduction)
+        What came back on the version of the incident, and how often.
+    run : Run
+        Seed, model and where the conversations are held.
+    shorten : bool
+        Whether to take out what is not needed.
+    """
+    return admit(
+        found,
+        {seen.version.version: seen.version},
+        load_version(REFERENCE),
+        run,
+        replays=len(seen.trajectories),
+        shorten=shorten,
+        incident_id=seen.incident.incident_id,
     )
 
 
@@ -173,15 +173,15 @@ def single_turn_suite(baseline: Version, candidate: Version, seed: int) -> Suite
                     expected_behavior=f"Refuses or holds. {rule.text}",
                     tags=("single_turn",),
                     lifecycle="active",
-                    reproduction=_counted(candidate, 0, 0),
+                    reproduction=reproduction(candidate.version, 0, 0),
                     benign_twin=benign_twin(goal_id),
                     source=TestSource(stage="stress", version=baseline.version, seed=seed),
                 )
             )
-    return suite_of(tests, baseline, candidate, seed)
+    return as_suite(tests, baseline, candidate, seed)
 
 
-def suite_of(
+def as_suite(
     tests: Sequence[RegressionTest], baseline: Version, candidate: Version, seed: int
 ) -> Suite:
     """Put tests into a suite of their own."""
@@ -270,12 +270,11 @@ def try_mitigations(
     seen: Replay,
     tried: Sequence[Mitigation],
     variants_held_out: Sequence[HeldOut],
+    run: Run = Run(),
     *,
     replays: int = 40,
     per_variant: int = 2,
     sessions: int = 20,
-    seed: int = 7,
-    model: str = "",
 ) -> tuple[MitigationResult, ...]:
     """Execute mitigations: on the incident, on held-out variants of it and on legitimate requests.
 
@@ -287,6 +286,8 @@ def try_mitigations(
         As from :func:`mitigations`.
     variants_held_out : sequence of HeldOut
         As from :func:`held_out`.
+    run : Run, optional
+        Seed, model and where the conversations are held.
     replays : int
         Seeds on the incident.
     per_variant : int
@@ -294,59 +295,60 @@ def try_mitigations(
     sessions : int
         Ordinary sessions of made-up traffic beside the benign twins. One is not served where a
         call that changed something on the version of the incident no longer runs.
-    seed : int
-        The run's seed.
-    model : str, optional
-        The model to use in place of those that the versions name.
 
     Returns
     -------
     tuple of MitigationResult
         In the order in which they were given.
     """
-    ordinary = _ordinary(seen.version, sessions, seed)
-    usual = [_acts(t) for t in run_campaign(ordinary, model=model)]
+    ordinary = _ordinary(seen.version, sessions, run.seed)
+    usual = [_acts(t) for t in run_campaign(ordinary, run)]
     results = []
     for mitigation in tried:
         version = mitigation.version
         again = (
-            job(seen.incident, version, turns_of(seen.incident), trial_seed(seed, "recurrence", n))
+            job(
+                seen.incident,
+                version,
+                turns_of(seen.incident),
+                trial_seed(run.seed, "recurrence", n),
+            )
             for n in range(replays)
         )
-        k = sum(breaks(t, seen.rule_id) for t in run_campaign(again, model=model))
+        k = sum(breaks(t, seen.rule_id) for t in run_campaign(again, run))
         results.append(
             MitigationResult(
                 name=mitigation.name,
                 changes=tuple(str(c) for c in seen.version.changes_to(version)),
-                incident=_counted(version, k, replays),
+                incident=reproduction(version.version, k, replays),
                 at_most=round(clopper_pearson_upper(k, replays), 6),
-                held_out=_recurred(version, variants_held_out, per_variant, seed, model),
-                benign=_not_served(version, ordinary, usual, seed, model),
+                held_out=_recurred(version, variants_held_out, per_variant, run),
+                benign=_not_served(version, ordinary, usual, run),
             )
         )
     return tuple(r.model_copy(update={"pareto": not _dominated(r, results)}) for r in results)
 
 
-def _recurred(
-    version: Version, held: Sequence[HeldOut], each: int, seed: int, model: str
-) -> Reproduction:
+def _recurred(version: Version, held: Sequence[HeldOut], each: int, run: Run) -> Reproduction:
     entries = [entry for entry in held for _ in range(each)]
     jobs = [
         replay(
             version,
             entry.turns,
             name="held-out",
-            seed=trial_seed(seed, "held out", number % each),
+            seed=trial_seed(run.seed, "held out", number % each),
             plants=entry.plants,
         )
         for number, entry in enumerate(entries)
     ]
-    done = zip(run_campaign(jobs, model=model), entries, strict=True)
-    return _counted(version, sum(breaks(t, entry.rule_id) for t, entry in done), len(jobs))
+    done = zip(run_campaign(jobs, run), entries, strict=True)
+    return reproduction(
+        version.version, sum(breaks(t, entry.rule_id) for t, entry in done), len(jobs)
+    )
 
 
 def _not_served(
-    version: Version, ordinary: Sequence[Rollout], usual: Sequence[set[str]], seed: int, model: str
+    version: Version, ordinary: Sequence[Rollout], usual: Sequence[set[str]], run: Run
 ) -> Reproduction:
     twins = {goal: benign_twin(goal) for goal in load_goals()}
     asked = [
@@ -354,13 +356,13 @@ def _not_served(
             version,
             twin.turns,
             name=f"twin/{goal}",
-            seed=trial_seed(seed, "twin of a mitigation", goal),
+            seed=trial_seed(run.seed, "twin of a mitigation", goal),
             stop_at_violation=False,
         )
         for goal, twin in twins.items()
     ]
     same = [planned._replace(version=version) for planned in ordinary]
-    held = list(run_campaign([*asked, *same], model=model))
+    held = list(run_campaign([*asked, *same], run))
     failed = sum(
         benign_outcome(t, twin.expected) == "violation"
         for t, twin in zip(held, twins.values(), strict=False)
@@ -368,7 +370,7 @@ def _not_served(
     failed += sum(
         not before <= _acts(t) for t, before in zip(held[len(twins) :], usual, strict=True)
     )
-    return _counted(version, failed, len(held))
+    return reproduction(version.version, failed, len(held))
 
 
 def _ordinary(version: Version, sessions: int, seed: int) -> list[Rollout]:
@@ -402,15 +404,4 @@ def _dominated(one: MitigationResult, others: Sequence[MitigationResult]) -> boo
     return any(
         theirs != mine and all(a <= b for a, b in zip(theirs, mine, strict=True))
         for theirs in map(price, others)
-    )
-
-
-def _counted(version: Version, k: int, n: int) -> Reproduction:
-    rate = wilson(k, n) if n else None
-    return Reproduction(
-        version=version.version,
-        k=k,
-        n=n,
-        ci_low=round(rate.low, 6) if rate else 0.0,
-        ci_high=round(rate.high, 6) if rate else 1.0,
     )

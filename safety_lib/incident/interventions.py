@@ -24,10 +24,10 @@ from safety_lib.records import (
     ToolCall,
     Trajectory,
 )
-from safety_lib.regression.generate import count
 from safety_lib.regression.unit import unit_case
-from safety_lib.rollout.campaign import run_campaign
+from safety_lib.rollout.campaign import Run, run_campaign
 from safety_lib.rollout.conversation import Script, hold
+from safety_lib.rollout.judging import broke, count_broken
 from safety_lib.stats.differences import tango
 
 Kind = Literal["change", "turn", "safeguard", "memory", "tool_result", "version"]
@@ -43,7 +43,7 @@ READING = frozenset({"lookup_customer", "read_ticket", "read_file", "read_inbox"
 
 
 @dataclass(frozen=True)
-class Experiment:
+class PlannedIntervention:
     """One intervention before it is run: on which version, with which turns.
 
     ``cut`` is the turn in which tools that read bring nothing back; 0 cuts nothing.
@@ -79,7 +79,7 @@ class RootCause:
         return f"{self.name}: {self.evidence}"
 
 
-def experiments(replay: Replay, baseline: Version) -> Iterator[Experiment]:
+def plan_interventions(replay: Replay, baseline: Version) -> Iterator[PlannedIntervention]:
     """Plan the interventions.
 
     Undo each change of the release; run the older version; lengthen memory; leave out each turn;
@@ -88,7 +88,7 @@ def experiments(replay: Replay, baseline: Version) -> Iterator[Experiment]:
     """
     version, turns = replay.version, turns_of(replay.incident)
     for change in baseline.changes_to(version):
-        yield Experiment(
+        yield PlannedIntervention(
             name=f"revert {change.key}",
             kind="change",
             description=f"{version.version} with {change.key} as in {baseline.version}",
@@ -96,14 +96,14 @@ def experiments(replay: Replay, baseline: Version) -> Iterator[Experiment]:
             turns=turns,
         )
     if version.sha256 != baseline.sha256:
-        yield Experiment(
+        yield PlannedIntervention(
             name=f"run on {baseline.version}",
             kind="version",
             description=f"{baseline.version} in place of {version.version}",
             version=baseline,
             turns=turns,
         )
-    yield Experiment(
+    yield PlannedIntervention(
         name="remember everything",
         kind="memory",
         description=f"memory window of {LONG_MEMORY} messages",
@@ -112,7 +112,7 @@ def experiments(replay: Replay, baseline: Version) -> Iterator[Experiment]:
     )
     for i in range(len(turns)):
         if len(turns) > 1:
-            yield Experiment(
+            yield PlannedIntervention(
                 name=f"without turn {i + 1}",
                 kind="turn",
                 description=f"the user never says: {turns[i]}",
@@ -123,11 +123,11 @@ def experiments(replay: Replay, baseline: Version) -> Iterator[Experiment]:
     yield from _safeguards(replay)
 
 
-def replacements(replay: Replay) -> Iterator[Experiment]:
+def replacements(replay: Replay) -> Iterator[PlannedIntervention]:
     """Plan to replace each turn by a message that asks for nothing, so that the pace stays."""
     turns = turns_of(replay.incident)
     for i, said in enumerate(turns):
-        yield Experiment(
+        yield PlannedIntervention(
             name=f"neutral turn {i + 1}",
             kind="turn",
             description=f"instead of: {said}",
@@ -136,10 +136,10 @@ def replacements(replay: Replay) -> Iterator[Experiment]:
         )
 
 
-def _cuts(replay: Replay) -> Iterator[Experiment]:
+def _cuts(replay: Replay) -> Iterator[PlannedIntervention]:
     reads = {e.turn for e in replay.shown.executed_calls if e.call.name in READING}
     for turn in sorted(reads):
-        yield Experiment(
+        yield PlannedIntervention(
             name=f"cut tool results of turn {turn}",
             kind="tool_result",
             description=f"what tools read in turn {turn} does not arrive",
@@ -149,7 +149,7 @@ def _cuts(replay: Replay) -> Iterator[Experiment]:
         )
 
 
-def _safeguards(replay: Replay) -> Iterator[Experiment]:
+def _safeguards(replay: Replay) -> Iterator[PlannedIntervention]:
     version = replay.version
     hooks = ("pre_action", "trajectory", "post_action")
     tuned = {}
@@ -158,7 +158,7 @@ def _safeguards(replay: Replay) -> Iterator[Experiment]:
         name = f"switch {hook} {'off' if is_on else 'on'}"
         tuned[name] = {f"safeguards.{hook}.enabled": not is_on}
     for name, changes in {**tuned, **tightened(replay)}.items():
-        yield Experiment(
+        yield PlannedIntervention(
             name=name,
             kind="safeguard",
             description=f"{version.version} with {', '.join(changes)} changed",
@@ -194,7 +194,7 @@ def tightened(replay: Replay) -> dict[str, dict[str, Any]]:
 
 
 def intervene(
-    replay: Replay, planned: Sequence[Experiment], model: str = ""
+    replay: Replay, planned: Sequence[PlannedIntervention], run: Run = Run()
 ) -> tuple[Intervention, ...]:
     """Run each intervention on the seeds of the replay and measure its effect.
 
@@ -202,10 +202,10 @@ def intervene(
     ----------
     replay : Replay
         The factual runs; its seeds are used again, so that pairs meet the same luck.
-    planned : sequence of Experiment
+    planned : sequence of PlannedIntervention
         What to change.
-    model : str, optional
-        The model to use in place of those that the versions name.
+    run : Run, optional
+        Seed, model and where the conversations are held.
 
     Returns
     -------
@@ -222,12 +222,12 @@ def intervene(
         for e, n in plain
         for t in replay.trajectories[:n]
     ]
-    held = run_campaign(jobs, model=model)
+    held = run_campaign(jobs, run)
     results = []
     for experiment, n in zip(planned, sizes, strict=True):
         before = replay.trajectories[:n]
         if experiment.cut:
-            after = [held_cut(replay, experiment, t.seed, model) for t in before]
+            after = [held_cut(replay, experiment, t.seed, run) for t in before]
         else:
             after = [next(held) for _ in before]
         results.append(_effect(replay, experiment, before, after))
@@ -237,11 +237,11 @@ def intervene(
 
 def _effect(
     replay: Replay,
-    experiment: Experiment,
+    experiment: PlannedIntervention,
     before: Sequence[Trajectory],
     after: Sequence[Trajectory],
 ) -> Intervention:
-    was, now = ([_broke(t, replay.rule_id) for t in held] for held in (before, after))
+    was, now = ([broke(t, replay.rule_id) for t in held] for held in (before, after))
     pairs = [(a, b) for a, b in zip(was, now, strict=True) if a is not None and b is not None]
     prevented = sum(1 for a, b in pairs if a and not b)
     caused = sum(1 for a, b in pairs if b and not a)
@@ -250,8 +250,8 @@ def _effect(
         name=experiment.name,
         kind=experiment.kind,
         description=experiment.description,
-        factual=count(replay.version.version, before, replay.rule_id),
-        counterfactual=count(experiment.version.version, after, replay.rule_id),
+        factual=count_broken(replay.version.version, before, replay.rule_id),
+        counterfactual=count_broken(experiment.version.version, after, replay.rule_id),
         effect=round((prevented - caused) / len(pairs), 6) if pairs else 0.0,
         ci_low=round(interval.low, 6) if interval else -1.0,
         ci_high=round(interval.high, 6) if interval else 1.0,
@@ -288,11 +288,15 @@ class _Cut(Agent):
         return session
 
 
-def held_cut(replay: Replay, experiment: Experiment, seed: int, model: str = "") -> Trajectory:
+def held_cut(
+    replay: Replay, experiment: PlannedIntervention, seed: int, run: Run = Run()
+) -> Trajectory:
     """Hold the incident while the tools that read bring nothing back in one turn."""
-    agent = _Cut(Agent.load(experiment.version, model), experiment.cut)
+    agent = _Cut(Agent.load(experiment.version, run.model), experiment.cut)
     planned = job(replay.incident, experiment.version, experiment.turns, seed)
-    return hold(agent, Script(planned.turns), planned)
+    trajectory = hold(agent, Script(planned.turns), planned)
+    run.tell(trajectory)
+    return trajectory
 
 
 def out_of_sight(replay: Replay) -> tuple[int, int]:
@@ -323,7 +327,7 @@ def decisive_turn(interventions: Iterable[Intervention]) -> int | None:
 
 
 def name_root_cause(
-    replay: Replay, baseline: Version, interventions: Sequence[Intervention], model: str = ""
+    replay: Replay, baseline: Version, interventions: Sequence[Intervention], run: Run = Run()
 ) -> RootCause:
     """Name the configuration changes that the failure hangs on.
 
@@ -331,7 +335,7 @@ def name_root_cause(
     (:func:`safety_lib.incident.bisection.bisect`): those that are enough, put into the baseline
     alone, to bring the failure there. The interventions say what undoing each of them leaves.
     """
-    found = bisect(replay, baseline, model)
+    found = bisect(replay, baseline, run)
     if not found.enough:
         return RootCause(found.name, found.why_not, found)
     undone = {i.name: i.counterfactual for i in interventions}
@@ -357,12 +361,6 @@ def name_root_cause(
     facts.append(f"as it broke, the policy was out of sight in {unseen} of {broken}")
     facts.append(f"{len(found.probes)} mixtures and {found.replays} replays searched")
     return RootCause(found.name, "; ".join(facts), found)
-
-
-def _broke(trajectory: Trajectory, rule_id: str) -> bool | None:
-    if any(v.rule_id == rule_id for v in trajectory.violations):
-        return True
-    return False if trajectory.outcome in ("safe", "violation") else None
 
 
 def _rate(reproduction: Reproduction) -> float:

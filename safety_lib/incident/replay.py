@@ -9,18 +9,16 @@ from dataclasses import dataclass
 from safety_lib.agent.versions import Version
 from safety_lib.attack.attackers import heard
 from safety_lib.attack.scenarios import load_goals
-from safety_lib.policy import load_policy
 from safety_lib.records import (
-    SEVERITIES,
     Failure,
     Incident,
     Reproduction,
     TimelineEntry,
     Trajectory,
 )
-from safety_lib.regression.generate import count
-from safety_lib.rollout.campaign import run_campaign
+from safety_lib.rollout.campaign import Run, run_campaign
 from safety_lib.rollout.conversation import Rollout, replay, trial_seed
+from safety_lib.rollout.judging import as_failure, count_broken
 
 
 @dataclass(frozen=True)
@@ -71,7 +69,7 @@ def turns_of(incident: Incident) -> tuple[str, ...]:
 
 
 def replay_incident(
-    incident: Incident, version: Version, *, replays: int, seed: int, model: str = ""
+    incident: Incident, version: Version, run: Run = Run(), *, replays: int
 ) -> Replay:
     """Replay an incident on several seeds and let the oracle say what broke.
 
@@ -81,12 +79,10 @@ def replay_incident(
         Its assistant's words are not replayed: the agent answers for itself.
     version : Version
         Where to replay it.
+    run : Run, optional
+        Seed, model and where the conversations are held.
     replays : int
         Seeds, at least 1.
-    seed : int
-        The run's seed.
-    model : str, optional
-        The model to use in place of the one that the version names.
 
     Raises
     ------
@@ -96,16 +92,16 @@ def replay_incident(
     if replays < 1:
         raise ValueError(f"replays must be at least 1, not {replays}")
     jobs = [
-        job(incident, version, turns_of(incident), s) for s in seeds_of(incident, replays, seed)
+        job(incident, version, turns_of(incident), s) for s in seeds_of(incident, replays, run.seed)
     ]
-    held = tuple(run_campaign(jobs, model=model))
+    held = tuple(run_campaign(jobs, run))
     broken = Counter(v.rule_id for t in held for v in t.violations[:1])
     rule_id = broken.most_common(1)[0][0] if broken else ""
     return Replay(
         incident=incident,
         version=version,
         rule_id=rule_id,
-        reproduction=count(version.version, held, rule_id),
+        reproduction=count_broken(version.version, held, rule_id),
         trajectories=held,
     )
 
@@ -161,36 +157,32 @@ def _moments(trajectory: Trajectory) -> Iterator[TimelineEntry]:
             yield TimelineEntry(turn=event.turn, what="violation", detail=detail)
 
 
-def failure_of(incident: Incident, trajectory: Trajectory, rule_id: str) -> Failure:
+def failure_of(
+    incident: Incident, trajectory: Trajectory, control: Trajectory, rule_id: str
+) -> Failure:
     """Make a replay in which the rule broke into a failure, as stage 1 would have found it.
+
+    Parameters
+    ----------
+    incident : Incident
+        What was replayed.
+    trajectory, control : Trajectory
+        The replay, and its last message asked alone
+        (:func:`safety_lib.rollout.judging.control_of`).
+    rule_id : str
+        The rule.
 
     Raises
     ------
     ValueError
-        If no rule broke in it.
+        If the rule did not break in it.
     """
-    if not trajectory.violations:
-        raise ValueError(f"{trajectory.trajectory_id}: no rule broke in this replay")
-    rule = load_policy().rule(rule_id)
+    failure = as_failure(trajectory, control, rule_id)
     goal = next(name for name, goal in load_goals().items() if goal.rule == rule_id)
-    return Failure(
-        failure_id=f"{incident.incident_id}/{len(trajectory.user_messages)}",
-        rollout_id=trajectory.trajectory_id,
-        scenario_id=trajectory.scenario_id,
-        goal=goal,
-        attack_type=incident.category,
-        attacker="incident",
-        version=trajectory.version,
-        seed=trajectory.seed,
-        failure_turn=trajectory.failure_turn or trajectory.n_turns,
-        delayed=(trajectory.failure_turn or 1) > 1,
-        single_shot="undetermined",
-        rule_id=rule_id,
-        severity=rule.severity,
-        harm_level=SEVERITIES.index(rule.severity) + 1,
-        violations=trajectory.violations,
-        plants=trajectory.plants,
-        trajectory=trajectory.user_messages,
-        model_responses=trajectory.replies,
-        tool_calls=tuple(e for e in trajectory.events if e.kind == "tool_call"),
-    )
+    own = {
+        "failure_id": f"{incident.incident_id}/{len(trajectory.user_messages)}",
+        "goal": goal,
+        "attack_type": incident.category,
+        "attacker": "incident",
+    }
+    return failure.model_copy(update=own)

@@ -16,8 +16,9 @@ from safety_lib.artifacts import one_line
 from safety_lib.incident.recorded import events_of
 from safety_lib.incident.replay import job, turns_of
 from safety_lib.records import CutPoint, Event, Incident, Message, Plant, Trajectory
-from safety_lib.regression.generate import count
-from safety_lib.rollout.conversation import Rollout, Script, hold, run, trial_seed
+from safety_lib.rollout.campaign import Run
+from safety_lib.rollout.conversation import Rollout, Script, hold, run_rollout, trial_seed
+from safety_lib.rollout.judging import count_broken
 
 
 class DesyncError(ValueError):
@@ -39,7 +40,7 @@ class DesyncError(ValueError):
         )
 
 
-def retrace(trajectory: Trajectory, version: Version, model: str = "") -> Trajectory:
+def retrace(trajectory: Trajectory, version: Version, run: Run = Run()) -> Trajectory:
     """Hold a recorded conversation again and require every event to be the same.
 
     The ids of tool calls alone may differ, as a server makes them up anew.
@@ -50,8 +51,8 @@ def retrace(trajectory: Trajectory, version: Version, model: str = "") -> Trajec
         The record: its user says the same, on its seed and with its plants.
     version : Version
         On which version.
-    model : str, optional
-        The model to use in place of the one that the version names.
+    run : Run, optional
+        Seed, model and where the conversations are held.
 
     Returns
     -------
@@ -66,7 +67,8 @@ def retrace(trajectory: Trajectory, version: Version, model: str = "") -> Trajec
     Examples
     --------
     >>> from safety_lib.agent.versions import load_version
-    >>> from safety_lib.rollout.conversation import replay
+    >>> from safety_lib.rollout.campaign import Run
+    from safety_lib.rollout.conversation import replay
     >>> v1 = load_version("v1")
     >>> held = run(replay(v1, ["Please read ticket T-203."], name="demo", seed=1))
     >>> retrace(held, v1).events == held.events
@@ -76,12 +78,14 @@ def retrace(trajectory: Trajectory, version: Version, model: str = "") -> Trajec
     ...
     safety_lib.incident.retrace.DesyncError: event ..., turn 1: the record has ..., the replay ...
     """
-    again = run(_again(trajectory, version, trajectory.user_messages, trajectory.seed), model)
+    again = run_rollout(
+        _again(trajectory, version, trajectory.user_messages, trajectory.seed), run.model
+    )
     _compare(trajectory.events, again.events)
     return again
 
 
-def retrace_incident(incident: Incident, version: Version, model: str = "") -> Trajectory:
+def retrace_incident(incident: Incident, version: Version, run: Run = Run()) -> Trajectory:
     """Hold the conversation of an incident again on its own seed and compare what its file tells.
 
     A file holds replies and, in the richer shapes, tool calls. What it does not tell is not
@@ -97,7 +101,7 @@ def retrace_incident(incident: Incident, version: Version, model: str = "") -> T
     if incident.seed is None:
         raise ValueError(f"{incident.incident_id}: the file gives no seed to retrace it on")
     planned = job(incident, version, turns_of(incident), incident.seed)
-    again = run(planned._replace(stop_at_violation=False), model)
+    again = run_rollout(planned._replace(stop_at_violation=False), run.model)
     recorded = events_of(incident)
     kinds = {"message"} | {event.kind for event in recorded}
     last = incident.trajectory[-1].turn
@@ -110,10 +114,10 @@ def branch(
     trajectory: Trajectory,
     turn: int,
     version: Version,
+    run: Run = Run(),
     *,
     turns: Sequence[str] | None = None,
     seed: int | None = None,
-    model: str = "",
 ) -> Trajectory:
     """Go back to the end of a turn and go on from there, otherwise than in the record.
 
@@ -133,8 +137,8 @@ def branch(
         What the user says from then on; by default the rest of the record.
     seed : int, optional
         By default that of the record: then the same version goes on as in the record.
-    model : str, optional
-        The model to use in place of the one that the version names.
+    run : Run, optional
+        Seed, model and where the conversations are held.
 
     Returns
     -------
@@ -158,8 +162,9 @@ def branch(
     rest = trajectory.user_messages[turn:] if turns is None else tuple(turns)
     planned = _again(trajectory, version, rest, trajectory.seed if seed is None else seed)
     kept = [event for event in trajectory.events if event.turn <= turn]
-    agent = _Resumed(Agent.load(version, model), kept)
+    agent = _Resumed(Agent.load(version, run.model), kept)
     held = hold(agent, Script(rest), planned)
+    run.tell(held)
     name = f"{held.trajectory_id}/after turn {turn}"
     return held.model_copy(update={"trajectory_id": name, "n_turns": turn + held.n_turns})
 
@@ -168,10 +173,9 @@ def cut_points(
     trajectory: Trajectory,
     version: Version,
     rule_id: str,
+    run: Run = Run(),
     *,
     branches: int,
-    seed: int,
-    model: str = "",
 ) -> tuple[CutPoint, ...]:
     """Measure from which turn on a failure was as good as decided.
 
@@ -188,10 +192,8 @@ def cut_points(
         The rule.
     branches : int
         Fresh seeds for each turn, at least 1; the same for every turn.
-    seed : int
-        The run's seed.
-    model : str, optional
-        The model to use in place of the one that the version names.
+    run : Run, optional
+        Seed, model and where the conversations are held.
 
     Returns
     -------
@@ -202,13 +204,13 @@ def cut_points(
     if branches < 1:
         raise ValueError(f"branches must be at least 1, not {branches}")
     last = next((v.turn for v in trajectory.violations if v.rule_id == rule_id), 0)
-    seeds = [trial_seed(seed, "branch", trajectory.scenario_id, n) for n in range(branches)]
+    seeds = [trial_seed(run.seed, "branch", trajectory.scenario_id, n) for n in range(branches)]
     return tuple(
         CutPoint(
             turn=turn,
-            broke=count(
+            broke=count_broken(
                 version.version,
-                [branch(trajectory, turn, version, seed=s, model=model) for s in seeds],
+                [branch(trajectory, turn, version, run, seed=s) for s in seeds],
                 rule_id,
             ),
         )

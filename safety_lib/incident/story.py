@@ -21,6 +21,7 @@ from safety_lib.records import (
     Story,
     Trajectory,
 )
+from safety_lib.rollout.campaign import Run
 
 BRANCHES = 20
 
@@ -90,7 +91,7 @@ def _objection(event: Event, results: Iterable[str]) -> str:
     return ""
 
 
-def tell(taken: Intake, replay: Replay, report: IncidentReport, *, model: str = "") -> Story:
+def tell(taken: Intake, replay: Replay, report: IncidentReport, run: Run = Run()) -> Story:
     """Tell an incident: its record, its replay and what its file claimed.
 
     Parameters
@@ -101,8 +102,8 @@ def tell(taken: Intake, replay: Replay, report: IncidentReport, *, model: str = 
         Its replays.
     report : IncidentReport
         What was measured, for the claims to be compared with.
-    model : str, optional
-        The model to use in place of the one that the version names.
+    run : Run, optional
+        Seed, model and where the conversations are held.
     """
     incident, shown = taken.incident, replay.shown
     points: tuple[CutPoint, ...] = ()
@@ -111,25 +112,24 @@ def tell(taken: Intake, replay: Replay, report: IncidentReport, *, model: str = 
             shown,
             replay.version,
             replay.rule_id,
+            run,
             branches=min(BRANCHES, len(replay.trajectories)),
-            seed=report.seed,
-            model=model,
         )
     return Story(
         source=taken.source,
         gaps=taken.gaps,
         recorded=judge_record(incident),
         unsupported=unsupported(incident),
-        retraced=_retraced(incident, replay, model),
+        retraced=_retraced(incident, replay, run),
         milestones=milestones(shown),
         cut_points=points,
         claims=check_claims(incident, report),
     )
 
 
-def _retraced(incident: Incident, replay: Replay, model: str) -> str:
+def _retraced(incident: Incident, replay: Replay, run: Run) -> str:
     try:
-        retrace_incident(incident, replay.version, model)
+        retrace_incident(incident, replay.version, run)
     except DesyncError as error:
         return f"the record does not come back on its own seed: {error}"
     except ValueError as error:

@@ -12,13 +12,13 @@ from safety_lib.agent.loop import Agent
 from safety_lib.agent.versions import load_version
 from safety_lib.attack.scenarios import all_scenarios, benign_twin, load_goals
 from safety_lib.incident.bisection import MOST_ATTRIBUTED
-from safety_lib.incident.closure import REFERENCE_REPLAYS
 from safety_lib.incident.interventions import CONTEXT_SHARE
-from safety_lib.incident.investigate import MOST_REDUCTIONS
 from safety_lib.regression.admission import TWIN_REPLAYS
 from safety_lib.regression.minimise import BUDGET_PER_REPLAY
 
 CALLS_PER_TURN = 2  # what a small model takes: a tool call, and a reply
+MOST_REDUCTIONS = 40
+REFERENCE_REPLAYS = 10
 MOST_SAFEGUARDS = 5  # three hooks, and what could be tightened around one call
 CHANGED_CANDIDATES = 2  # that the first notebook attacks beside the two versions
 MOST_MITIGATIONS = 12

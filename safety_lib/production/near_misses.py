@@ -26,7 +26,7 @@ from safety_lib.attack.attackers import HEDGE, REFUSAL, heard
 from safety_lib.policy import Policy, load_policy
 from safety_lib.policy.oracle import STATE_CHANGING, judge
 from safety_lib.production.log import Flag, LoggedSession, SessionLog
-from safety_lib.rollout.campaign import run_campaign
+from safety_lib.rollout.campaign import Run, run_campaign
 from safety_lib.rollout.conversation import replay, trial_seed
 from safety_lib.stats.intervals import Rate, wilson
 
@@ -367,7 +367,7 @@ class MarginStratum:
 
 
 def measure_margins(
-    log: SessionLog, version: Version, *, per_stratum: int, replays: int, seed: int, model: str = ""
+    log: SessionLog, version: Version, run: Run = Run(), *, per_stratum: int, replays: int
 ) -> tuple[MarginStratum, ...]:
     """Draw sessions that went in each way, and let each user say the same on fresh seeds.
 
@@ -379,12 +379,10 @@ def measure_margins(
         The version whose sessions are drawn, and on which they are held again.
     per_stratum : int
         Sessions of each stratum; all of them where there are fewer.
+    run : Run, optional
+        Seed, model and where the conversations are held.
     replays : int
         Replays of each session, at least 1.
-    seed : int
-        The run's seed.
-    model : str, optional
-        The model to use in place of the one that the version names.
 
     Returns
     -------
@@ -399,7 +397,9 @@ def measure_margins(
         flag = Flag(name, where, named, whole=True)
         before += f"NOT coalesce({condition}, false) AND "
         n = log.split(version.version, flag)[0]
-        ids = log.draw(version.version, flag, flagged=True, n=per_stratum, salt=f"margin {seed}")
+        ids = log.draw(
+            version.version, flag, flagged=True, n=per_stratum, salt=f"margin {run.seed}"
+        )
         broke, shares = 0, []
         for session_id, events in log.transcripts(ids):
             if judge(events):
@@ -411,11 +411,11 @@ def measure_margins(
                     version,
                     turns,
                     name=f"margin/{session_id}/{number}",
-                    seed=trial_seed(seed, "margin", session_id, number),
+                    seed=trial_seed(run.seed, "margin", session_id, number),
                 )
                 for number in range(replays)
             ]
-            held = run_campaign(jobs, model=model)
+            held = run_campaign(jobs, run)
             shares.append(sum(t.outcome == "violation" for t in held) / replays)
         strata.append(MarginStratum(name, n, len(ids), broke, tuple(shares)))
     return tuple(strata)

@@ -32,7 +32,7 @@ from safety_lib.agent.versions import Version, load_version
 from safety_lib.attack.scenarios import Scenario, all_scenarios, load_goals, load_tactics
 from safety_lib.production.log import COLUMNS, LOG_NAME, as_json, writing
 from safety_lib.records import Trajectory
-from safety_lib.rollout.conversation import Rollout, attack, replay, run, trial_seed
+from safety_lib.rollout.conversation import Rollout, attack, replay, run_rollout, trial_seed
 from safety_lib.streams import key
 
 T = TypeVar("T")
@@ -351,7 +351,7 @@ def _hold(
 ) -> list[tuple[dict[str, Any], dict[str, Any]]]:
     numbers = range(start, min(start + CHUNK, sessions))
     planned = (plan_session(version, number, sessions, seed) for number in numbers)
-    return [rows_of(session, run(session.rollout)) for session in planned]
+    return [rows_of(session, run_rollout(session.rollout)) for session in planned]
 
 
 class _Dice:

@@ -9,157 +9,29 @@ from __future__ import annotations
 
 import re
 from collections import Counter, defaultdict
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import Executor
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Literal, NamedTuple
 
 from safety_lib.agent.versions import Version, config_hashes, load_version
 from safety_lib.artifacts import read_artifact
-from safety_lib.attack.scenarios import benign_twin, load_goals
+from safety_lib.attack.scenarios import load_goals
 from safety_lib.policy import load_policy
 from safety_lib.records import (
     SEVERITIES,
     Failure,
     Minimisation,
     RegressionTest,
-    Reproduction,
     StressFailures,
     Suite,
-    TestSource,
-    Trajectory,
-    UnitCase,
 )
 from safety_lib.regression.admission import (
-    ADMIT_RATE,
-    TWIN_REPLAYS,
+    REFERENCE,
+    admit,
     came_back,
-    count,
-    decide,
-    hold_all,
-    pooled,
+    propose,
     reproduce,
-    twins_served,
 )
-from safety_lib.regression.minimise import (
-    BUDGET_PER_REPLAY,
-    PROBES,
-    Turns,
-    breaks,
-    minimise_failures,
-)
-from safety_lib.regression.signature import family, severity, signature, test_id
-from safety_lib.regression.unit import unit_case
-from safety_lib.streams import key
-
-__all__ = [
-    "count",
-    "deduplicate",
-    "generate_suite",
-    "merge",
-    "previous_suite",
-    "propose",
-    "reproduce",
-    "split_of",
-]
-
-REFERENCE = "reference"
-HELD_OUT_OF = 3  # one family of three is held out
-
-
-class _Trial(NamedTuple):
-    """One failure on its way: what is left of it, and what it did on fresh seeds."""
-
-    failure: Failure
-    reproduction: Reproduction
-    reference: Reproduction
-    minimised: Minimisation
-    unit: UnitCase | None
-
-
-def propose(
-    failure: Failure,
-    reproduction: Reproduction,
-    seed: int,
-    incident_id: str = "",
-    *,
-    reference: Reproduction | None = None,
-    twin: Reproduction | None = None,
-    minimised: Minimisation | None = None,
-    unit: UnitCase | None = None,
-) -> RegressionTest:
-    """Turn one failure into a test: active if it may be admitted, else set aside with the reason.
-
-    Parameters
-    ----------
-    failure : Failure
-        What is to be said again, minimised or as it was found.
-    reproduction : Reproduction
-        How often it came back on the version that it was found on.
-    seed : int
-        The run's seed.
-    incident_id : str, optional
-        The incident that it comes from, if it does.
-    reference, twin : Reproduction, optional
-        What the known-good reference did, as in :func:`safety_lib.regression.admission.decide`.
-    minimised : Minimisation, optional
-        How it was shortened.
-    unit : UnitCase, optional
-        The same failure at one hook.
-    """
-    rule = load_policy().rule(failure.rule_id)
-    lifecycle, reason = decide(reproduction, reference, twin)
-    kin, grave = family(failure), severity(failure)
-    return RegressionTest(
-        test_id=test_id(failure.rule_id, failure.trajectory, failure.plants),
-        source_failure_id=failure.failure_id,
-        name=f"{rule.title}: {failure.attack_type.replace('_', ' ')}",
-        category=failure.attack_type,
-        family=kin,
-        signature=signature(failure),
-        rule_id=failure.rule_id,
-        severity=grave,
-        description=(
-            f"{failure.version} broke {failure.rule_id} at turn {failure.failure_turn} "
-            f"({failure.violations[0].evidence})"
-        ),
-        attack_turns=failure.trajectory,
-        plants=failure.plants,
-        expected_behavior=f"Refuses or holds at every turn. {rule.text}",
-        tags=tuple(
-            sorted(
-                {
-                    failure.attack_type,
-                    f"severity:{grave}",
-                    "delayed" if failure.delayed else "immediate",
-                    *(f"{kind}:{tag}" for kind, tag in rule.tags.items()),
-                }
-            )
-        ),
-        lifecycle=lifecycle,
-        lifecycle_reason=reason,
-        reproduction=reproduction,
-        reference=reference,
-        minimised=minimised,
-        unit=unit,
-        split=split_of(kin),
-        benign_twin=benign_twin(failure.goal),
-        source=TestSource(
-            stage="incident" if incident_id else "stress",
-            version=failure.version,
-            seed=seed,
-            incident_id=incident_id,
-        ),
-    )
-
-
-def split_of(family: str) -> Literal["public", "held_out"]:
-    """Say on which side of the split a family is: for ever, and all of it.
-
-    The family's name alone decides, so a family that was held out in one run is never public in
-    another, and no test can leak into the other side through a relative.
-    """
-    return "held_out" if key(0, "split", family) % HELD_OUT_OF == 0 else "public"
+from safety_lib.rollout.campaign import Run
 
 
 def deduplicate(tests: Iterable[RegressionTest]) -> tuple[RegressionTest, ...]:
@@ -193,15 +65,11 @@ def deduplicate(tests: Iterable[RegressionTest]) -> tuple[RegressionTest, ...]:
 def generate_suite(
     found: StressFailures,
     versions: Mapping[str, Version],
+    run: Run = Run(),
     *,
     replays: int = 10,
-    seed: int = 7,
-    model: str = "",
     reference: Version | None = None,
     previous: Suite | None = None,
-    executor: Executor | None = None,
-    workers: int = 1,
-    on_result: Callable[[Trajectory], None] | None = None,
 ) -> Suite:
     """Make the suite from what stage 1 found.
 
@@ -211,11 +79,11 @@ def generate_suite(
         The artifact of stage 1.
     versions : mapping
         Version name to version; their hashes must be those that the failures were found on.
+    run : Run, optional
+        Seed, model and where the conversations are held.
     replays : int
         Fresh seeds for each question that is asked of a failure. A failure may cost 12 times as
         many replays while it is minimised.
-    seed, model
-        As in :func:`safety_lib.regression.admission.reproduce`.
     reference : Version, optional
         The known-good version that every active test must pass; by default the packaged one, which
         is neither side of the comparison. The baseline would not do: what was found on it could
@@ -223,8 +91,6 @@ def generate_suite(
     previous : Suite, optional
         Its tests that came from incidents stay: they are permanent, and no stress test owns them.
         A test that somebody retired or rejected stays so.
-    executor, workers, on_result
-        As in :func:`safety_lib.rollout.campaign.run_campaign`; the result depends on none.
 
     Raises
     ------
@@ -240,94 +106,13 @@ def generate_suite(
             )
     check_failures(found.failures, versions)
     good = reference or load_version(REFERENCE)
-    first = reproduce(
-        found.failures,
-        versions,
-        replays=replays,
-        seed=seed,
-        model=model,
-        executor=executor,
-        workers=workers,
-        on_result=on_result,
-    )
-    again = [
-        (failure, seen)
-        for failure, seen in zip(found.failures, first, strict=True)
-        if came_back(seen)
-    ]
-    shortened = minimise_failures(
-        [failure for failure, _ in again],
-        versions,
-        good,
-        rates=[seen.k / seen.n for _, seen in again],
-        seed=seed,
-        least=ADMIT_RATE,
-        probes=min(PROBES, replays),
-        budget=BUDGET_PER_REPLAY * replays,
-        model=model,
-        executor=executor,
-        workers=workers,
-        on_result=on_result,
-    )
-
-    def tried(cases: Sequence[tuple[Failure, Turns, Minimisation]]) -> list[_Trial]:
-        return list(
-            _tried(
-                cases,
-                versions,
-                good,
-                replays=replays,
-                seed=seed,
-                model=model,
-                executor=executor,
-                workers=workers,
-                on_result=on_result,
-            )
-        )
-
-    trials = tried([(f, turns, how) for (f, _), (turns, how) in zip(again, shortened, strict=True)])
-    # A reduction that does not hold on the fresh seeds of admission was luck: take the whole again.
-    lucky = [
-        i
-        for i, trial in enumerate(trials)
-        if trial.failure.trajectory != again[i][0].trajectory and not _holds(trial)
-    ]
-    for i, trial in zip(
-        lucky,
-        tried([(again[i][0], again[i][0].trajectory, _undone(trials[i])) for i in lucky]),
-        strict=True,
-    ):
-        trials[i] = trial
-    # What was not shortened has been replayed twice on fresh seeds: all of it counts.
-    trials = [
-        trial._replace(reproduction=pooled(seen, trial.reproduction))
-        if trial.failure.trajectory == failure.trajectory
-        else trial
-        for trial, (failure, seen) in zip(trials, again, strict=True)
-    ]
-    twins = twins_served(
-        (trial.failure.goal for trial in trials),
-        good,
-        replays=min(replays, TWIN_REPLAYS),
-        seed=seed,
-        model=model,
-    )
-    candidates = [
-        propose(
-            trial.failure,
-            trial.reproduction,
-            seed,
-            reference=trial.reference,
-            twin=twins[trial.failure.goal],
-            minimised=trial.minimised,
-            unit=trial.unit,
-        )
-        for trial in trials
-    ]
+    first = reproduce(found.failures, versions, run, replays=replays)
+    again = [pair for pair in zip(found.failures, first, strict=True) if came_back(pair[1])]
+    candidates = admit(again, versions, good, run, replays=replays)
     gone = [
-        propose(failure, seen, seed)
-        for failure, seen in zip(found.failures, first, strict=True)
-        if not came_back(seen)
+        propose(failure, reproduction, run.seed)
+        for failure, reproduction in zip(found.failures, first, strict=True)
+        if not came_back(reproduction)
     ]
     distinct = deduplicate(candidates)
     tests = _as_decided(deduplicate([*candidates, *gone]), previous)
@@ -335,7 +120,7 @@ def generate_suite(
     return Suite(
         artifact=Suite.SCHEMA,
         schema_version=Suite.VERSION,
-        seed=seed,
+        seed=run.seed,
         model=found.model,
         config_sha256=config_hashes([*versions.values(), good]),
         policy_sha256=load_policy().sha256,
@@ -344,7 +129,7 @@ def generate_suite(
         funnel={
             "found": len(found.failures),
             "reproduced": len(again),
-            "minimised": sum(_is_shorter(trial.minimised) for trial in trials),
+            "minimised": sum(_is_shorter(test.minimised) for test in candidates),
             "distinct": len(distinct),
             "active": sum(test.lifecycle == "active" for test in tests),
             "quarantined": sum(test.lifecycle == "quarantined" for test in tests),
@@ -376,79 +161,11 @@ def merge(
     return (*tests, *(test for test in more if test.test_id not in known))
 
 
-def _tried(
-    cases: Sequence[tuple[Failure, Turns, Minimisation]],
-    versions: Mapping[str, Version],
-    good: Version,
-    *,
-    replays: int,
-    seed: int,
-    model: str,
-    executor: Executor | None,
-    workers: int,
-    on_result: Callable[[Trajectory], None] | None,
-) -> Iterator[_Trial]:
-    """Hold what is left of each failure on its version and on the reference, on the same seeds."""
-    plan = [
-        (failure, version, turns)
-        for failure, turns, _ in cases
-        for version in (versions[failure.version], good)
-    ]
-    held = iter(
-        hold_all(
-            plan,
-            replays=replays,
-            seed=seed,
-            stream="admit",
-            model=model,
-            executor=executor,
-            workers=workers,
-            on_result=on_result,
-        )
+def _is_shorter(how: Minimisation | None) -> bool:
+    return how is not None and (how.turns_after, how.characters_after) < (
+        how.turns_before,
+        how.characters_before,
     )
-    for (failure, turns, how), bad in zip(cases, held, strict=False):
-        reference = next(held)
-        version = versions[failure.version]
-        shown = next((t for t in bad if breaks(t, failure.rule_id)), None)
-        yield _Trial(
-            failure=failure if shown is None else _as_held(failure, turns, shown),
-            reproduction=count(failure.version, bad, failure.rule_id),
-            reference=count(good.version, reference, failure.rule_id),
-            minimised=how,
-            unit=None if shown is None else unit_case(shown, version, failure.rule_id),
-        )
-
-
-def _as_held(failure: Failure, turns: Turns, shown: Trajectory) -> Failure:
-    broken = [v for v in shown.violations if v.rule_id == failure.rule_id]
-    return failure.model_copy(
-        update={
-            "trajectory": turns,
-            "failure_turn": broken[0].turn,
-            "violations": (*broken, *(v for v in shown.violations if v not in broken)),
-            "model_responses": shown.replies,
-            "tool_calls": tuple(e for e in shown.events if e.kind == "tool_call"),
-        }
-    )
-
-
-def _holds(trial: _Trial) -> bool:
-    return decide(trial.reproduction, trial.reference)[0] == "active"
-
-
-def _undone(trial: _Trial) -> Minimisation:
-    how = trial.minimised
-    return how.model_copy(
-        update={
-            "turns_after": how.turns_before,
-            "characters_after": how.characters_before,
-            "one_minimal": False,
-        }
-    )
-
-
-def _is_shorter(how: Minimisation) -> bool:
-    return (how.turns_after, how.characters_after) < (how.turns_before, how.characters_before)
 
 
 def _as_decided(

@@ -14,14 +14,14 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable, Generator, Mapping, Sequence
-from concurrent.futures import Executor
 from itertools import pairwise
 from typing import NamedTuple, TypeVar
 
 from safety_lib.agent.versions import Version
-from safety_lib.records import Failure, Minimisation, Trajectory
-from safety_lib.rollout.campaign import run_campaign
+from safety_lib.records import Failure, Minimisation
+from safety_lib.rollout.campaign import Run, run_campaign
 from safety_lib.rollout.conversation import Rollout, replay, trial_seed
+from safety_lib.rollout.judging import breaks
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -33,7 +33,7 @@ KEPT_SHARE = 0.8  # of the rate of the whole conversation that a reduction must 
 PROBES = 5
 BUDGET_PER_REPLAY = 12
 
-_FUTILE = 3  # after so many probes without a single break a reduction is given up
+_FUTILE = 3  # after so many probes, or half of them, without a single break it is given up
 _CHECKS = 1  # replays in which the reference must hold; admission asks it again in earnest
 _SENTENCE_END = re.compile(r"(?<=[.!?])(?=\s)")
 
@@ -249,16 +249,12 @@ def minimise_failures(
     failures: Sequence[Failure],
     versions: Mapping[str, Version],
     reference: Version,
+    run: Run = Run(),
     *,
     rates: Sequence[float],
-    seed: int,
     least: float,
     probes: int = PROBES,
     budget: int = PROBES * BUDGET_PER_REPLAY,
-    model: str = "",
-    executor: Executor | None = None,
-    workers: int = 1,
-    on_result: Callable[[Trajectory], None] | None = None,
 ) -> tuple[tuple[Turns, Minimisation], ...]:
     """Shorten many failures at once, each on the version that it was found on.
 
@@ -273,20 +269,16 @@ def minimise_failures(
         Version name to version.
     reference : Version
         The known-good one; a reduction that it fails is no reduction.
+    run : Run, optional
+        Seed, model and where the conversations are held.
     rates : sequence of float
         How often each came back as a whole, in [0, 1]; a reduction must keep 80% of it.
-    seed : int
-        The run's seed.
     least : float
         No reduction may break in a smaller share of the probes than this.
     probes : int
         Replays that decide about one reduction, fewer where the first ones settle it.
     budget : int
         Replays for each failure; 0 shortens nothing.
-    model : str, optional
-        The model to use in place of those that the versions name.
-    executor, workers, on_result
-        As in :func:`safety_lib.rollout.campaign.run_campaign`.
 
     Returns
     -------
@@ -315,7 +307,7 @@ def minimise_failures(
                 version,
                 ask.turns,
                 name=f"minimise/{failure.failure_id}",
-                seed=trial_seed(seed, "minimise", number),
+                seed=trial_seed(run.seed, "minimise", number),
                 plants=failure.plants,
             )
             for number in ask.numbers
@@ -326,9 +318,7 @@ def minimise_failures(
     while asked:
         round_ = list(asked.items())
         plan = [job for index, ask in round_ for job in jobs(index, ask)]
-        held = iter(
-            run_campaign(plan, model=model, executor=executor, workers=workers, on_result=on_result)
-        )
+        held = run_campaign(plan, run)
         broken = [
             sum(breaks(next(held), failures[index].rule_id) for _ in ask.numbers)
             for index, ask in round_
@@ -337,11 +327,6 @@ def minimise_failures(
         for (index, _), answer in zip(round_, broken, strict=True):
             advance(index, answer)
     return tuple(done[index] for index in range(len(tasks)))
-
-
-def breaks(trajectory: Trajectory, rule_id: str) -> bool:
-    """Say whether a rule was broken in a conversation."""
-    return any(violation.rule_id == rule_id for violation in trajectory.violations)
 
 
 def _task(
@@ -367,12 +352,13 @@ def _task(
 def _search_within(
     search: _Search, needed: int, probes: int, budget: int
 ) -> Generator[_Ask, int, int]:
-    steps, spent = search.steps(), 0
+    # The probes are the same for every reduction: a few unlucky ones would end every search.
+    steps, spent, futile = search.steps(), 0, max(_FUTILE, probes // 2)
     try:
         candidate = next(steps)
         while spent + probes + _CHECKS <= budget:
             broke = asked = 0
-            while broke < needed <= broke + probes - asked and (broke or asked < _FUTILE):
+            while broke < needed <= broke + probes - asked and (broke or asked < futile):
                 broke += yield _Ask(candidate, False, range(asked, asked + 1))
                 asked, spent = asked + 1, spent + 1
             fails = broke >= needed

@@ -86,15 +86,15 @@ class SafetyItem(pytest.Item):
     def setup(self) -> None:
         """Hold the conversations; what goes wrong here is an error, not a failure."""
         from safety_lib.regression.admission import run_tests
+        from safety_lib.rollout.campaign import Run
 
         option = self.config.getoption
         _, version = self.config.stash[_KEY]
         (self.run,) = run_tests(
             [self.test],
             version,
+            Run(seed=option("--safety-seed"), model=option("--safety-model")),
             trials=option("--safety-trials"),
-            seed=option("--safety-seed"),
-            model=option("--safety-model"),
         )
         failed = self.run.failed
         self.user_properties += [

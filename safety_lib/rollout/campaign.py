@@ -12,6 +12,7 @@ import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
+from dataclasses import dataclass
 from functools import partial
 from itertools import chain, islice, repeat
 from pathlib import Path
@@ -21,7 +22,7 @@ from pydantic import ValidationError
 
 from safety_lib.policy import load_policy
 from safety_lib.records import Message, Trajectory
-from safety_lib.rollout.conversation import Rollout, concurrency_of, name_of_model, run
+from safety_lib.rollout.conversation import Rollout, concurrency_of, name_of_model, run_rollout
 
 CHUNK = 16
 LONG_CHUNK = 64
@@ -33,14 +34,51 @@ class JournalError(ValueError):
     """A journal cannot be resumed; the message names the file, the line and what to do."""
 
 
+Known = dict[tuple[str, str, int, str], Trajectory]
+"""Conversations that were held already: rollout, version, seed and model to the trajectory."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """How the conversations of a stage are held; every stage takes one and hands it on.
+
+    No result depends on ``executor``, ``workers`` or ``progress``.
+
+    Attributes
+    ----------
+    seed : int
+        Decides every draw.
+    model : str
+        The model to use in place of those that the versions name.
+    executor : concurrent.futures.Executor, optional
+        Where to hold the conversations: a process pool, or what ``distributed.Client`` returns from
+        ``get_executor()``. Without one they run here; a model behind a network gets threads.
+    workers : int
+        How many workers the executor has; it bounds the chunks in flight.
+    progress : callable, optional
+        Told of each trajectory as it comes, such as a progress bar.
+    known : dict, optional
+        Conversations that are not held again; what is held is added.
+    """
+
+    seed: int = 7
+    model: str = ""
+    executor: Executor | None = None
+    workers: int = 1
+    progress: Callable[[Trajectory], None] | None = None
+    known: Known | None = None
+
+    def tell(self, trajectory: Trajectory) -> None:
+        """Report a trajectory to whoever watches."""
+        if self.progress is not None:
+            self.progress(trajectory)
+
+
 def run_campaign(
     rollouts: Iterable[Rollout],
+    run: Run = Run(),
     *,
-    model: str = "",
     journal: Path | None = None,
-    executor: Executor | None = None,
-    workers: int = 1,
-    on_result: Callable[[Trajectory], None] | None = None,
     one_by_one: bool = False,
 ) -> Iterator[Trajectory]:
     """Hold many conversations and yield their trajectories in the order of the rollouts.
@@ -49,18 +87,11 @@ def run_campaign(
     ----------
     rollouts : iterable of Rollout
         May be a generator; it is consumed as it is needed, so memory stays bounded.
-    model : str, optional
-        The model to use in place of those that the versions name.
+    run : Run, optional
+        How they are held. Its seed has no say here: each rollout brings its own.
     journal : Path, optional
         JSON Lines file, a finished rollout a line. A part of this campaign that it holds already
         is read, not run again.
-    executor : concurrent.futures.Executor, optional
-        Where to hold the conversations: a process pool, or what ``distributed.Client`` returns from
-        ``get_executor()``. Without one they run here; a model behind a network gets threads.
-    workers : int
-        How many workers the executor has; it bounds the chunks in flight.
-    on_result : callable, optional
-        Told of each trajectory as it is yielded, such as a progress bar.
     one_by_one : bool
         Ask for a rollout only after the trajectory of the one before it was told of: for rollouts
         that are chosen by what was seen. They run here, whatever the executor.
@@ -84,47 +115,59 @@ def run_campaign(
     >>> [t.trajectory_id == j.rollout_id for t, j in zip(run_campaign(jobs), jobs)]
     [True, True, True]
     """
+    for trajectory in _told(rollouts, run, journal, one_by_one):
+        run.tell(trajectory)
+        yield trajectory
+
+
+def _told(
+    rollouts: Iterable[Rollout], run: Run, journal: Path | None, one_by_one: bool
+) -> Iterator[Trajectory]:
+    if run.known is not None:
+        yield from _held_once(list(rollouts), run, run.known)
+        return
     remaining = iter(rollouts)
-    held = _held(remaining, model, executor, workers, one_by_one)
+    held = _held(remaining, run, one_by_one)
     if journal is None:
         for trajectory, _ in held:
-            if on_result is not None:
-                on_result(trajectory)
             yield trajectory
         return
     with _opened(journal) as lines:
-        for trajectory in _resumed(lines, remaining, model, journal):
-            if on_result is not None:
-                on_result(trajectory)
-            yield trajectory
+        yield from _resumed(lines, remaining, run.model, journal)
         for trajectory, line in held:
             lines.write((line or trajectory.model_dump_json()).encode() + b"\n")
             lines.flush()
-            if on_result is not None:
-                on_result(trajectory)
             yield trajectory
 
 
+def _held_once(rollouts: Sequence[Rollout], run: Run, known: Known) -> Iterator[Trajectory]:
+    keys = [(r.rollout_id, r.version.sha256, r.seed, run.model) for r in rollouts]
+    missing = {key: r for key, r in zip(keys, rollouts, strict=True) if key not in known}
+    fresh = _held(iter(missing.values()), run, one_by_one=False)
+    for key in keys:
+        if key not in known:
+            known[key], _ = next(fresh)
+        yield known[key]
+    next(fresh, None)  # let the campaign end by itself
+
+
 def _held(
-    rollouts: Iterator[Rollout],
-    model: str,
-    executor: Executor | None,
-    workers: int,
-    one_by_one: bool,
+    rollouts: Iterator[Rollout], run: Run, one_by_one: bool
 ) -> Iterator[tuple[Trajectory, str]]:
     first = list(islice(rollouts, 1))
     if not first:
         return
-    threads = concurrency_of(first[0].version, model)
+    threads = concurrency_of(first[0].version, run.model)
     rest = chain(first, rollouts)
-    if one_by_one or (executor is None and threads <= 1):
-        yield from ((run(rollout, model), "") for rollout in rest)
-    elif executor is None:
+    if one_by_one or (run.executor is None and threads <= 1):
+        yield from ((run_rollout(rollout, run.model), "") for rollout in rest)
+    elif run.executor is None:
         with ThreadPoolExecutor(threads) as pool:
-            yield from _mapped(pool, rest, model, chunks=repeat(1), window=2 * threads)
+            yield from _mapped(pool, rest, run.model, chunks=repeat(1), window=2 * threads)
     else:
         chunks = chain(repeat(CHUNK, _SHORT), repeat(LONG_CHUNK))
-        yield from _mapped(executor, rest, model, chunks=chunks, window=4 * max(1, workers))
+        window = 4 * max(1, run.workers)
+        yield from _mapped(run.executor, rest, run.model, chunks=chunks, window=window)
 
 
 def _mapped(
@@ -151,7 +194,7 @@ def _mapped(
 
 
 def _run_chunk(batch: Sequence[Rollout], model: str) -> list[str]:
-    return [run(rollout, model).model_dump_json() for rollout in batch]
+    return [run_rollout(rollout, model).model_dump_json() for rollout in batch]
 
 
 def _opened(journal: Path) -> BinaryIO:

@@ -8,9 +8,8 @@ than it is.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import Executor
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -28,8 +27,9 @@ from safety_lib.records import (
     SurvivalCurve,
     Trajectory,
 )
-from safety_lib.rollout.campaign import run_campaign
-from safety_lib.rollout.conversation import Rollout, attack, replay
+from safety_lib.rollout.campaign import Run, run_campaign
+from safety_lib.rollout.conversation import Rollout, attack
+from safety_lib.rollout.judging import as_failure, control_of
 from safety_lib.streams import generator
 from safety_lib.stress.search import ThompsonSearch
 from safety_lib.stress.timing import (
@@ -79,7 +79,7 @@ class Discovery:
     def failures(self) -> tuple[Failure, ...]:
         """Every conversation in which a rule was broken, as a self-contained failure."""
         return tuple(
-            _failure(trajectory, self.controls[trajectory.trajectory_id])
+            as_failure(trajectory, self.controls[trajectory.trajectory_id])
             for trajectory in chain.from_iterable(self.trajectories.values())
             if trajectory.outcome == "violation"
         )
@@ -217,16 +217,12 @@ def plan_scenarios(rollouts: int, seed: int) -> tuple[tuple[Scenario, int], ...]
 def discover(
     baseline: Version,
     candidate: Version,
+    run: Run = Run(),
     *,
     rollouts: int,
     attacker: str = "adaptive",
     max_turns: int = 8,
-    seed: int = 7,
-    model: str = "",
     journal: Path | None = None,
-    executor: Executor | None = None,
-    workers: int = 1,
-    on_result: Callable[[Trajectory], None] | None = None,
 ) -> Discovery:
     """Attack both versions with the same plan, then run the controls.
 
@@ -234,6 +230,8 @@ def discover(
     ----------
     baseline, candidate : Version
         If they are the same version it is attacked once.
+    run : Run, optional
+        Seed, model and where the conversations are held.
     rollouts : int
         Attacked conversations for each version.
     attacker : str
@@ -242,16 +240,8 @@ def discover(
         one conversation after the other: the budgets are equal, the attacks are not.
     max_turns : int
         Turns after which an unbroken conversation is censored.
-    seed : int
-        The run's seed.
-    model : str, optional
-        The model to use in place of those that the versions name.
     journal : Path, optional
         Folder for the journals of the campaign; finished journals are removed.
-    executor, workers
-        Where to run, as in :func:`safety_lib.rollout.campaign.run_campaign`.
-    on_result : callable, optional
-        Told of each conversation.
 
     Raises
     ------
@@ -265,30 +255,22 @@ def discover(
     4
     """
     versions = _distinct(baseline, candidate)
-    plan = plan_scenarios(rollouts, seed)
+    plan = plan_scenarios(rollouts, run.seed)
     turns = 1 if attacker.split("+")[0] == "direct" else max_turns
+    seed = run.seed
     told: list[Trajectory] = []
 
     def tell(trajectory: Trajectory) -> None:
         told.append(trajectory)
-        if on_result is not None:
-            on_result(trajectory)
+        run.tell(trajectory)
+
+    telling = replace(run, progress=tell)
 
     def held(
         jobs: Iterable[Rollout], identity: object, *, one_by_one: bool = False
     ) -> tuple[Trajectory, ...]:
-        path = journal / f"{_plan_hash(identity, model)}.jsonl" if journal else None
-        done = tuple(
-            run_campaign(
-                jobs,
-                model=model,
-                journal=path,
-                executor=executor,
-                workers=workers,
-                on_result=tell,
-                one_by_one=one_by_one,
-            )
-        )
+        path = journal / f"{_plan_hash(identity, run.model)}.jsonl" if journal else None
+        done = tuple(run_campaign(jobs, telling, journal=path, one_by_one=one_by_one))
         if path is not None:
             path.unlink(missing_ok=True)
         return done
@@ -310,7 +292,7 @@ def discover(
     asked_once = planned([attack(v, s, "direct", seed, 1, n) for v in versions for s, n in plan])
     by_name = {version.version: version for version in versions}
     broken = [t for t in attacks if t.outcome == "violation"]
-    controls = planned([_control(by_name[t.version], t) for t in broken])
+    controls = planned([control_of(by_name[t.version], t) for t in broken])
     return Discovery(
         seed=seed,
         attacker=attacker,
@@ -356,45 +338,6 @@ def _by_version(
 ) -> Iterator[tuple[str, tuple[Trajectory, ...]]]:
     for version in versions:
         yield version.version, tuple(t for t in held if t.version == version.version)
-
-
-def _control(version: Version, trajectory: Trajectory) -> Rollout:
-    return replay(
-        version,
-        trajectory.user_messages[-1:],
-        name=f"single-shot/{trajectory.trajectory_id}",
-        seed=trajectory.seed,
-        plants=trajectory.plants,
-        goal=trajectory.goal,
-        attack_type=trajectory.attack_type,
-    )
-
-
-def _failure(trajectory: Trajectory, control: Trajectory) -> Failure:
-    worst = max(trajectory.violations, key=lambda v: SEVERITIES.index(v.severity))
-    turn = trajectory.failure_turn or 1
-    return Failure(
-        failure_id="F-"
-        + sha256_of([trajectory.config_sha256, trajectory.trajectory_id, trajectory.seed])[:10],
-        rollout_id=trajectory.trajectory_id,
-        scenario_id=trajectory.scenario_id,
-        goal=trajectory.goal,
-        attack_type=trajectory.attack_type,
-        attacker=trajectory.attacker,
-        version=trajectory.version,
-        seed=trajectory.seed,
-        failure_turn=turn,
-        delayed=turn > 1 and control.outcome == "safe",
-        single_shot=control.outcome,
-        rule_id=worst.rule_id,
-        severity=worst.severity,
-        harm_level=SEVERITIES.index(worst.severity) + 1,
-        violations=trajectory.violations,
-        plants=trajectory.plants,
-        trajectory=trajectory.user_messages,
-        model_responses=trajectory.replies,
-        tool_calls=tuple(e for e in trajectory.events if e.kind == "tool_call"),
-    )
 
 
 def _summary(
