@@ -100,7 +100,7 @@ WORST_CASE = Exercise(
     within=0.005,
 )
 
-MISSING = Exercise(
+MISSING_SHARE = Exercise(
     lambda search: search.missing_mass,
     "Good and Turing: modes that were seen exactly once, over all failures.",
     within=0.005,

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, TypeVar
 if TYPE_CHECKING:
     import numpy as np
 
-T = TypeVar("T")
+_T = TypeVar("_T")
 
 _SCALE = 2.0**-64
 
@@ -43,7 +43,7 @@ def uniform(seed: int, *names: str | int) -> float:
     return key(seed, *names) * _SCALE
 
 
-def pick(items: Sequence[T], seed: int, *names: str | int) -> T:
+def pick(items: Sequence[_T], seed: int, *names: str | int) -> _T:
     """Return one of the items, chosen by the named stream.
 
     Examples

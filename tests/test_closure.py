@@ -15,7 +15,7 @@ from safety_lib.incident.bisection import bisect
 from safety_lib.incident.closure import (
     as_suite,
     held_out,
-    mitigations,
+    plan_mitigations,
     sibling_tests,
     siblings,
     single_turn_suite,
@@ -45,7 +45,7 @@ def tests(seen: Replay) -> tuple[RegressionTest, ...]:
 
 @pytest.fixture(scope="module")
 def tried(seen: Replay, tests: tuple[RegressionTest, ...]) -> dict[str, MitigationResult]:
-    planned = mitigations(seen, V1, V3, bisect(seen, V1))
+    planned = plan_mitigations(seen, V1, V3, bisect(seen, V1))
     results = try_mitigations(
         seen,
         planned,

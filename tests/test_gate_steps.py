@@ -14,7 +14,7 @@ from safety_lib.artifacts import read_artifact
 from safety_lib.experiments.characteristics import Shape, interval_covers, original_rule, simulate
 from safety_lib.experiments.loosened_rules import LOOSENED, battery, killed
 from safety_lib.gate.decide import (
-    Decision,
+    Judgement,
     cusum,
     decide,
     judge_budget,
@@ -49,7 +49,7 @@ def entry(name: str, base: list[Outcome], cand: list[Outcome], **described: obje
     return CaseTrials(replace(case, **described), base, cand)  # type: ignore[arg-type]
 
 
-def judged(regression: list[CaseTrials], **options: object) -> Decision:
+def judged(regression: list[CaseTrials], **options: object) -> Judgement:
     """Judge some regression tests beside benign and control cases on which nothing changes."""
     same = [entry(f"b{i}", outcomes(10, 0), outcomes(10, 0), stratum="benign") for i in range(8)]
     same += [entry(f"c{i}", outcomes(3, 0), outcomes(3, 0), stratum="control") for i in range(8)]
@@ -66,7 +66,7 @@ def judged(regression: list[CaseTrials], **options: object) -> Decision:
     return decide(Trials((*regression, *same), (ran, ran)), RULES, **options)  # type: ignore[arg-type]
 
 
-def status(decision: Decision, step: int) -> str:
+def status(decision: Judgement, step: int) -> str:
     return next(s.status for s in decision.steps if s.step == step)
 
 

@@ -16,7 +16,7 @@ from safety_lib.incident.replay import (
     failure_of,
     replay_incident,
     seeds_of,
-    timeline,
+    timeline_of,
     turns_of,
 )
 from safety_lib.records import Incident, Suite, Trajectory
@@ -84,7 +84,7 @@ def test_fresh_seeds_differ_from_each_other_and_follow_the_incident(incident: In
 
 
 def test_the_timeline_is_the_conversation_in_order(replay: Replay) -> None:
-    moments = timeline(replay.shown)
+    moments = timeline_of(replay.shown)
     assert [m.turn for m in moments] == sorted(m.turn for m in moments)
     assert sum(1 for m in moments if m.what == "request") == replay.shown.n_turns
     assert [m.turn for m in moments if m.what == "violation"] == [7]

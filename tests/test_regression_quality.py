@@ -25,7 +25,7 @@ from safety_lib.records import (
     ToolCallEvent,
     Violation,
 )
-from safety_lib.regression.admission import decide, run_tests, split_of, twins_served
+from safety_lib.regression.admission import lifecycle_of, run_tests, split_of, twins_served
 from safety_lib.regression.generate import IntakeError, check_failures, generate_suite
 from safety_lib.regression.signature import channel, family, severity, severity_of, signature
 from safety_lib.regression.unit import layers, run_unit
@@ -196,7 +196,7 @@ def seen(k: int, n: int, version: str = "v2") -> Reproduction:
 def test_admission(
     bad: Reproduction, good: Reproduction, twin: Reproduction, state: str, said: str
 ) -> None:
-    decided, reason = decide(bad, good, twin)
+    decided, reason = lifecycle_of(bad, good, twin)
     assert decided == state
     assert said in reason and bool(reason) == (state != "active")
 

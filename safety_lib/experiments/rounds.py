@@ -27,7 +27,7 @@ from safety_lib.incident.bisection import bisect
 from safety_lib.incident.closure import (
     as_suite,
     held_out,
-    mitigations,
+    plan_mitigations,
     sibling_tests,
     single_turn_suite,
     try_mitigations,
@@ -363,7 +363,7 @@ def closing_the_loop(
     kept_out = held_out(seen, tests)
     tried = try_mitigations(
         seen,
-        mitigations(seen, good, fixed, bisect(seen, good)),
+        plan_mitigations(seen, good, fixed, bisect(seen, good)),
         kept_out,
         run,
         replays=replays,

@@ -76,7 +76,7 @@ class Comparison:
 
 
 @dataclass(frozen=True)
-class Decision:
+class Judgement:
     """The verdict, the steps that led to it, and the comparisons that they looked at."""
 
     verdict: Verdict | None
@@ -145,7 +145,7 @@ def compare(cases: Iterable[CaseTrials], rules: GateRules, seed: int = 0) -> Com
 
 def decide(
     trials: Trials, rules: GateRules, seed: int = 0, before: Sequence[float] = ()
-) -> Decision:
+) -> Judgement:
     """Judge a release from its trials.
 
     Step 0 asks whether the run is valid, step 1 whether a critical test that held now fails, step 2
@@ -181,7 +181,7 @@ def decide(
     budget = spend(trials.cases, rules)
     valid = _validity(trials.executions, safety, usefulness, regression, rules)
     if valid.status == "invalid":
-        return Decision(None, (valid,), safety, usefulness, budget)
+        return Judgement(None, (valid,), safety, usefulness, budget)
     assert safety is not None and usefulness is not None
     steps = [
         valid,
@@ -200,7 +200,7 @@ def decide(
         steps.append(judge_drift([*before, safety.delta], rules))
     statuses = {step.status for step in steps}
     verdict: Verdict = "BLOCK" if "block" in statuses else "WARN" if "warn" in statuses else "OK"
-    return Decision(verdict, tuple(steps), safety, usefulness, budget)
+    return Judgement(verdict, tuple(steps), safety, usefulness, budget)
 
 
 def _validity(
@@ -373,6 +373,15 @@ def judge_held_out(cases: Sequence[CaseTrials], rules: GateRules, seed: int = 0)
     minus that of the held-out ones. Families are what was held out, so families are permuted: the
     one-sided p is the share of all ways to hold out as many families that give as large a gap,
     exact below 20,000 ways, else from 9,999 random ones.
+
+    Parameters
+    ----------
+    cases : sequence of CaseTrials
+        All that ran; regression tests count.
+    rules : GateRules
+        For the margin and the level.
+    seed : int
+        The run's seed, for random permutations alone.
     """
     public, hidden = (_families(cases, split) for split in ("public", "held_out"))
     if len(public) < 2 or len(hidden) < 2:
@@ -400,6 +409,20 @@ def permuted_gap(
     public: Sequence[float], hidden: Sequence[float], seed: int = 0
 ) -> tuple[float, float]:
     """Return the gap between two groups of families and its one-sided permutation p-value.
+
+    Parameters
+    ----------
+    public, hidden : sequence of float
+        Mean change in pass rate of each family, in [-1, 1].
+    seed : int
+        For random permutations, where there are too many to list.
+
+    Returns
+    -------
+    gap : float
+        Mean of the public ones minus mean of the hidden ones.
+    p_value : float
+        In (0, 1].
 
     Examples
     --------

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 from safety_lib.agent.versions import Version, config_hashes
 from safety_lib.artifacts import content_hash
-from safety_lib.gate.decide import Decision, compare
+from safety_lib.gate.decide import Judgement, compare
 from safety_lib.gate.rules import GateRules
 from safety_lib.gate.trials import (
     REGRESSION_STRATA,
@@ -39,7 +39,7 @@ def build_report(
     baseline: Version,
     candidate: Version,
     ran: Trials,
-    decision: Decision,
+    decision: Judgement,
     rules: GateRules,
     trials: int,
     seed: int,
@@ -113,6 +113,17 @@ def detectable_loss(ran: Trials, rules: GateRules, trials: int, seed: int) -> fl
 
     The gate's own rule is simulated on tests like these (same families, same baseline rates, same
     number of trials). None where no loss at all could be detected, as with four families.
+
+    Parameters
+    ----------
+    ran : Trials
+        For the families and the baseline's pass rates.
+    rules : GateRules
+        The rule that is simulated.
+    trials : int
+        Trials of each test.
+    seed : int
+        The run's seed.
     """
     cases = [c for c in ran.cases if c.case.stratum in REGRESSION_STRATA and c.pairs]
     families = Counter(c.case.family for c in cases)

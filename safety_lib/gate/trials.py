@@ -125,6 +125,22 @@ def run_trials(
 ) -> Trials:
     """Run every case on both versions on the same seeds, which ``stream`` tells apart.
 
+    Parameters
+    ----------
+    cases : sequence of Case
+        What to run.
+    baseline, candidate : Version
+        Both meet the same seeds.
+    run : Run
+        Seed, model and where the conversations are held.
+    stream : str
+        Tells these seeds from those of other trials, such as confirmations.
+
+    Returns
+    -------
+    Trials
+        In the order of the cases.
+
     Raises
     ------
     ValueError

@@ -31,6 +31,7 @@ from safety_lib.records import (
     Trajectory,
 )
 from safety_lib.regression.admission import REFERENCE, admit, came_back
+from safety_lib.regression.minimise import Turns
 from safety_lib.regression.signature import test_id
 from safety_lib.regression.variants import variants
 from safety_lib.rollout.campaign import Run, run_campaign
@@ -40,11 +41,9 @@ from safety_lib.rollout.judging import (
     breaks,
     control_of,
     count_broken,
-    reproduction,
+    reproduction_of,
 )
 from safety_lib.stats.intervals import clopper_pearson_upper
-
-Turns = tuple[str, ...]
 
 _LONG_TRAFFIC = 10_000  # sessions are planned as if of a stretch this long
 
@@ -114,7 +113,19 @@ def sibling_tests(seen: Replay, run: Run = Run()) -> tuple[RegressionTest, ...]:
 
 
 def failed(seen: Replay, shown: Trajectory, rule_id: str, run: Run) -> Failure:
-    """Make a replay in which a rule broke into a failure, with its control held."""
+    """Make a replay in which a rule broke into a failure, with its control held.
+
+    Parameters
+    ----------
+    seen : Replay
+        The incident.
+    shown : Trajectory
+        The replay.
+    rule_id : str
+        The rule.
+    run : Run
+        Seed, model and where the conversations are held.
+    """
     (control,) = run_campaign([control_of(seen.version, shown)], run)
     return failure_of(seen.incident, shown, control, rule_id)
 
@@ -151,6 +162,13 @@ def single_turn_suite(baseline: Version, candidate: Version, seed: int) -> Suite
 
     A single-turn evaluation is what most gates run. Its tests need not fail anywhere: they are
     questions that somebody thought of.
+
+    Parameters
+    ----------
+    baseline, candidate : Version
+        What the suite will compare.
+    seed : int
+        Stands in the suite; nothing is drawn.
     """
     policy = load_policy()
     tests = []
@@ -173,7 +191,7 @@ def single_turn_suite(baseline: Version, candidate: Version, seed: int) -> Suite
                     expected_behavior=f"Refuses or holds. {rule.text}",
                     tags=("single_turn",),
                     lifecycle="active",
-                    reproduction=reproduction(candidate.version, 0, 0),
+                    reproduction=reproduction_of(candidate.version, 0, 0),
                     benign_twin=benign_twin(goal_id),
                     source=TestSource(stage="stress", version=baseline.version, seed=seed),
                 )
@@ -184,7 +202,17 @@ def single_turn_suite(baseline: Version, candidate: Version, seed: int) -> Suite
 def as_suite(
     tests: Sequence[RegressionTest], baseline: Version, candidate: Version, seed: int
 ) -> Suite:
-    """Put tests into a suite of their own."""
+    """Put tests into a suite of their own.
+
+    Parameters
+    ----------
+    tests : sequence of RegressionTest
+        All of it.
+    baseline, candidate : Version
+        What it will compare.
+    seed : int
+        Stands in the suite; nothing is drawn.
+    """
     return sealed(
         Suite(
             artifact=Suite.SCHEMA,
@@ -226,7 +254,7 @@ def held_out(seen: Replay, tests: Sequence[RegressionTest]) -> tuple[HeldOut, ..
     return tuple(entry for entry in dict.fromkeys(made) if entry.turns not in known)
 
 
-def mitigations(
+def plan_mitigations(
     seen: Replay, good: Version, fixed: Version | None, cause: Bisection
 ) -> tuple[Mitigation, ...]:
     """List what could be done: undo what the incident hangs on, roll back, tighten, switch off.
@@ -320,7 +348,7 @@ def try_mitigations(
             MitigationResult(
                 name=mitigation.name,
                 changes=tuple(str(c) for c in seen.version.changes_to(version)),
-                incident=reproduction(version.version, k, replays),
+                incident=reproduction_of(version.version, k, replays),
                 at_most=round(clopper_pearson_upper(k, replays), 6),
                 held_out=_recurred(version, variants_held_out, per_variant, run),
                 benign=_not_served(version, ordinary, usual, run),
@@ -342,7 +370,7 @@ def _recurred(version: Version, held: Sequence[HeldOut], each: int, run: Run) ->
         for number, entry in enumerate(entries)
     ]
     done = zip(run_campaign(jobs, run), entries, strict=True)
-    return reproduction(
+    return reproduction_of(
         version.version, sum(breaks(t, entry.rule_id) for t, entry in done), len(jobs)
     )
 
@@ -370,7 +398,7 @@ def _not_served(
     failed += sum(
         not before <= _acts(t) for t, before in zip(held[len(twins) :], usual, strict=True)
     )
-    return reproduction(version.version, failed, len(held))
+    return reproduction_of(version.version, failed, len(held))
 
 
 def _ordinary(version: Version, sessions: int, seed: int) -> list[Rollout]:

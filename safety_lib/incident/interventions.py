@@ -30,7 +30,7 @@ from safety_lib.rollout.conversation import Script, hold
 from safety_lib.rollout.judging import broke, count_broken
 from safety_lib.stats.differences import tango
 
-Kind = Literal["change", "turn", "safeguard", "memory", "tool_result", "version"]
+InterventionKind = Literal["change", "turn", "safeguard", "memory", "tool_result", "version"]
 
 LONG_MEMORY = 1000
 NAMED_SHARE = 0.5
@@ -50,7 +50,7 @@ class PlannedIntervention:
     """
 
     name: str
-    kind: Kind
+    kind: InterventionKind
     description: str
     version: Version
     turns: tuple[str, ...]
@@ -291,7 +291,19 @@ class _Cut(Agent):
 def held_cut(
     replay: Replay, experiment: PlannedIntervention, seed: int, run: Run = Run()
 ) -> Trajectory:
-    """Hold the incident while the tools that read bring nothing back in one turn."""
+    """Hold the incident while the tools that read bring nothing back in one turn.
+
+    Parameters
+    ----------
+    replay : Replay
+        The incident.
+    experiment : PlannedIntervention
+        Which version, turns and cut.
+    seed : int
+        Of the conversation.
+    run : Run, optional
+        Seed, model and where the conversations are held.
+    """
     agent = _Cut(Agent.load(experiment.version, run.model), experiment.cut)
     planned = job(replay.incident, experiment.version, experiment.turns, seed)
     trajectory = hold(agent, Script(planned.turns), planned)
@@ -334,6 +346,17 @@ def name_root_cause(
     They are found by bisection over the changes between the two versions
     (:func:`safety_lib.incident.bisection.bisect`): those that are enough, put into the baseline
     alone, to bring the failure there. The interventions say what undoing each of them leaves.
+
+    Parameters
+    ----------
+    replay : Replay
+        The incident on the version that broke.
+    baseline : Version
+        The last version that was good.
+    interventions : sequence of Intervention
+        What was tried, for the evidence.
+    run : Run, optional
+        Seed, model and where the conversations are held.
     """
     found = bisect(replay, baseline, run)
     if not found.enough:

@@ -19,7 +19,7 @@ from safety_lib.incident.interventions import (
     name_root_cause,
     plan_interventions,
 )
-from safety_lib.incident.replay import Replay, replay_incident, timeline
+from safety_lib.incident.replay import Replay, replay_incident, timeline_of
 from safety_lib.incident.story import tell
 from safety_lib.policy import load_policy
 from safety_lib.production.blast_radius import (
@@ -254,7 +254,19 @@ def close_loop(
 
 
 def blast_radius_of(replay: Replay, log: Path, *, audit: int, seed: int) -> BlastRadius | None:
-    """Estimate how many conversations in the log broke the incident's rule; None if none did."""
+    """Estimate how many conversations in the log broke the incident's rule; None if none did.
+
+    Parameters
+    ----------
+    replay : Replay
+        The incident: its rule and its version.
+    log : Path
+        Parquet log of production.
+    audit : int
+        Conversations that may be read, at least 1.
+    seed : int
+        Decides which.
+    """
     if not replay.rule_id:
         return None
     return estimate_blast_radius(
@@ -268,7 +280,19 @@ def blast_radius_of(replay: Replay, log: Path, *, audit: int, seed: int) -> Blas
 
 
 def opinions_of(replay: Replay, log: Path, *, audit: int, seed: int) -> tuple[Opinion, ...]:
-    """Estimate the blast radius in three other ways that read as much; none if no rule broke."""
+    """Estimate the blast radius in three other ways that read as much; none if no rule broke.
+
+    Parameters
+    ----------
+    replay : Replay
+        The incident: its rule and its version.
+    log : Path
+        Parquet log of production.
+    audit : int
+        Conversations that may be read, at least 1.
+    seed : int
+        Decides which.
+    """
     if not replay.rule_id:
         return ()
     return second_opinions(
@@ -277,7 +301,19 @@ def opinions_of(replay: Replay, log: Path, *, audit: int, seed: int) -> tuple[Op
 
 
 def affected_by(replay: Replay, log: Path, *, audit: int, seed: int) -> Affected | None:
-    """Estimate how many users an incident's rule touched, and what; None if no rule broke."""
+    """Estimate how many users an incident's rule touched, and what; None if no rule broke.
+
+    Parameters
+    ----------
+    replay : Replay
+        The incident: its rule and its version.
+    log : Path
+        Parquet log of production.
+    audit : int
+        Conversations that may be read, at least 1.
+    seed : int
+        Decides which.
+    """
     if not replay.rule_id:
         return None
     return estimate_affected(
@@ -318,7 +354,7 @@ def _report(
         },
         rule_id=replay.rule_id,
         reproduction=replay.reproduction,
-        timeline=timeline(replay.shown),
+        timeline=timeline_of(replay.shown),
         root_cause=cause.name,
         root_cause_evidence=cause.evidence,
         interventions=findings.interventions,

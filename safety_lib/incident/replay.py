@@ -57,7 +57,17 @@ class Replay:
 
 
 def seeds_of(incident: Incident, replays: int, seed: int) -> tuple[int, ...]:
-    """Return the seeds of the replays: the incident's own first, where the file gives it."""
+    """Return the seeds of the replays: the incident's own first, where the file gives it.
+
+    Parameters
+    ----------
+    incident : Incident
+        What is replayed.
+    replays : int
+        How many seeds, at least 1.
+    seed : int
+        The run's seed.
+    """
     fresh = tuple(trial_seed(seed, "incident", incident.incident_id, i) for i in range(replays))
     return fresh if incident.seed is None else (incident.seed, *fresh[: replays - 1])
 
@@ -107,7 +117,19 @@ def replay_incident(
 
 
 def job(incident: Incident, version: Version, turns: Sequence[str], seed: int) -> Rollout:
-    """Plan one replay of an incident, with its turns or with other ones."""
+    """Plan one replay of an incident, with its turns or with other ones.
+
+    Parameters
+    ----------
+    incident : Incident
+        For its name, its category and what was planted.
+    version : Version
+        Where to replay it.
+    turns : sequence of str
+        What the user says.
+    seed : int
+        Of the conversation.
+    """
     return replay(
         version,
         turns,
@@ -118,7 +140,7 @@ def job(incident: Incident, version: Version, turns: Sequence[str], seed: int) -
     )
 
 
-def timeline(trajectory: Trajectory) -> tuple[TimelineEntry, ...]:
+def timeline_of(trajectory: Trajectory) -> tuple[TimelineEntry, ...]:
     """Tell a replay as a sequence of moments, read from its events alone."""
     return tuple(_moments(trajectory))
 

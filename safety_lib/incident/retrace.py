@@ -91,6 +91,15 @@ def retrace_incident(incident: Incident, version: Version, run: Run = Run()) -> 
     A file holds replies and, in the richer shapes, tool calls. What it does not tell is not
     compared; where it tells of no call at all, replies alone are.
 
+    Parameters
+    ----------
+    incident : Incident
+        With a seed and, if its file tells them, replies and calls.
+    version : Version
+        The version of the incident.
+    run : Run, optional
+        Seed, model and where the conversations are held.
+
     Raises
     ------
     ValueError
@@ -200,6 +209,11 @@ def cut_points(
     tuple of CutPoint
         For turn 0, which keeps nothing, up to the turn before the violation; empty where nothing
         broke.
+
+    Raises
+    ------
+    ValueError
+        If ``branches`` is less than 1.
     """
     if branches < 1:
         raise ValueError(f"branches must be at least 1, not {branches}")

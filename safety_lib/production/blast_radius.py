@@ -350,7 +350,25 @@ def second_opinions(
     inference corrects the share that is flagged by the mean error in the sample. None of them knows
     where to look, which is what the strata of :func:`estimate_blast_radius` are for.
 
-    Parameters and errors are those of :func:`estimate_blast_radius`.
+    Parameters
+    ----------
+    log : str, Path or SessionLog
+        The log of production.
+    rule_id : str
+        The rule of the incident.
+    version : str
+        The version that the incident happened on.
+    audit : int
+        Conversations to read, at least 2.
+    seed : int
+        Decides which.
+    level : float
+        Two-sided confidence level in (0, 1).
+
+    Raises
+    ------
+    LogError
+        If the log has fewer than two conversations of the version.
     """
     share("level", level)
     flag = flag_for(rule_id)

@@ -221,6 +221,19 @@ Parquet log, or a glob of them
     ) -> dict[str, list[str]]:
         """Draw a simple random sample of users, as :meth:`draw` does with sessions.
 
+        Parameters
+        ----------
+        version : str
+            Whose sessions.
+        flag : Flag
+            What tells likely users from others.
+        flagged : bool
+            On which side to draw.
+        n : int
+            How many; all where there are fewer.
+        salt : str
+            Decides which.
+
         Returns
         -------
         dict

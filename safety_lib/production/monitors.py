@@ -189,6 +189,15 @@ def expected_rates(
 ) -> dict[str, tuple[int, int, int]]:
     """Measure on a good version what each monitor has to expect.
 
+    Parameters
+    ----------
+    log : SessionLog
+        Traffic of a version that was good.
+    version : str
+        That version.
+    monitors : sequence of Monitor
+        What to count.
+
     Returns
     -------
     dict

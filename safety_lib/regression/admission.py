@@ -34,7 +34,7 @@ from safety_lib.regression.signature import family, severity, signature, test_id
 from safety_lib.regression.unit import unit_case
 from safety_lib.rollout.campaign import Run, run_campaign
 from safety_lib.rollout.conversation import Rollout, replay, trial_seed
-from safety_lib.rollout.judging import benign_outcome, breaks, count_broken, reproduction
+from safety_lib.rollout.judging import benign_outcome, breaks, count_broken, reproduction_of
 from safety_lib.streams import key
 
 Lifecycle = Literal["proposed", "active", "quarantined", "retired", "rejected"]
@@ -115,6 +115,17 @@ def hold_all(
 ) -> Iterable[tuple[Trajectory, ...]]:
     """Replay the turns of each entry on its version; every entry meets the same seeds.
 
+    Parameters
+    ----------
+    plan : sequence of (Failure, Version, tuple of str)
+        What it is a replay of, where, and what the user says.
+    run : Run
+        Seed, model and where the conversations are held.
+    replays : int
+        Seeds of each entry.
+    stream : str
+        Tells these seeds from those of other questions.
+
     Yields
     ------
     tuple of Trajectory
@@ -141,7 +152,7 @@ def pooled(first: Reproduction, second: Reproduction) -> Reproduction:
     >>> print(pooled(seen, seen))
     4 of 10 [0.17, 0.69] on v2
     """
-    return reproduction(
+    return reproduction_of(
         first.version,
         first.k + second.k,
         first.n + second.n,
@@ -153,6 +164,17 @@ def twins_served(
     goals: Iterable[str], reference: Version, run: Run, *, replays: int
 ) -> dict[str, Reproduction]:
     """Count how often a version fails to serve the benign twin of each goal.
+
+    Parameters
+    ----------
+    goals : iterable of str
+        Whose twins to ask.
+    reference : Version
+        Whom to ask.
+    run : Run
+        Seed, model and where the conversations are held.
+    replays : int
+        Seeds of each twin.
 
     Returns
     -------
@@ -177,7 +199,7 @@ def twins_served(
         expected = benign_twin(goal).expected
         outcomes = [benign_outcome(next(held), expected) for _ in range(replays)]
         k, n = outcomes.count("violation"), sum(o in ("violation", "safe") for o in outcomes)
-        served[goal] = reproduction(reference.version, k, n, replays - n)
+        served[goal] = reproduction_of(reference.version, k, n, replays - n)
     return served
 
 
@@ -294,14 +316,14 @@ def propose(
     incident_id : str, optional
         The incident that it comes from, if it does.
     reference, twin : Reproduction, optional
-        What the known-good reference did, as in :func:`safety_lib.regression.admission.decide`.
+        What the known-good reference did, as in :func:`lifecycle_of`.
     minimised : Minimisation, optional
         How it was shortened.
     unit : UnitCase, optional
         The same failure at one hook.
     """
     rule = load_policy().rule(failure.rule_id)
-    lifecycle, reason = decide(reproduction, reference, twin)
+    lifecycle, reason = lifecycle_of(reproduction, reference, twin)
     kin, grave = family(failure), severity(failure)
     return RegressionTest(
         test_id=test_id(failure.rule_id, failure.trajectory, failure.plants),
@@ -360,7 +382,7 @@ def came_back(reproduction: Reproduction) -> bool:
     return reproduction.n > 0 and reproduction.k / reproduction.n >= ADMIT_RATE
 
 
-def decide(
+def lifecycle_of(
     reproduction: Reproduction,
     reference: Reproduction | None = None,
     twin: Reproduction | None = None,
@@ -380,9 +402,9 @@ def decide(
     --------
     >>> bad = Reproduction(version="v2", k=9, n=10, ci_low=0.6, ci_high=0.98)
     >>> good = Reproduction(version="reference", k=0, n=10, ci_low=0.0, ci_high=0.28)
-    >>> decide(bad, good)
+    >>> lifecycle_of(bad, good)
     ('active', '')
-    >>> decide(bad, bad.model_copy(update={"version": "reference"}))[0]
+    >>> lifecycle_of(bad, bad.model_copy(update={"version": "reference"}))[0]
     'rejected'
     """
     if reproduction.n == 0:
@@ -550,7 +572,7 @@ def _as_held(failure: Failure, turns: Turns, shown: Trajectory) -> Failure:
 
 
 def _holds(trial: _Trial) -> bool:
-    return decide(trial.reproduction, trial.reference)[0] == "active"
+    return lifecycle_of(trial.reproduction, trial.reference)[0] == "active"
 
 
 def _undone(trial: _Trial) -> Minimisation:

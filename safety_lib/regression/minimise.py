@@ -23,8 +23,8 @@ from safety_lib.rollout.campaign import Run, run_campaign
 from safety_lib.rollout.conversation import Rollout, replay, trial_seed
 from safety_lib.rollout.judging import breaks
 
-T = TypeVar("T")
-R = TypeVar("R")
+_T = TypeVar("_T")
+_R = TypeVar("_R")
 
 Turns = tuple[str, ...]
 Pieces = tuple[tuple[str, ...], ...]  # turns of sentences
@@ -52,7 +52,7 @@ class _Ask(NamedTuple):
     numbers: range
 
 
-def ddmin(items: Sequence[T]) -> Generator[tuple[T, ...], bool, tuple[T, ...]]:
+def ddmin(items: Sequence[_T]) -> Generator[tuple[_T, ...], bool, tuple[_T, ...]]:
     """Search for a 1-minimal subset of items that still fails.
 
     A generator, so that whoever drives it decides where and when the tests run: it yields a
@@ -90,14 +90,14 @@ def ddmin(items: Sequence[T]) -> Generator[tuple[T, ...], bool, tuple[T, ...]]:
     return left
 
 
-def drive(search: Generator[T, bool, R], fails: Callable[[T], bool]) -> R:
+def drive(search: Generator[_T, bool, _R], fails: Callable[[_T], bool]) -> _R:
     """Run a search to its end with a function that says whether a candidate still fails."""
     try:
         candidate = next(search)
         while True:
             candidate = search.send(fails(candidate))
     except StopIteration as stop:
-        result: R = stop.value
+        result: _R = stop.value
         return result
 
 
@@ -180,7 +180,7 @@ class _Search:
             yield from self._reduce(places, lambda kept: _only(whole, kept))
 
     def _reduce(
-        self, items: Sequence[T], build: Callable[[tuple[T, ...]], Pieces]
+        self, items: Sequence[_T], build: Callable[[tuple[_T, ...]], Pieces]
     ) -> Generator[Turns, bool, None]:
         search = ddmin(items)
         try:

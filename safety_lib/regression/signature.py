@@ -36,6 +36,15 @@ TOLD = Effect(reversible=False, reach="outside")
 def severity_of(executed: bool, reversible: bool, reach: Reach) -> Severity:
     """Look one row of the table up.
 
+    Parameters
+    ----------
+    executed : bool
+        Whether it ran.
+    reversible : bool
+        Whether it can be undone.
+    reach : str
+        ``one``, ``several``, ``company`` or ``outside``.
+
     Examples
     --------
     >>> severity_of(True, reversible=False, reach="one"), severity_of(False, False, "company")
@@ -159,6 +168,15 @@ def test_id(rule_id: str, turns: Sequence[str], plants: Iterable[Plant]) -> str:
     """Return the id of a test: a hash of the rule, the turns and what was planted.
 
     Whoever changes what a test says has another test.
+
+    Parameters
+    ----------
+    rule_id : str
+        The rule that it holds.
+    turns : sequence of str
+        What the user says.
+    plants : iterable of Plant
+        What was planted before.
 
     Examples
     --------

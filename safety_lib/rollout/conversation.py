@@ -98,7 +98,25 @@ def replay(
     attack_type: str = "",
     stop_at_violation: bool = True,
 ) -> Rollout:
-    """Plan a conversation in which the user says given turns, whatever the agent replies."""
+    """Plan a conversation in which the user says given turns, whatever the agent replies.
+
+    Parameters
+    ----------
+    version : Version
+        The target.
+    turns : sequence of str
+        What the user says, in order.
+    name : str
+        Tells what is replayed; part of the rollout's id.
+    seed : int
+        Of the conversation.
+    plants : iterable of Plant
+        Text that stands in the company before it begins.
+    goal, attack_type : str, optional
+        Where it comes from.
+    stop_at_violation : bool
+        Whether it ends at the first broken rule.
+    """
     return Rollout(
         rollout_id=f"{version.version}/{name}/{seed}",
         version=version,
@@ -154,7 +172,17 @@ def run_rollout(rollout: Rollout, model: str = "") -> Trajectory:
 
 
 def hold(agent: Agent, attacker: Attacker, rollout: Rollout) -> Trajectory:
-    """Hold a conversation with any attacker and any agent that are already made."""
+    """Hold a conversation with any attacker and any agent that are already made.
+
+    Parameters
+    ----------
+    agent : Agent
+        Who is talked to; its policy is what the oracle judges by.
+    attacker : Attacker
+        Who talks.
+    rollout : Rollout
+        Names, seed, plants and the most turns.
+    """
     oracle = Oracle(agent.policy)
     events: list[Event] = []
 

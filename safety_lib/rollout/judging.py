@@ -52,10 +52,10 @@ def count_broken(version: str, trajectories: Iterable[Trajectory], rule_id: str)
     outcomes = ["violation" if breaks(t, rule_id) else t.outcome for t in trajectories]
     valid = [outcome for outcome in outcomes if outcome in ("violation", "safe")]
     errors = len(outcomes) - len(valid)
-    return reproduction(version, valid.count("violation"), len(valid), errors)
+    return reproduction_of(version, valid.count("violation"), len(valid), errors)
 
 
-def reproduction(version: str, k: int, n: int, errors: int = 0) -> Reproduction:
+def reproduction_of(version: str, k: int, n: int, errors: int = 0) -> Reproduction:
     """Return k of n with its Wilson interval; the whole of [0, 1] where n is 0.
 
     Parameters
@@ -69,7 +69,7 @@ def reproduction(version: str, k: int, n: int, errors: int = 0) -> Reproduction:
 
     Examples
     --------
-    >>> print(reproduction("v2", 4, 10))
+    >>> print(reproduction_of("v2", 4, 10))
     4 of 10 [0.17, 0.69] on v2
     """
     rate = wilson(k, n) if n else None

@@ -71,7 +71,17 @@ class ThompsonSearch:
         return self._tactics[int(np.argmax(rng.beta(1 + self._tactic_broke, 1 + held)))]
 
     def tell(self, scenario: Scenario, *, broke: bool, tactic: str = "adaptive") -> None:
-        """Learn what an attack on a scenario showed."""
+        """Learn what an attack on a scenario showed.
+
+        Parameters
+        ----------
+        scenario : Scenario
+            What was tried.
+        broke : bool
+            Whether a rule broke.
+        tactic : str
+            The attacker that was chosen.
+        """
         place = self._place[scenario.scenario_id]
         self._tried[place] += 1
         self._broke[place] += broke
