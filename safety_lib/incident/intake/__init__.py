@@ -1,0 +1,235 @@
+"""An incident or a trace of another tool comes in and becomes one typed incident.
+
+Five shapes are read: the incident file of this project, the richer one with a role for each turn,
+OpenAI chat messages (JSON or JSONL), OpenTelemetry GenAI spans and Inspect logs. The names that
+each shape has for the same thing stand in ``ALIASES`` and nowhere else. Nothing is invented: what a
+file does not tell stays empty, and what it tells and a replay cannot use is listed as a gap. Labels
+are kept as claims; no stage reads them before it has an answer of its own.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from safety_lib.agent.sandbox import load_company
+from safety_lib.agent.versions import RELEASED
+from safety_lib.artifacts import read_incident, sha256_of
+from safety_lib.incident.intake.door import ALIASES, MOST_LISTED, Door, field_of, flattened, path_to
+from safety_lib.incident.intake.exchanges import fold, note_unknown_tools
+from safety_lib.incident.intake.shapes import READERS, of_turns, shape_of
+from safety_lib.records import Incident, IncidentTurn, Plant, ReportedCall
+
+__all__ = ["Intake", "take_in"]
+
+_TOLD = (
+    "timestamp",
+    "severity",
+    "category",
+    "description",
+    "affected_users",
+    "detected_by",
+    "detection_latency_hours",
+    "remediation_actions",
+    "root_cause_preliminary",
+)
+_MAIL = re.compile(r"^(M-\d+): (.*)$")
+
+
+@dataclass(frozen=True)
+class Intake:
+    """An incident as it came through the door.
+
+    Attributes
+    ----------
+    incident : Incident
+        What is known.
+    source : str
+        Which of the shapes it came in.
+    gaps : tuple of str
+        What is missing, unknown or cannot be replayed, one line each; empty where nothing is.
+    """
+
+    incident: Incident
+    source: str
+    gaps: tuple[str, ...]
+
+    def __str__(self) -> str:
+        found = self.incident
+        calls = sum(len(turn.calls) for turn in found.trajectory)
+        lines = [
+            f"{found.incident_id} from {self.source}: {len(found.trajectory)} turns, {calls} tool "
+            f"calls, {len(found.plants)} planted texts"
+        ]
+        lines += [f"  missing: {gap}" for gap in self.gaps]
+        return "\n".join(lines)
+
+
+def take_in(path: str | Path, conversation: str = "") -> Intake:
+    """Read an incident, or a trace of another tool, whichever of the five shapes it has.
+
+    Parameters
+    ----------
+    path : str or Path
+        A JSON or JSONL file in UTF-8; a binary Inspect log needs inspect-ai.
+    conversation : str, optional
+        Which conversation to take from a file that holds several: its id, or its number from 1.
+
+    Returns
+    -------
+    Intake
+
+    Raises
+    ------
+    ArtifactError
+        With one line: the file, what is wrong and what to do.
+
+    Examples
+    --------
+    >>> print(take_in("artifacts/incident_example.json"))
+    INC-2024-001 from incident file: 7 turns, 0 tool calls, 0 planted texts
+    """
+    door = Door(Path(path))
+    try:
+        return _taken(door, conversation)
+    except RecursionError as error:
+        raise door.refusal("nested too deeply") from error
+
+
+def _taken(door: Door, conversation: str) -> Intake:
+    tree = door.read()
+    shape, conversations = shape_of(tree, door)
+    if shape == "incident file":
+        return _own(door)
+    key, held = door.pick(conversations, conversation)
+    about: dict[str, Any] = {}
+    if shape == "role-per-turn incident":
+        about = tree[0] if isinstance(tree, list) else tree
+        messages = list(of_turns(held, door))
+    else:
+        messages = list(READERS[shape](held, door))
+    turns, number_of = fold(messages, door)
+    if not turns:
+        raise door.refusal("holds no message of a user, so there is nothing to replay")
+    return Intake(_incident(about, turns, number_of, door, key or tree), shape, tuple(door.gaps))
+
+
+def _own(door: Door) -> Intake:
+    incident = read_incident(door.path)
+    for turn in incident.trajectory:
+        note_unknown_tools(turn.calls, door)
+    if incident.seed is None:
+        door.gap("seed: the file gives none, so fresh ones are drawn")
+    return Intake(incident, "incident file", tuple(door.gaps))
+
+
+def _incident(
+    about: Mapping[str, Any],
+    turns: Sequence[IncidentTurn],
+    number_of: Mapping[Any, int],
+    door: Door,
+    identity: Any,
+) -> Incident:
+    told = {name: field_of(about, name) for name in ALIASES}
+    unknown = [name for name in _TOLD if told[name] in (None, "", [], {})]
+    if unknown:
+        door.gap(f"not told: {', '.join(unknown)}")
+    if not told["incident_id"]:
+        told["incident_id"] = f"trace-{sha256_of(identity)[:12]}"
+        door.gap("incident_id: none in the file; named after a hash of it")
+    version = _known_version(told["agent_version"], door)
+    seed = told["seed"] if type(told["seed"]) is int else None
+    if seed is None:
+        door.gap("seed: none in the file, so fresh ones are drawn")
+    if door.other_fields:
+        listed = sorted(map(str, door.other_fields))[:MOST_LISTED]
+        door.gap(f"fields of messages that are not read: {', '.join(listed)}")
+    plants = tuple(_plants(turns, door))
+    claims = _claims(about, number_of)
+    causes = told["root_cause_preliminary"]
+    actions = told["remediation_actions"]
+    try:
+        return Incident(
+            incident_id=str(told["incident_id"]),
+            timestamp=str(told["timestamp"] or ""),
+            severity=str(told["severity"] or ""),
+            category=str(told["category"] or ""),
+            description=str(told["description"] or ""),
+            trajectory=tuple(turns),
+            affected_users=told["affected_users"],
+            detected_by=str(told["detected_by"] or ""),
+            detection_latency_hours=told["detection_latency_hours"],
+            remediation_actions=tuple(map(str, actions if isinstance(actions, list) else ())),
+            root_cause_preliminary=(
+                ", ".join(map(str, causes)) if isinstance(causes, list) else str(causes or "")
+            ),
+            agent_version=version,
+            seed=seed,
+            plants=plants,
+            claims=claims,
+        )
+    except ValidationError as error:
+        first = error.errors(include_input=False, include_url=False)[0]
+        where = ".".join(str(part) for part in first["loc"])
+        raise door.refusal(f"field {where}: {first['msg']}") from error
+
+
+def _claims(about: Mapping[str, Any], number_of: Mapping[Any, int]) -> dict[str, str]:
+    used = {path_to(about, name) for name in ALIASES} - {None}
+    claims = {}
+    for path, value in flattened({k: about[k] for k in about if k not in ("sessions",)}):
+        if path not in used and path.split(".")[0] not in ALIASES["trajectory"]:
+            claims[path] = value
+    unsafe = about.get("first_unsafe_turn")
+    if isinstance(unsafe, int) and unsafe in number_of:
+        claims["first_unsafe_turn"] = str(number_of[unsafe])  # messages are counted there
+    return claims
+
+
+def _plants(turns: Iterable[IncidentTurn], door: Door) -> Iterator[Plant]:
+    """Yield what the record shows in tickets, files and mails and the company does not hold."""
+    company, done = load_company(), set()
+    for turn in turns:
+        for call in turn.calls:
+            if call.result is None or call.status not in (None, "executed"):
+                continue
+            for where, key, text in _read(call, turn.turn, door):
+                if key not in done and company[where].get(key) != text:
+                    done.add(key)
+                    yield Plant.model_validate({"where": where, "key": key, "text": text})
+            customer = call.arguments.get("customer")
+            if call.name == "lookup_customer" and customer not in company["customers"]:
+                door.gap(f"turn {turn.turn}: the company has no customer {customer}")
+
+
+def _read(call: ReportedCall, number: int, door: Door) -> Iterator[tuple[str, str, str]]:
+    text = call.result or ""
+    if call.name not in ("read_ticket", "read_file", "read_inbox"):
+        return
+    if call.name == "read_inbox":
+        for line in text.splitlines():
+            mail = _MAIL.match(line)
+            if mail:
+                yield "inbox", mail.group(1), mail.group(2)
+            elif line.strip():
+                door.gap(f"turn {number}: a line of the inbox has no mail id and is left out")
+    else:
+        where, name = ("tickets", "ticket") if call.name == "read_ticket" else ("files", "path")
+        key = call.arguments.get(name)
+        if isinstance(key, str):
+            yield where, key, text
+
+
+def _known_version(told: Any, door: Door) -> str:
+    if told in (None, ""):
+        door.gap("agent_version: not told; the replay is told one")
+        return ""
+    if str(told) not in RELEASED:
+        door.gap(f"agent_version: {told} is none of this project's; the replay is told one")
+        return ""
+    return str(told)
