@@ -12,7 +12,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import ArrayLike
 
-from safety_lib.stats.intervals import Interval, k_of_n, share, whole, z_value
+from safety_lib.stats.intervals import share, whole, z_value
 
 
 def hypergeometric_upper(
@@ -96,28 +96,6 @@ def hypergeometric_lower(
     return int(population) - hypergeometric_upper(n - k, n, population, level, mid_p=mid_p)
 
 
-def hypergeometric_interval(k: int, n: int, population: int, level: float = 0.95) -> Interval:
-    """Exact two-sided interval for the number of positives in a finite population.
-
-    Parameters and errors are those of `hypergeometric_upper`; the estimate is population * k / n
-    and needs n >= 1.
-
-    Examples
-    --------
-    >>> print(hypergeometric_interval(5, 100, 1_000))
-    50.000 [18.000, 109.000]
-    """
-    k, n = k_of_n(k, n)
-    one_sided = (1 + share("level", level)) / 2
-    return Interval(
-        population * k / n,
-        hypergeometric_lower(k, n, population, one_sided),
-        hypergeometric_upper(k, n, population, one_sided),
-        level,
-        "hypergeometric",
-    )
-
-
 @dataclass(frozen=True, slots=True)
 class StratifiedEstimate:
     """Positives in a stratified population with bounds; result of `stratified_audit`.
@@ -134,12 +112,6 @@ class StratifiedEstimate:
     population: int
     level: float
     method: str
-
-    @property
-    def prevalence(self) -> Interval:
-        """The same as a share of the population, in [0, 1]."""
-        total, low, high = (x / self.population for x in (self.total, self.low, self.high))
-        return Interval(total, low, high, self.level, self.method)
 
     def __str__(self) -> str:
         return f"{self.total:.0f} of {self.population} [{self.low:.0f}, {self.high:.0f}]"

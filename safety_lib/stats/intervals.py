@@ -1,7 +1,7 @@
 """Intervals for one rate, and the two result types that every other module returns.
 
-Wilson is for display, Clopper-Pearson for guarantees. Nothing here has zero width when nothing
-failed: a sample without failures bounds the rate, it does not prove it to be zero.
+Wilson is for display, Clopper-Pearson's exact bound for guarantees. Nothing here has zero width
+when nothing failed: a sample without failures bounds the rate, it does not prove it to be zero.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from statistics import NormalDist
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 FloatArray = NDArray[np.float64]
 
@@ -88,23 +88,17 @@ def share(name: str, value: float) -> float:
     return float(value)
 
 
+def finite_array(name: str, values: ArrayLike) -> FloatArray:
+    """Return values as a non-empty vector of finite floats, or raise a ValueError."""
+    array = np.asarray(values, dtype=np.float64)
+    if array.ndim != 1 or array.size == 0 or not np.isfinite(array).all():
+        raise ValueError(f"{name} must be a non-empty one-dimensional array of finite numbers")
+    return array
+
+
 def z_value(level: float) -> float:
     """Return the normal quantile of a two-sided interval with this level: 1.96 for 0.95."""
     return NormalDist().inv_cdf((1 + share("level", level)) / 2)
-
-
-def wilson_bounds(
-    k: NDArray[Any] | float, n: NDArray[Any] | float, level: float
-) -> tuple[FloatArray, FloatArray]:
-    """Wilson bounds for arrays of counts; see `wilson`."""
-    z2 = z_value(level) ** 2
-    p = k / n
-    centre = (p + z2 / (2 * n)) / (1 + z2 / n)
-    half = np.sqrt(z2 * (p * (1 - p) / n + z2 / (4 * n * n))) / (1 + z2 / n)
-    # At k = 0 and k = n the bound is the estimate itself; rounding must not move it past.
-    low = np.where(k == 0, 0.0, np.minimum(centre - half, p))
-    high = np.where(k == n, 1.0, np.maximum(centre + half, p))
-    return low, high
 
 
 def wilson(k: int, n: int, level: float = 0.95) -> Rate:
@@ -132,31 +126,14 @@ def wilson(k: int, n: int, level: float = 0.95) -> Rate:
     0/20 = 0.000 [0.000, 0.161]
     """
     k, n = k_of_n(k, n)
-    low, high = wilson_bounds(k, n, level)
-    return Rate(k, n, float(low), float(high), level, "wilson")
-
-
-def clopper_pearson(k: int, n: int, level: float = 0.95) -> Rate:
-    """Exact interval for one rate: it never covers less than its level.
-
-    Parameters and errors are those of `wilson`.
-
-    References
-    ----------
-    Clopper and Pearson, Biometrika 26, 1934, 404-413.
-
-    Examples
-    --------
-    >>> print(clopper_pearson(0, 20))
-    0/20 = 0.000 [0.000, 0.168]
-    """
-    from scipy.special import betaincinv
-
-    k, n = k_of_n(k, n)
-    tail = (1 - share("level", level)) / 2
-    low = 0.0 if k == 0 else float(betaincinv(k, n - k + 1, tail))
-    high = 1.0 if k == n else float(betaincinv(k + 1, n - k, 1 - tail))
-    return Rate(k, n, low, high, level, "clopper-pearson")
+    z2 = z_value(level) ** 2
+    p = k / n
+    centre = (p + z2 / (2 * n)) / (1 + z2 / n)
+    half = math.sqrt(z2 * (p * (1 - p) / n + z2 / (4 * n * n))) / (1 + z2 / n)
+    # At k = 0 and k = n the bound is the estimate itself; rounding must not move it past.
+    low = 0.0 if k == 0 else min(centre - half, p)
+    high = 1.0 if k == n else max(centre + half, p)
+    return Rate(k, n, low, high, level, "wilson")
 
 
 def clopper_pearson_upper(k: int, n: int, level: float = 0.95) -> float:
@@ -190,37 +167,6 @@ def clopper_pearson_upper(k: int, n: int, level: float = 0.95) -> float:
     if k == 0:
         return -math.expm1(math.log(1 - level) / n)
     return 1.0 if k == n else float(betaincinv(k + 1, n - k, level))
-
-
-def rule_of_three(n: int) -> float:
-    """Mental-arithmetic version of `clopper_pearson_upper` at 95% for no failure in n: 3/n.
-
-    References
-    ----------
-    Hanley and Lippman-Hand, JAMA 249, 1983, 1743-1745.
-
-    Examples
-    --------
-    >>> rule_of_three(300)
-    0.01
-    """
-    return min(1.0, 3 / k_of_n(0, n)[1])
-
-
-def n_to_see_one(p: float, confidence: float = 0.95) -> int:
-    """Trials needed to see a failure of rate p at least once with this confidence.
-
-    Raises
-    ------
-    ValueError
-        If p or confidence is not in (0, 1).
-
-    Examples
-    --------
-    >>> n_to_see_one(0.01)
-    299
-    """
-    return math.ceil(math.log1p(-share("confidence", confidence)) / math.log1p(-share("p", p)))
 
 
 def bound_without_variation(
