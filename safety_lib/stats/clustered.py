@@ -40,6 +40,11 @@ def family_sums(d: ArrayLike, family: ArrayLike) -> FamilySums:
     family
         Label of each test's family, shape (tests,).
 
+    Returns
+    -------
+    FamilySums
+        Its sums lie within the sizes on either side of 0.
+
     Raises
     ------
     ValueError
@@ -105,6 +110,11 @@ def cluster_mean(d: ArrayLike, family: ArrayLike) -> ClusterMean:
         Paired difference of each test, in [-1, 1], shape (tests,).
     family
         Label of each test's family, shape (tests,).
+
+    Returns
+    -------
+    ClusterMean
+        The estimate in [-1, 1] and its standard error; bounds at any level are methods of it.
 
     Raises
     ------

@@ -111,6 +111,11 @@ def wilson(k: int, n: int, level: float = 0.95) -> Rate:
     level
         Two-sided confidence level in (0, 1).
 
+    Returns
+    -------
+    Rate
+        Bounds in [0, 1] around k/n, 0 at k = 0 and 1 at k = n.
+
     Raises
     ------
     ValueError
@@ -146,10 +151,15 @@ def clopper_pearson_upper(k: int, n: int, level: float = 0.95) -> float:
     level
         One-sided confidence level in (0, 1).
 
+    Returns
+    -------
+    float
+        In (k/n, 1], and 1 at k = n.
+
     Raises
     ------
     ValueError
-        If k and n are not counts with k <= n and n >= 1, or level is not in (0, 1).
+        If k and n are not whole numbers with 0 <= k <= n and n >= 1, or level is not in (0, 1).
 
     References
     ----------
@@ -175,8 +185,8 @@ def bound_without_variation(
     """Bounds on a mean when n independent units all gave the same value.
 
     Their empirical variance is zero, so a t interval or a bootstrap would claim certainty. What
-    the sample does say is that at most a share u = 1 - tail^(1/n) of all units differs, and those
-    could lie at either limit of the scale.
+    the sample does say is that at most a share u = 1 - tail^(1/n) of all units differs (the exact
+    bound of Clopper and Pearson), and those could lie at either limit of the scale.
 
     Parameters
     ----------
@@ -189,10 +199,19 @@ def bound_without_variation(
     lowest, highest
         Limits of the scale.
 
+    Returns
+    -------
+    low, high
+        Around the value, within the limits.
+
     Raises
     ------
     ValueError
         If value is outside the scale, n < 1 or tail is not in (0, 1).
+
+    References
+    ----------
+    Clopper and Pearson, Biometrika 26, 1934; Hanley and Lippman-Hand, JAMA 249, 1983.
 
     Examples
     --------
@@ -222,7 +241,7 @@ def percentile_interval(
     estimate
         The statistic on the data themselves, in [lowest, highest].
     draws
-        The statistic on each resample; NaN where it is undefined.
+        The statistic on each resample, shape (draws,); NaN where it is undefined.
     units
         Independent units that were resampled: what is left to go by when all draws are equal.
     level
@@ -231,6 +250,11 @@ def percentile_interval(
         Name for the result.
     lowest, highest
         Limits of the scale of the statistic.
+
+    Returns
+    -------
+    Interval
+        Around the estimate, also where a skewed statistic lies outside its own percentiles.
 
     Raises
     ------

@@ -80,7 +80,22 @@ def pass_hat_k(passes: ArrayLike, trials: ArrayLike, k: int) -> float:
 def pass_at_k(passes: ArrayLike, trials: ArrayLike, k: int) -> float:
     """Chance that *any* of k trials passes (pass@k): mean over tests of 1 - C(n-c,k) / C(n,k).
 
-    Parameters and errors are those of `pass_hat_k`.
+    Parameters
+    ----------
+    passes, trials
+        Passes c and trials n of each test, 0 <= c <= n: one number or shape (tests,).
+    k
+        Trials that are drawn, 1 <= k <= n for every test.
+
+    Returns
+    -------
+    float
+        In [0, 1]; an unbiased estimate for each test.
+
+    Raises
+    ------
+    ValueError
+        If the counts are impossible or k is outside [1, n].
 
     References
     ----------

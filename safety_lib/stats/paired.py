@@ -123,7 +123,12 @@ def sign_flip(
     rng
         Source of random flips; needed only for the Monte Carlo p-value.
     draws
-        Random flips of the Monte Carlo p-value.
+        Random flips of the Monte Carlo p-value, at least 1.
+
+    Returns
+    -------
+    SignFlip
+        The sum over all families, and its p-value in (0, 1].
 
     Raises
     ------

@@ -51,7 +51,7 @@ def cluster_power(
     at_least
         Estimated rise that is needed, besides p <= alpha, to count as detected.
     runs
-        Simulated suites.
+        Simulated suites, at least 1.
     flips
         Random sign flips per suite of more than 10 families; fewer are flipped in all ways.
 
@@ -64,6 +64,11 @@ def cluster_power(
     ------
     ValueError
         If a size, rate, the effect or another setting is outside its range.
+
+    References
+    ----------
+    Williams, Biometrics 31, 1975, 949-952 (chances of families from a beta distribution); Fisher,
+    The Design of Experiments, 1935 (sign flips).
 
     Examples
     --------
@@ -121,13 +126,44 @@ def minimum_detectable_effect(
 ) -> float:
     """Smallest true rise in failure rate that this suite detects with the power asked for.
 
-    Parameters and errors are those of `cluster_power`; the suite keeps its families, and the
-    simulations of all effects share one seed drawn from rng.
+    The suite keeps its families, and the simulations of all effects share one seed drawn from rng.
+
+    Parameters
+    ----------
+    sizes
+        Tests of each family, at least 1, shape (families,) with at least 2 families.
+    rates
+        Failure rate of the baseline in each family, in [0, 1]: one number or shape (families,).
+    trials
+        Trials per test and version, at least 1.
+    rng
+        Source of the simulated suites.
+    power
+        Chance to detect it, in (0, 1).
+    rho
+        How far the effect is concentrated, in [0, 1); see `cluster_power`.
+    alpha
+        Level of the one-sided sign-flip test of family sums.
+    at_least
+        Estimated rise that is needed, besides p <= alpha, to count as detected.
+    runs
+        Simulated suites for each effect that is tried.
+    flips
+        Random sign flips per suite of more than 10 families.
 
     Returns
     -------
     float
         A rise to within 0.002, or infinity when even a total failure would not be detected.
+
+    Raises
+    ------
+    ValueError
+        If a size, a rate or another setting is outside its range.
+
+    References
+    ----------
+    Bloom, Evaluation Review 19, 1995, 547-556.
 
     Examples
     --------

@@ -61,6 +61,11 @@ def kaplan_meier(time: ArrayLike, event: ArrayLike, level: float = 0.95) -> Kapl
     level
         Two-sided confidence level in (0, 1) of the band at each time.
 
+    Returns
+    -------
+    KaplanMeier
+        One row for each distinct time, of events and of censoring alike.
+
     Raises
     ------
     ValueError
@@ -203,7 +208,27 @@ def restricted_mean(time: ArrayLike, event: ArrayLike, tau: float) -> float:
 
 
 def area_under(grid: FloatArray, survival: FloatArray, tau: float) -> FloatArray:
-    """Area up to tau under step curves, shape (..., times), that start at 1."""
+    """Area up to tau under step curves that start at 1.
+
+    Parameters
+    ----------
+    grid
+        Times of the steps, positive and rising, shape (times,).
+    survival
+        Survival from each time on, in [0, 1], shape (..., times).
+    tau
+        Horizon, positive, in the unit of time.
+
+    Returns
+    -------
+    ndarray
+        In [0, tau], shape (...).
+
+    Examples
+    --------
+    >>> float(area_under(np.array([2.0, 4.0]), np.array([0.75, 0.5]), tau=4))
+    3.5
+    """
     edges = np.minimum(np.concatenate([[0.0], grid, [max(tau, grid[-1])]]), tau)
     widths = np.diff(edges)
     area: FloatArray = widths[0] + survival @ widths[1:]
@@ -239,6 +264,11 @@ def cumulative_incidence(time: ArrayLike, cause: ArrayLike) -> CumulativeInciden
         Time of the first event or of censoring, positive, shape (subjects,).
     cause
         0 where censored, otherwise the number 1, 2, ... of the cause, shape (subjects,).
+
+    Returns
+    -------
+    CumulativeIncidence
+        One curve for each cause that occurred, in [0, 1]; together they are at most 1.
 
     Raises
     ------

@@ -74,6 +74,10 @@ def delayed_share(
     ValueError
         As for `kaplan_meier`, or if cluster has another shape.
 
+    References
+    ----------
+    Field and Welsh, Journal of the Royal Statistical Society B 69, 2007 (cluster bootstrap).
+
     Examples
     --------
     >>> time, event = [1, 3, 4, 5, 2, 5, 5, 5], [1, 1, 1, 0, 1, 0, 0, 0]
@@ -136,6 +140,11 @@ def logrank(time: ArrayLike, event: ArrayLike, arm: ArrayLike) -> Logrank:
         As for `kaplan_meier`, shape (subjects,).
     arm
         Label of each subject's arm, two distinct ones, shape (subjects,).
+
+    Returns
+    -------
+    Logrank
+        The arms in the sorted order of their labels; without an event the p-value is 1.
 
     Raises
     ------
