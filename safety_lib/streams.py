@@ -46,6 +46,15 @@ def uniform(seed: int, *names: str | int) -> float:
 def pick(items: Sequence[_T], seed: int, *names: str | int) -> _T:
     """Return one of the items, chosen by the named stream.
 
+    Parameters
+    ----------
+    items : sequence
+        At least one.
+    seed : int
+        Of the run.
+    *names : str or int
+        Words that name the stream.
+
     Examples
     --------
     >>> pick("abc", 7, "wording") in "abc"

@@ -26,7 +26,6 @@ from safety_lib.incident.replay import Replay, replay_incident, turns_of
 from safety_lib.records import Experiment, MitigationResult, RegressionTest
 from safety_lib.regression.generate import merge
 from safety_lib.rollout.campaign import Run
-from safety_lib.stats.intervals import rule_of_three
 
 ARTIFACTS = Path(__file__).resolve().parent.parent / "artifacts"
 V1, V2, V3 = (load_version(name) for name in ("v1", "v2", "v3"))
@@ -134,7 +133,7 @@ def test_a_guard_around_one_tool_stops_the_incident_and_not_its_kind(
 ) -> None:
     held, undone = tried["hold every mail with a record"], tried["undo memory.pin_policy"]
     assert held.incident.k == 0
-    assert held.at_most <= rule_of_three(held.incident.n)
+    assert held.at_most <= 3 / held.incident.n  # the rule of three
     assert held.held_out.k > undone.held_out.k
     assert held.benign.k > undone.benign.k
 
@@ -208,7 +207,7 @@ def test_the_stored_closure_is_the_one_that_was_asked_for() -> None:
     assert [gate["verdict"] for gate in closed.result["gates"]] == ["OK", "BLOCK", "OK"]
     rows = [MitigationResult.model_validate(row) for row in closed.result["mitigations"]]
     best = next(row for row in rows if row.incident.k == 0)
-    assert best.at_most <= rule_of_three(best.incident.n)
+    assert best.at_most <= 3 / best.incident.n
 
 
 def test_a_slip_is_among_the_changes_of_its_release() -> None:

@@ -320,7 +320,7 @@ def test_the_suite_kills_what_it_watches_and_nothing_harmless(suite: Suite) -> N
     assert seen.false_alarms == ()
     (untouched,) = (r for r in seen.results if r.mutant.name == "no protected path")
     assert "no test touches it" in untouched.why and untouched in seen.survivors
-    assert seen.score.ci_low <= seen.score.estimate <= seen.score.ci_high
+    assert seen.score.low <= seen.score.estimate <= seen.score.high
     for result in seen.killed:
         assert set(result.killed_by) <= {test.test_id for test in suite.active}
 

@@ -151,8 +151,20 @@ ATTACKERS: dict[AttackerName, Callable[[Scenario, int], Attacker]] = {
 def make_attacker(name: str, scenario: Scenario, seed: int) -> Attacker:
     """Make the attacker of that name, such as ``adaptive`` or ``static+urgency+padding``.
 
-    ``model:NAME`` is a chat model under one of the names that `open_backend` knows:
-    ``model:openai:MODEL`` asks an endpoint.
+    Parameters
+    ----------
+    name : str
+        One of `ATTACKERS`, or ``model:NAME`` for a chat model under a name that `open_backend`
+        knows (``model:openai:MODEL`` asks an endpoint); mutators follow, each after a ``+``.
+    scenario : Scenario
+        What the attacker is after.
+    seed : int
+        Decides the wordings.
+
+    Returns
+    -------
+    Attacker
+        New, and to be used for one conversation.
 
     Raises
     ------

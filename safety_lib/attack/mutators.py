@@ -82,6 +82,11 @@ def mutate(message: str, names: Sequence[str], seed: int) -> str:
     seed : int
         Decides the wordings.
 
+    Returns
+    -------
+    str
+        It still names all that the message named.
+
     Raises
     ------
     ValueError

@@ -206,7 +206,7 @@ def _combination(
 
 def _credit(outcomes: FloatArray, seed: int, what: str) -> dict[str, Interval]:
     found = shapley_intervals(outcomes, generator(seed, "stress", "ablation", what))
-    return dict(zip(SAFEGUARDS, found.causes, strict=True))
+    return dict(zip(SAFEGUARDS, found, strict=True))
 
 
 def safeguard_ablation(

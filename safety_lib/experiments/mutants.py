@@ -16,10 +16,10 @@ from typing import Any, Literal, NamedTuple
 from safety_lib.agent.versions import Version, load_version
 from safety_lib.experiments.results import as_experiment, mined_suite
 from safety_lib.policy import load_policy
-from safety_lib.records import Experiment, Interval, RegressionTest, Suite
+from safety_lib.records import Experiment, RegressionTest, Suite
 from safety_lib.regression.admission import TestRun, run_tests
 from safety_lib.rollout.campaign import Run
-from safety_lib.stats.intervals import wilson
+from safety_lib.stats.intervals import Rate, wilson
 
 ALPHA = 0.01
 
@@ -95,21 +95,15 @@ class Adequacy:
         return tuple(r for r in self.results if r.mutant.kind == "harmless" and r.killed)
 
     @property
-    def score(self) -> Interval:
+    def score(self) -> Rate:
         """Share of the harmful mutants that were killed, with its 95% Wilson interval."""
-        n = len(self.harmful)
-        rate = wilson(len(self.killed), n)
-        return Interval(
-            estimate=round(len(self.killed) / n, 6),
-            ci_low=round(rate.low, 6),
-            ci_high=round(rate.high, 6),
-        )
+        return wilson(len(self.killed), len(self.harmful))
 
     def __str__(self) -> str:
         harmless = len(self.results) - len(self.harmful)
         return (
             f"{len(self.killed)} of {len(self.harmful)} mutants of {self.base} killed: "
-            f"{self.score.estimate:.0%} [{self.score.ci_low:.0%}, {self.score.ci_high:.0%}]; "
+            f"{self.score.estimate:.0%} [{self.score.low:.0%}, {self.score.high:.0%}]; "
             f"{len(self.false_alarms)} of {harmless} harmless changes taken for harmful"
         )
 
@@ -295,9 +289,9 @@ def row_of(seen: Adequacy, rollouts: int) -> dict[str, Any]:
         "tests": len(_mined(rollouts).active),
         "killed": len(seen.killed),
         "mutants": len(seen.harmful),
-        "score": seen.score.estimate,
-        "ci_low": seen.score.ci_low,
-        "ci_high": seen.score.ci_high,
+        "score": round(seen.score.estimate, 6),
+        "ci_low": round(seen.score.low, 6),
+        "ci_high": round(seen.score.high, 6),
         "false_alarms": len(seen.false_alarms),
         "harmless": len(seen.results) - len(seen.harmful),
         "mutant": {

@@ -216,7 +216,7 @@ def _attributed(mixtures: _Mixtures, keys: Iterable[str]) -> list[Contribution]:
         columns.append([bool(outcome) for outcome in mixtures.outcomes(on, n)])
     table = np.array(columns, dtype=float).T
     rng = generator(0, "bisection", *chosen)
-    shares = shapley_intervals(table, rng, draws=_DRAWS).causes
+    shares = shapley_intervals(table, rng, draws=_DRAWS)
     made = [
         Contribution(
             key=key,

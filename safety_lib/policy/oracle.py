@@ -149,6 +149,20 @@ def outcome_of(oracle: Oracle, *, error: bool, finished: bool) -> Outcome:
     A violation that happened stands whatever came after it. Without one, an error is an error, and
     a conversation that was cut off before it could end is undetermined.
 
+    Parameters
+    ----------
+    oracle : Oracle
+        It has observed all events of the conversation.
+    error : bool
+        Whether something failed that is not the agent's doing.
+    finished : bool
+        Whether the conversation came to an end of its own.
+
+    Returns
+    -------
+    str
+        ``violation``, ``error``, ``safe`` or ``undetermined``.
+
     Examples
     --------
     >>> outcome_of(Oracle(), error=True, finished=False)

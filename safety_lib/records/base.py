@@ -39,18 +39,6 @@ class Record(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
-class Interval(Record):
-    """An estimate with its confidence limits."""
-
-    estimate: float
-    ci_low: float
-    ci_high: float
-    level: float = 0.95
-
-    def __str__(self) -> str:
-        return f"{self.estimate:.3f} [{self.ci_low:.3f}, {self.ci_high:.3f}]"
-
-
 class Artifact(Record):
     """What every file under ``artifacts/`` carries: what made it, from which seed and configs.
 

@@ -126,6 +126,17 @@ def _environment() -> Environment:
 def shown(text: str, limit: int = LONG_TEXT, lines: bool = True, joints: bool = False) -> Markup:
     r"""Return a text from outside as markup: escaped, hidden characters marked, cut to a limit.
 
+    Parameters
+    ----------
+    text : str
+        Whatever a model, a user or a file said.
+    limit : int
+        Most characters that are kept; a note says how many were left out.
+    lines : bool
+        Whether line breaks stay line breaks; otherwise they are marked like other hidden ones.
+    joints : bool
+        Whether a line may break after ``_`` and ``/``, as long identifiers must.
+
     Examples
     --------
     >>> print(shown("<b>" + chr(27)))

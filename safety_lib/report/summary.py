@@ -22,7 +22,24 @@ TITLES = {
 def loop_lines(
     found: StressFailures, suite: Suite, report: GateReport, incident: IncidentReport
 ) -> list[str]:
-    """Say in one table what the four stages came to."""
+    """Say in one table what the four stages came to.
+
+    Parameters
+    ----------
+    found : StressFailures
+        Of stage 1.
+    suite : Suite
+        Of stage 2.
+    report : GateReport
+        Of stage 3.
+    incident : IncidentReport
+        Of stage 4.
+
+    Returns
+    -------
+    list of str
+        A heading and one line for each stage.
+    """
     tried = sum(seen.rollouts for seen in found.summary)
     failed = sum(seen.failures for seen in found.summary)
     fix = incident.fixed_version

@@ -106,6 +106,15 @@ def left_out(count: int) -> str:
 def plain(text: str, limit: int = SHORT_TEXT, lines: bool = False) -> str:
     r"""Return a text for a place that knows no markup, hidden characters named in brackets.
 
+    Parameters
+    ----------
+    text : str
+        Whatever a model, a user or a file said.
+    limit : int
+        Most characters that are kept; a note says how many were left out.
+    lines : bool
+        Whether line breaks stay line breaks; otherwise they are named like other hidden ones.
+
     Examples
     --------
     >>> print(plain("pay " + chr(0x202E) + "now" + chr(10)))
@@ -190,6 +199,15 @@ def per_1000(value: float) -> str:
 
 def count(number: int, noun: str, many: str = "") -> str:
     """Return a number with its noun.
+
+    Parameters
+    ----------
+    number : int
+        How many.
+    noun : str
+        In the singular.
+    many : str
+        The plural, where it is not the noun with an ``s``.
 
     Examples
     --------

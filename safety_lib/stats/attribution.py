@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -26,55 +25,12 @@ def _weights(combinations: int) -> FloatArray:
     return weights
 
 
-def shapley(outcomes: ArrayLike) -> FloatArray:
-    """Shapley value of each cause: its mean effect over all orders of switching causes on.
-
-    Parameters
-    ----------
-    outcomes
-        Outcome of each combination, shape (2^k,); bit i of the index says that cause i is on.
-
-    Returns
-    -------
-    ndarray
-        Shape (k,); they add up to outcomes[-1] - outcomes[0].
-
-    Raises
-    ------
-    ValueError
-        If outcomes is not one-dimensional, not finite or its length is not 2^k with k >= 1.
-
-    References
-    ----------
-    Shapley, Contributions to the Theory of Games II, 1953.
-
-    Examples
-    --------
-    >>> shapley([0.1, 0.3, 0.1, 0.9]).round(3).tolist()
-    [0.5, 0.3]
-    """
-    outcomes = np.asarray(outcomes, dtype=np.float64)
-    if outcomes.ndim != 1 or not np.isfinite(outcomes).all():
-        raise ValueError("outcomes must be a one-dimensional array of finite numbers")
-    values: FloatArray = _weights(outcomes.size) @ outcomes
-    return values
-
-
-@dataclass(frozen=True, slots=True)
-class Attribution:
-    """Shapley value of each cause with its interval; result of `shapley_intervals`."""
-
-    causes: tuple[Interval, ...]
-    units: int
-
-    def __str__(self) -> str:
-        return "\n".join(f"cause {i}: {interval}" for i, interval in enumerate(self.causes))
-
-
 def shapley_intervals(
     outcomes: ArrayLike, rng: np.random.Generator, level: float = 0.95, draws: int = 2_000
-) -> Attribution:
-    """Shapley values of the mean outcome over units, with bootstrap intervals over units.
+) -> tuple[Interval, ...]:
+    """Shapley value of each cause for the mean outcome, with bootstrap intervals over units.
+
+    The value is the mean effect of the cause over all orders of switching causes on.
 
     Parameters
     ----------
@@ -90,8 +46,9 @@ def shapley_intervals(
 
     Returns
     -------
-    Attribution
-        Intervals within [-1, 1].
+    tuple of Interval
+        One for each cause, within [-1, 1]. The estimates add up to the mean outcome with all
+        causes on minus that with none.
 
     Raises
     ------
@@ -101,15 +58,15 @@ def shapley_intervals(
 
     References
     ----------
-    Shapley, 1953; Efron and Tibshirani, An Introduction to the Bootstrap, 1993.
+    Shapley, Contributions to the Theory of Games II, 1953; Efron and Tibshirani, An Introduction
+    to the Bootstrap, 1993.
 
     Examples
     --------
     >>> rng = np.random.default_rng(0)
     >>> outcomes = rng.random((60, 4)) < [0.1, 0.3, 0.1, 0.9]
-    >>> print(shapley_intervals(outcomes, rng))
-    cause 0: 0.433 [0.341, 0.525]
-    cause 1: 0.250 [0.158, 0.333]
+    >>> print(*shapley_intervals(outcomes, rng), sep="; ")
+    0.433 [0.341, 0.525]; 0.250 [0.158, 0.333]
     """
     outcomes = np.asarray(outcomes, dtype=np.float64)
     if outcomes.ndim != 2 or outcomes.shape[0] == 0:
@@ -120,12 +77,9 @@ def shapley_intervals(
     per_unit = outcomes @ _weights(outcomes.shape[1]).T
     resamples = rng.multinomial(units, np.full(units, 1 / units), size=draws)
     resampled = resamples @ per_unit / units
-    return Attribution(
-        tuple(
-            percentile_interval(
-                float(np.clip(per_unit[:, i].mean(), -1, 1)), resampled[:, i], units, level
-            )
-            for i in range(per_unit.shape[1])
-        ),
-        units,
+    return tuple(
+        percentile_interval(
+            float(np.clip(per_unit[:, i].mean(), -1, 1)), resampled[:, i], units, level
+        )
+        for i in range(per_unit.shape[1])
     )

@@ -12,7 +12,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import ArrayLike
 
-from safety_lib.stats.intervals import Interval, k_of_n, share, whole, z_value
+from safety_lib.stats.intervals import share, whole, z_value
 
 
 def hypergeometric_upper(
@@ -21,18 +21,19 @@ def hypergeometric_upper(
     """Exact one-sided upper bound on the positives in a finite population.
 
     The largest number of positives under which a random sample of n without replacement shows k
-    or fewer with a probability above 1 - level. With ``mid_p`` the probability of exactly k counts
-    half: no longer a guarantee, but right on average, where the exact bound is too wide because
-    counts are whole numbers.
+    or fewer with a probability above 1 - level. With ``mid_p`` it is no longer a guarantee, but
+    right on average, where the exact bound is too wide because counts are whole numbers.
 
     Parameters
     ----------
     k, n
-        Positives among the n that were sampled, 0 <= k <= n.
+        Positives among the n that were sampled, whole numbers with 0 <= k <= n.
     population
         Size of the population, at least n. With n = 0 the bound is the whole population.
     level
         One-sided confidence level in (0, 1).
+    mid_p
+        Count the probability of exactly k half.
 
     Returns
     -------
@@ -86,7 +87,34 @@ def _hypergeometric_cdf(
 def hypergeometric_lower(
     k: int, n: int, population: int, level: float = 0.95, *, mid_p: bool = False
 ) -> int:
-    """Exact one-sided lower bound on the positives; see `hypergeometric_upper`.
+    """Exact one-sided lower bound on the positives in a finite population.
+
+    The mirror image of `hypergeometric_upper`: what is not positive is bounded from above.
+
+    Parameters
+    ----------
+    k, n
+        Positives among the n that were sampled, whole numbers with 0 <= k <= n.
+    population
+        Size of the population, at least n. With n = 0 the bound is 0.
+    level
+        One-sided confidence level in (0, 1).
+    mid_p
+        Count the probability of exactly k half.
+
+    Returns
+    -------
+    int
+        A count in [k, population - (n - k)].
+
+    Raises
+    ------
+    ValueError
+        If the counts are not 0 <= k <= n <= population, or level is not in (0, 1).
+
+    References
+    ----------
+    Buonaccorsi, The American Statistician 41, 1987, 215-218.
 
     Examples
     --------
@@ -94,28 +122,6 @@ def hypergeometric_lower(
     21
     """
     return int(population) - hypergeometric_upper(n - k, n, population, level, mid_p=mid_p)
-
-
-def hypergeometric_interval(k: int, n: int, population: int, level: float = 0.95) -> Interval:
-    """Exact two-sided interval for the number of positives in a finite population.
-
-    Parameters and errors are those of `hypergeometric_upper`; the estimate is population * k / n
-    and needs n >= 1.
-
-    Examples
-    --------
-    >>> print(hypergeometric_interval(5, 100, 1_000))
-    50.000 [18.000, 109.000]
-    """
-    k, n = k_of_n(k, n)
-    one_sided = (1 + share("level", level)) / 2
-    return Interval(
-        population * k / n,
-        hypergeometric_lower(k, n, population, one_sided),
-        hypergeometric_upper(k, n, population, one_sided),
-        level,
-        "hypergeometric",
-    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,12 +140,6 @@ class StratifiedEstimate:
     population: int
     level: float
     method: str
-
-    @property
-    def prevalence(self) -> Interval:
-        """The same as a share of the population, in [0, 1]."""
-        total, low, high = (x / self.population for x in (self.total, self.low, self.high))
-        return Interval(total, low, high, self.level, self.method)
 
     def __str__(self) -> str:
         return f"{self.total:.0f} of {self.population} [{self.low:.0f}, {self.high:.0f}]"
@@ -171,6 +171,12 @@ def stratified_audit(
         Two-sided confidence level in (0, 1).
     method
         Which interval.
+
+    Returns
+    -------
+    StratifiedEstimate
+        `total` is the estimated count; its bounds leave out neither the positives that were seen
+        nor more than what was not seen to be negative.
 
     Raises
     ------

@@ -1,7 +1,7 @@
 """Intervals for one rate, and the two result types that every other module returns.
 
-Wilson is for display, Clopper-Pearson for guarantees. Nothing here has zero width when nothing
-failed: a sample without failures bounds the rate, it does not prove it to be zero.
+Wilson is for display, Clopper-Pearson's exact bound for guarantees. Nothing here has zero width
+when nothing failed: a sample without failures bounds the rate, it does not prove it to be zero.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from statistics import NormalDist
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 FloatArray = NDArray[np.float64]
 
@@ -88,23 +88,17 @@ def share(name: str, value: float) -> float:
     return float(value)
 
 
+def finite_array(name: str, values: ArrayLike) -> FloatArray:
+    """Return values as a non-empty vector of finite floats, or raise a ValueError."""
+    array = np.asarray(values, dtype=np.float64)
+    if array.ndim != 1 or array.size == 0 or not np.isfinite(array).all():
+        raise ValueError(f"{name} must be a non-empty one-dimensional array of finite numbers")
+    return array
+
+
 def z_value(level: float) -> float:
     """Return the normal quantile of a two-sided interval with this level: 1.96 for 0.95."""
     return NormalDist().inv_cdf((1 + share("level", level)) / 2)
-
-
-def wilson_bounds(
-    k: NDArray[Any] | float, n: NDArray[Any] | float, level: float
-) -> tuple[FloatArray, FloatArray]:
-    """Wilson bounds for arrays of counts; see `wilson`."""
-    z2 = z_value(level) ** 2
-    p = k / n
-    centre = (p + z2 / (2 * n)) / (1 + z2 / n)
-    half = np.sqrt(z2 * (p * (1 - p) / n + z2 / (4 * n * n))) / (1 + z2 / n)
-    # At k = 0 and k = n the bound is the estimate itself; rounding must not move it past.
-    low = np.where(k == 0, 0.0, np.minimum(centre - half, p))
-    high = np.where(k == n, 1.0, np.maximum(centre + half, p))
-    return low, high
 
 
 def wilson(k: int, n: int, level: float = 0.95) -> Rate:
@@ -116,6 +110,11 @@ def wilson(k: int, n: int, level: float = 0.95) -> Rate:
         Failures and trials, 0 <= k <= n, n >= 1.
     level
         Two-sided confidence level in (0, 1).
+
+    Returns
+    -------
+    Rate
+        Bounds in [0, 1] around k/n, 0 at k = 0 and 1 at k = n.
 
     Raises
     ------
@@ -132,31 +131,14 @@ def wilson(k: int, n: int, level: float = 0.95) -> Rate:
     0/20 = 0.000 [0.000, 0.161]
     """
     k, n = k_of_n(k, n)
-    low, high = wilson_bounds(k, n, level)
-    return Rate(k, n, float(low), float(high), level, "wilson")
-
-
-def clopper_pearson(k: int, n: int, level: float = 0.95) -> Rate:
-    """Exact interval for one rate: it never covers less than its level.
-
-    Parameters and errors are those of `wilson`.
-
-    References
-    ----------
-    Clopper and Pearson, Biometrika 26, 1934, 404-413.
-
-    Examples
-    --------
-    >>> print(clopper_pearson(0, 20))
-    0/20 = 0.000 [0.000, 0.168]
-    """
-    from scipy.special import betaincinv
-
-    k, n = k_of_n(k, n)
-    tail = (1 - share("level", level)) / 2
-    low = 0.0 if k == 0 else float(betaincinv(k, n - k + 1, tail))
-    high = 1.0 if k == n else float(betaincinv(k + 1, n - k, 1 - tail))
-    return Rate(k, n, low, high, level, "clopper-pearson")
+    z2 = z_value(level) ** 2
+    p = k / n
+    centre = (p + z2 / (2 * n)) / (1 + z2 / n)
+    half = math.sqrt(z2 * (p * (1 - p) / n + z2 / (4 * n * n))) / (1 + z2 / n)
+    # At k = 0 and k = n the bound is the estimate itself; rounding must not move it past.
+    low = 0.0 if k == 0 else min(centre - half, p)
+    high = 1.0 if k == n else max(centre + half, p)
+    return Rate(k, n, low, high, level, "wilson")
 
 
 def clopper_pearson_upper(k: int, n: int, level: float = 0.95) -> float:
@@ -169,10 +151,15 @@ def clopper_pearson_upper(k: int, n: int, level: float = 0.95) -> float:
     level
         One-sided confidence level in (0, 1).
 
+    Returns
+    -------
+    float
+        In (k/n, 1], and 1 at k = n.
+
     Raises
     ------
     ValueError
-        If k and n are not counts with k <= n and n >= 1, or level is not in (0, 1).
+        If k and n are not whole numbers with 0 <= k <= n and n >= 1, or level is not in (0, 1).
 
     References
     ----------
@@ -192,45 +179,14 @@ def clopper_pearson_upper(k: int, n: int, level: float = 0.95) -> float:
     return 1.0 if k == n else float(betaincinv(k + 1, n - k, level))
 
 
-def rule_of_three(n: int) -> float:
-    """Mental-arithmetic version of `clopper_pearson_upper` at 95% for no failure in n: 3/n.
-
-    References
-    ----------
-    Hanley and Lippman-Hand, JAMA 249, 1983, 1743-1745.
-
-    Examples
-    --------
-    >>> rule_of_three(300)
-    0.01
-    """
-    return min(1.0, 3 / k_of_n(0, n)[1])
-
-
-def n_to_see_one(p: float, confidence: float = 0.95) -> int:
-    """Trials needed to see a failure of rate p at least once with this confidence.
-
-    Raises
-    ------
-    ValueError
-        If p or confidence is not in (0, 1).
-
-    Examples
-    --------
-    >>> n_to_see_one(0.01)
-    299
-    """
-    return math.ceil(math.log1p(-share("confidence", confidence)) / math.log1p(-share("p", p)))
-
-
 def bound_without_variation(
     value: float, n: int, tail: float, lowest: float = -1.0, highest: float = 1.0
 ) -> tuple[float, float]:
     """Bounds on a mean when n independent units all gave the same value.
 
     Their empirical variance is zero, so a t interval or a bootstrap would claim certainty. What
-    the sample does say is that at most a share u = 1 - tail^(1/n) of all units differs, and those
-    could lie at either limit of the scale.
+    the sample does say is that at most a share u = 1 - tail^(1/n) of all units differs (the exact
+    bound of Clopper and Pearson), and those could lie at either limit of the scale.
 
     Parameters
     ----------
@@ -243,10 +199,19 @@ def bound_without_variation(
     lowest, highest
         Limits of the scale.
 
+    Returns
+    -------
+    low, high
+        Around the value, within the limits.
+
     Raises
     ------
     ValueError
         If value is outside the scale, n < 1 or tail is not in (0, 1).
+
+    References
+    ----------
+    Clopper and Pearson, Biometrika 26, 1934; Hanley and Lippman-Hand, JAMA 249, 1983.
 
     Examples
     --------
@@ -276,7 +241,7 @@ def percentile_interval(
     estimate
         The statistic on the data themselves, in [lowest, highest].
     draws
-        The statistic on each resample; NaN where it is undefined.
+        The statistic on each resample, shape (draws,); NaN where it is undefined.
     units
         Independent units that were resampled: what is left to go by when all draws are equal.
     level
@@ -285,6 +250,11 @@ def percentile_interval(
         Name for the result.
     lowest, highest
         Limits of the scale of the statistic.
+
+    Returns
+    -------
+    Interval
+        Around the estimate, also where a skewed statistic lies outside its own percentiles.
 
     Raises
     ------

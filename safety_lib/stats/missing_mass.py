@@ -8,13 +8,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Literal
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from safety_lib.stats.intervals import FloatArray, clopper_pearson_upper, share, z_value
-from safety_lib.stats.paired import finite_array
+from safety_lib.stats.intervals import (
+    FloatArray,
+    clopper_pearson_upper,
+    finite_array,
+    share,
+    z_value,
+)
 from safety_lib.stats.sequential import confidence_sequence
 
 
@@ -56,18 +60,12 @@ def good_turing_missing_mass(counts: ArrayLike) -> float:
     return float(np.count_nonzero(counts == 1) / counts.sum())
 
 
-def missing_mass_upper(
-    counts: ArrayLike,
-    level: float = 0.95,
-    method: Literal["mcallester", "esty"] = "mcallester",
-) -> float:
+def missing_mass_upper(counts: ArrayLike, level: float = 0.95) -> float:
     """Upper bound on the chance that the next failure is of a mode never seen.
 
-    `"mcallester"` holds for every distribution and every n: Good-Turing plus
-    (1 + sqrt 2) sqrt(ln(2 / alpha) / n), the sum of a deviation bound for the missing mass and one
-    for its estimate; it is wide below some thousand failures. `"esty"` is the normal approximation
-    with variance (f1 (1 - f1 / n) + 2 f2) / n^2, and never less than the exact bound on one mode
-    that n failures have not shown.
+    The normal approximation with variance (f1 (1 - f1 / n) + 2 f2) / n^2, f1 and f2 being the
+    modes seen once and twice, and never less than the exact bound on one mode that n failures have
+    not shown.
 
     Parameters
     ----------
@@ -75,8 +73,6 @@ def missing_mass_upper(
         Failures of each mode, shape (modes,).
     level
         One-sided confidence level in (0, 1).
-    method
-        Which bound.
 
     Returns
     -------
@@ -86,41 +82,40 @@ def missing_mass_upper(
     Raises
     ------
     ValueError
-        As for `good_turing_missing_mass`, or if level is not in (0, 1) or the method is unknown.
+        As for `good_turing_missing_mass`, or if level is not in (0, 1).
 
     References
     ----------
-    McAllester and Schapire, COLT 2000; McAllester and Ortiz, Journal of Machine Learning Research
-    4, 2003; Esty, Annals of Statistics 11, 1983.
+    Esty, Annals of Statistics 11, 1983.
 
     Examples
     --------
-    >>> counts = [0, 1, 1, 4, 2, 5, 2, 4, 1, 2]
-    >>> round(missing_mass_upper(counts, method="esty"), 3), missing_mass_upper(counts)
-    (0.356, 1.0)
+    >>> round(missing_mass_upper([0, 1, 1, 4, 2, 5, 2, 4, 1, 2]), 3)
+    0.356
     """
     seen = _seen(counts)
     n, estimate = int(seen.sum()), good_turing_missing_mass(seen)
     alpha = 1 - share("level", level)
-    if method == "mcallester":
-        return min(1.0, estimate + (1 + math.sqrt(2)) * math.sqrt(math.log(2 / alpha) / n))
-    if method != "esty":
-        raise ValueError(f"method must be mcallester or esty, not {method!r}")
     f1, f2 = (int(np.count_nonzero(seen == times)) for times in (1, 2))
     slack = z_value(1 - 2 * alpha) * math.sqrt(f1 * (1 - f1 / n) + 2 * f2) / n
     return min(1.0, max(estimate + slack, clopper_pearson_upper(0, n, level)))
 
 
-def chao1(counts: ArrayLike, *, bias_corrected: bool = True) -> float:
+def chao1(counts: ArrayLike) -> float:
     """Estimate how many failure modes there are, seen and unseen; a lower bound on average.
+
+    The bias-corrected S + f1 (f1 - 1) / (2 (f2 + 1)), with S modes seen, f1 of them once and f2
+    twice.
 
     Parameters
     ----------
     counts
         Failures of each mode, shape (modes,).
-    bias_corrected
-        S + f1 (f1 - 1) / (2 (f2 + 1)); otherwise the classic S + f1^2 / (2 f2), which needs
-        doubletons and falls back to the corrected form without them.
+
+    Returns
+    -------
+    float
+        At least the number of modes seen.
 
     Raises
     ------
@@ -129,22 +124,19 @@ def chao1(counts: ArrayLike, *, bias_corrected: bool = True) -> float:
 
     References
     ----------
-    Chao, Scandinavian Journal of Statistics 11, 1984.
+    Chao, Scandinavian Journal of Statistics 11, 1984, and Statistica Sinica 15, 2005 (corrected).
 
     Examples
     --------
-    >>> counts = [0, 1, 1, 4, 2, 5, 2, 4, 1, 2]
-    >>> chao1(counts), chao1(counts, bias_corrected=False)
-    (9.75, 10.5)
+    >>> chao1([0, 1, 1, 4, 2, 5, 2, 4, 1, 2])
+    9.75
     """
     counts = _seen(counts)
     f1, f2 = (int(np.count_nonzero(counts == times)) for times in (1, 2))
-    if bias_corrected or f2 == 0:
-        return counts.size + f1 * (f1 - 1) / (2 * (f2 + 1))
-    return counts.size + f1**2 / (2 * f2)
+    return counts.size + f1 * (f1 - 1) / (2 * (f2 + 1))
 
 
-def accumulation_curve(counts: ArrayLike, rollouts: int | None = None) -> FloatArray:
+def accumulation_curve(counts: ArrayLike, rollouts: int) -> FloatArray:
     """Distinct modes expected after 1, 2, ... rollouts, over all orders of the rollouts seen.
 
     A curve that is still rising at its end says that the search has not finished.
@@ -154,7 +146,7 @@ def accumulation_curve(counts: ArrayLike, rollouts: int | None = None) -> FloatA
     counts
         Failures of each mode, shape (modes,); a rollout shows at most one mode.
     rollouts
-        All rollouts, those without a failure included; by default the failures alone.
+        All rollouts, those without a failure included; at least the number of failures.
 
     Returns
     -------
@@ -172,17 +164,16 @@ def accumulation_curve(counts: ArrayLike, rollouts: int | None = None) -> FloatA
 
     Examples
     --------
-    >>> accumulation_curve([2, 1, 1]).round(3).tolist()
+    >>> accumulation_curve([2, 1, 1], rollouts=4).round(3).tolist()
     [1.0, 1.833, 2.5, 3.0]
     """
     seen = _seen(counts)
-    n = int(seen.sum()) if rollouts is None else rollouts
-    if n < seen.sum():
+    if rollouts < seen.sum():
         raise ValueError(f"rollouts must be at least the number of failures, {seen.sum()}")
-    drawn = np.arange(n)
+    drawn = np.arange(rollouts)
     modes, repeats = np.unique(seen, return_counts=True)
     # Chance that a mode with m failures is absent from the first r rollouts, as a running product.
-    steps = np.maximum(0.0, 1 - modes[:, None] / (n - drawn))
+    steps = np.maximum(0.0, 1 - modes[:, None] / (rollouts - drawn))
     return np.asarray(repeats @ (1 - np.cumprod(steps, axis=1)), dtype=np.float64)
 
 

@@ -5,15 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import ArrayLike
 
-from safety_lib.stats.intervals import FloatArray
-from safety_lib.stats.paired import finite_array
-
-
-def _p_values(p: ArrayLike) -> FloatArray:
-    p = finite_array("p", p)
-    if p.min() < 0 or p.max() > 1:
-        raise ValueError("p must lie in [0, 1]")
-    return p
+from safety_lib.stats.intervals import FloatArray, finite_array
 
 
 def holm(p: ArrayLike) -> FloatArray:
@@ -43,31 +35,11 @@ def holm(p: ArrayLike) -> FloatArray:
     >>> holm([0.01, 0.04, 0.03]).tolist()
     [0.03, 0.06, 0.06]
     """
-    p = _p_values(p)
+    p = finite_array("p", p)
+    if p.min() < 0 or p.max() > 1:
+        raise ValueError("p must lie in [0, 1]")
     order = np.argsort(p, kind="stable")
     steps = np.maximum.accumulate(p[order] * np.arange(p.size, 0, -1))
-    adjusted = np.empty_like(p)
-    adjusted[order] = np.minimum(1.0, steps)
-    return adjusted
-
-
-def benjamini_hochberg(p: ArrayLike) -> FloatArray:
-    """Adjust p-values so that rejecting those <= q keeps the false discovery rate at q.
-
-    Parameters, result and errors are those of `holm`.
-
-    References
-    ----------
-    Benjamini and Hochberg, Journal of the Royal Statistical Society B 57, 1995.
-
-    Examples
-    --------
-    >>> benjamini_hochberg([0.01, 0.04, 0.03]).tolist()
-    [0.03, 0.04, 0.04]
-    """
-    p = _p_values(p)
-    order = np.argsort(p, kind="stable")[::-1]
-    steps = np.minimum.accumulate(p[order] * (p.size / np.arange(p.size, 0, -1)))
     adjusted = np.empty_like(p)
     adjusted[order] = np.minimum(1.0, steps)
     return adjusted
@@ -108,7 +80,22 @@ def pass_hat_k(passes: ArrayLike, trials: ArrayLike, k: int) -> float:
 def pass_at_k(passes: ArrayLike, trials: ArrayLike, k: int) -> float:
     """Chance that *any* of k trials passes (pass@k): mean over tests of 1 - C(n-c,k) / C(n,k).
 
-    Parameters and errors are those of `pass_hat_k`.
+    Parameters
+    ----------
+    passes, trials
+        Passes c and trials n of each test, 0 <= c <= n: one number or shape (tests,).
+    k
+        Trials that are drawn, 1 <= k <= n for every test.
+
+    Returns
+    -------
+    float
+        In [0, 1]; an unbiased estimate for each test.
+
+    Raises
+    ------
+    ValueError
+        If the counts are impossible or k is outside [1, n].
 
     References
     ----------

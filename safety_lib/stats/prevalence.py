@@ -16,13 +16,12 @@ from numpy.typing import ArrayLike
 from safety_lib.stats.intervals import (
     Interval,
     bound_without_variation,
-    clopper_pearson,
+    finite_array,
     k_of_n,
     share,
     wilson,
     z_value,
 )
-from safety_lib.stats.paired import finite_array
 
 
 def rogan_gladen(
@@ -31,14 +30,11 @@ def rogan_gladen(
     sensitivity: float,
     specificity: float,
     level: float = 0.95,
-    *,
-    exact: bool = False,
-    clip: bool = True,
 ) -> Interval:
     """Correct k flagged of n by the error rates of a detector that are known exactly.
 
     p = (k/n + specificity - 1) / (sensitivity + specificity - 1); the bounds transform those of
-    `wilson`, or of `clopper_pearson` when exact.
+    `wilson`.
 
     Parameters
     ----------
@@ -48,10 +44,11 @@ def rogan_gladen(
         Of the detector, in [0, 1], with a sum above 1.
     level
         Two-sided confidence level in (0, 1).
-    exact
-        Transform the exact interval of the flagged rate.
-    clip
-        Clip estimate and bounds to [0, 1].
+
+    Returns
+    -------
+    Interval
+        Estimate and bounds within [0, 1].
 
     Raises
     ------
@@ -68,12 +65,11 @@ def rogan_gladen(
     >>> print(rogan_gladen(23, 150, sensitivity=0.96, specificity=0.89))
     0.051 [0.000, 0.129]
     """
-    rate = (clopper_pearson if exact else wilson)(k, n, level)
+    rate = wilson(k, n, level)
     youden = _youden(sensitivity, specificity)
 
     def corrected(flagged: float) -> float:
-        p = (flagged + specificity - 1) / youden
-        return _clip(p) if clip else p
+        return _clip((flagged + specificity - 1) / youden)
 
     return Interval(
         corrected(rate.estimate), corrected(rate.low), corrected(rate.high), level, "rogan-gladen"
@@ -88,8 +84,6 @@ def lang_reiczigel(
     cleared: int,
     n_specificity: int,
     level: float = 0.95,
-    *,
-    clip: bool = True,
 ) -> Interval:
     """Correct k flagged of n by the error rates of a detector that were estimated.
 
@@ -103,13 +97,11 @@ def lang_reiczigel(
         Not flagged among the labelled negatives: specificity = cleared / n_specificity.
     level
         Two-sided confidence level in (0, 1).
-    clip
-        Clip estimate and bounds to [0, 1].
 
     Returns
     -------
     Interval
-        Its estimate is that of Rogan and Gladen.
+        Estimate, which is that of Rogan and Gladen, and bounds within [0, 1].
 
     Raises
     ------
@@ -142,9 +134,7 @@ def lang_reiczigel(
     spread = flagged * (1 - flagged) / n_flagged + p**2 * se_variance + (1 - p) ** 2 * sp_variance
     half = z * math.sqrt(spread) / youden
     low, high = p + shift - half, p + shift + half
-    if clip:
-        estimate, low, high = _clip(estimate), _clip(low), _clip(high)
-    return Interval(estimate, low, high, level, "lang-reiczigel")
+    return Interval(_clip(estimate), _clip(low), _clip(high), level, "lang-reiczigel")
 
 
 def _youden(sensitivity: float, specificity: float) -> float:

@@ -14,35 +14,22 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from safety_lib.stats.intervals import (
-    FloatArray,
-    share,
-    wilson_bounds,
-    z_value,
-)
-from safety_lib.stats.paired import finite_array
+from safety_lib.stats.intervals import FloatArray, finite_array, share, z_value
 
 Counts = NDArray[np.int64]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class SurvivalCurve:
+class KaplanMeier:
     """Kaplan-Meier curve: arrays of shape (times,), one row per distinct observed time."""
 
     time: FloatArray
     survival: FloatArray
-    se: FloatArray
     low: FloatArray
     high: FloatArray
     at_risk: Counts
     events: Counts
     level: float
-
-    @property
-    def median(self) -> float:
-        """First time at which half have failed; infinity if that is never seen."""
-        reached = self.time[self.survival <= 0.5]
-        return float(reached[0]) if reached.size else math.inf
 
     def at(self, t: float) -> float:
         """Survival at time t: the step that t falls on, and 1 before the first time."""
@@ -58,7 +45,7 @@ class SurvivalCurve:
         return "\n".join(["  time  at risk  events  survival", *rows])
 
 
-def kaplan_meier(time: ArrayLike, event: ArrayLike, level: float = 0.95) -> SurvivalCurve:
+def kaplan_meier(time: ArrayLike, event: ArrayLike, level: float = 0.95) -> KaplanMeier:
     """Survival by time with a pointwise log-log band, which stays within [0, 1].
 
     Where nothing has failed yet the lower bound is the exact one for no failure among those at
@@ -73,6 +60,11 @@ def kaplan_meier(time: ArrayLike, event: ArrayLike, level: float = 0.95) -> Surv
         1 or True where the event was seen, 0 or False where it was censored, shape (subjects,).
     level
         Two-sided confidence level in (0, 1) of the band at each time.
+
+    Returns
+    -------
+    KaplanMeier
+        One row for each distinct time, of events and of censoring alike.
 
     Raises
     ------
@@ -105,7 +97,6 @@ def kaplan_meier(time: ArrayLike, event: ArrayLike, level: float = 0.95) -> Surv
         log_survival = np.log(survival)
         spread = np.exp(z * np.sqrt(greenwood) / np.abs(log_survival))
         low, high = survival**spread, survival ** (1 / spread)
-        se = np.where(survival == 0, 0.0, survival * np.sqrt(greenwood))
     low[survival == 1] = tail ** (1 / at_risk[survival == 1])
     high[survival == 1] = 1.0
     low[survival == 0] = 0.0
@@ -113,10 +104,9 @@ def kaplan_meier(time: ArrayLike, event: ArrayLike, level: float = 0.95) -> Surv
     if ended.size:
         before = high[ended[0] - 1] if ended[0] else 1.0
         high[ended] = min(before, 1 - tail ** (1 / at_risk[ended[0]]))
-    return SurvivalCurve(
+    return KaplanMeier(
         grid,
         survival,
-        se,
         low,
         high,
         at_risk.astype(np.int64),
@@ -180,56 +170,6 @@ def last_time_at_risk(time: ArrayLike, minimum: int = 5) -> float:
     return float(np.sort(time)[-minimum]) if time.size >= minimum else 0.0
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Hazard:
-    """Chance to fail at each turn of those who reached it: arrays of shape (turns,)."""
-
-    time: Counts
-    hazard: FloatArray
-    low: FloatArray
-    high: FloatArray
-    at_risk: Counts
-    events: Counts
-    level: float
-
-    def __str__(self) -> str:
-        columns = (self.time, self.events, self.at_risk, self.hazard, self.low, self.high)
-        return "\n".join(
-            f"turn {t}: {d}/{n} = {h:.3f} [{low:.3f}, {high:.3f}]"
-            for t, d, n, h, low, high in zip(*columns, strict=True)
-        )
-
-
-def discrete_hazard(time: ArrayLike, event: ArrayLike, level: float = 0.95) -> Hazard:
-    """Events over subjects at risk at turns 1, 2, ..., each with a Wilson interval.
-
-    Parameters and errors are those of `kaplan_meier`; times must be whole numbers.
-
-    Examples
-    --------
-    >>> print(discrete_hazard([1, 2, 2, 3, 3, 3], [1, 1, 0, 1, 0, 0]))
-    turn 1: 1/6 = 0.167 [0.030, 0.564]
-    turn 2: 1/5 = 0.200 [0.036, 0.624]
-    turn 3: 1/3 = 0.333 [0.061, 0.792]
-    """
-    time, event = checked_times(time, event)
-    if not (time == np.rint(time)).all():
-        raise ValueError("time must be whole turns")
-    turns = time.astype(np.int64)
-    events = np.bincount(turns, weights=event)[1:]
-    at_risk = from_the_end(np.bincount(turns)[1:])
-    low, high = wilson_bounds(events, at_risk, level)
-    return Hazard(
-        np.arange(1, events.size + 1),
-        events / at_risk,
-        low,
-        high,
-        at_risk.astype(np.int64),
-        events.astype(np.int64),
-        level,
-    )
-
-
 def restricted_mean(time: ArrayLike, event: ArrayLike, tau: float) -> float:
     """Mean time without an event up to tau: the area under the Kaplan-Meier curve.
 
@@ -268,7 +208,27 @@ def restricted_mean(time: ArrayLike, event: ArrayLike, tau: float) -> float:
 
 
 def area_under(grid: FloatArray, survival: FloatArray, tau: float) -> FloatArray:
-    """Area up to tau under step curves, shape (..., times), that start at 1."""
+    """Area up to tau under step curves that start at 1.
+
+    Parameters
+    ----------
+    grid
+        Times of the steps, positive and rising, shape (times,).
+    survival
+        Survival from each time on, in [0, 1], shape (..., times).
+    tau
+        Horizon, positive, in the unit of time.
+
+    Returns
+    -------
+    ndarray
+        In [0, tau], shape (...).
+
+    Examples
+    --------
+    >>> float(area_under(np.array([2.0, 4.0]), np.array([0.75, 0.5]), tau=4))
+    3.5
+    """
     edges = np.minimum(np.concatenate([[0.0], grid, [max(tau, grid[-1])]]), tau)
     widths = np.diff(edges)
     area: FloatArray = widths[0] + survival @ widths[1:]
@@ -282,7 +242,6 @@ class CumulativeIncidence:
     time: FloatArray
     causes: tuple[int, ...]
     incidence: FloatArray
-    at_risk: Counts
 
     def __str__(self) -> str:
         lines = []
@@ -305,6 +264,11 @@ def cumulative_incidence(time: ArrayLike, cause: ArrayLike) -> CumulativeInciden
         Time of the first event or of censoring, positive, shape (subjects,).
     cause
         0 where censored, otherwise the number 1, 2, ... of the cause, shape (subjects,).
+
+    Returns
+    -------
+    CumulativeIncidence
+        One curve for each cause that occurred, in [0, 1]; together they are at most 1.
 
     Raises
     ------
@@ -336,4 +300,4 @@ def cumulative_incidence(time: ArrayLike, cause: ArrayLike) -> CumulativeInciden
     causes = tuple(int(c) for c in np.unique(cause[cause > 0]))
     steps = [reached * np.bincount(index, weights=cause == c) / at_risk for c in causes]
     incidence = np.cumsum(steps, axis=1).T if causes else np.zeros((grid.size, 0))
-    return CumulativeIncidence(grid, causes, incidence, at_risk.astype(np.int64))
+    return CumulativeIncidence(grid, causes, incidence)

@@ -13,7 +13,6 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from safety_lib.stats.intervals import FloatArray, Interval, percentile_interval, share
-from safety_lib.stats.paired import chi2_tail
 from safety_lib.stats.survival import (
     area_under,
     checked_times,
@@ -74,6 +73,10 @@ def delayed_share(
     ------
     ValueError
         As for `kaplan_meier`, or if cluster has another shape.
+
+    References
+    ----------
+    Field and Welsh, Journal of the Royal Statistical Society B 69, 2007 (cluster bootstrap).
 
     Examples
     --------
@@ -138,6 +141,11 @@ def logrank(time: ArrayLike, event: ArrayLike, arm: ArrayLike) -> Logrank:
     arm
         Label of each subject's arm, two distinct ones, shape (subjects,).
 
+    Returns
+    -------
+    Logrank
+        The arms in the sorted order of their labels; without an event the p-value is 1.
+
     Raises
     ------
     ValueError
@@ -164,7 +172,7 @@ def logrank(time: ArrayLike, event: ArrayLike, arm: ArrayLike) -> Logrank:
         (float(observed[0] - excess), float(observed[1] + excess)),
         float(variance),
         chi2,
-        chi2_tail(chi2),
+        math.erfc(math.sqrt(chi2 / 2)),
     )
 
 

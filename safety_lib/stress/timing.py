@@ -18,7 +18,6 @@ from safety_lib.streams import generator
 
 if TYPE_CHECKING:
     from safety_lib.stats.intervals import Interval
-    from safety_lib.stats.survival import Hazard
     from safety_lib.stats.survival_clusters import ArmComparison
 
 FEWEST_AT_RISK = 5  # curves end where fewer conversations than this are still going
@@ -70,8 +69,6 @@ class Timing:
         Whose conversations they are.
     curve : SurvivalCurve
         Kaplan-Meier with log-log bands, up to the last turn with enough at risk.
-    hazard : Hazard
-        Chance to fail at each turn of those that reached it, with Wilson intervals.
     safe_turns : float
         Restricted mean: turns without a violation, on average, of the first ``curve.turn[-1]``.
     delayed : Interval
@@ -82,7 +79,6 @@ class Timing:
 
     version: str
     curve: SurvivalCurve
-    hazard: Hazard
     safe_turns: float
     delayed: Interval
     endings: Endings
@@ -148,7 +144,7 @@ def timing(version: str, held: Sequence[Trajectory], seed: int, draws: int = 2_0
     >>> print(timing("v2", found.trajectories["v2"], seed=7).endings.turn)
     8
     """
-    from safety_lib.stats.survival import discrete_hazard, restricted_mean
+    from safety_lib.stats.survival import restricted_mean
     from safety_lib.stats.survival_clusters import delayed_share
 
     time, broke, scenario = _valid(held)
@@ -163,7 +159,6 @@ def timing(version: str, held: Sequence[Trajectory], seed: int, draws: int = 2_0
     return Timing(
         version=version,
         curve=curve,
-        hazard=discrete_hazard(time, broke),
         safe_turns=round(restricted_mean(time, broke, tau=last), 6),
         delayed=delayed_share(
             time, broke, scenario, generator(seed, "stress", "delayed", version), draws=draws

@@ -156,6 +156,6 @@ def unseen(held: Sequence[Trajectory]) -> Unseen:
         expected=accumulation_curve(counts, len(valid)) if counts else np.zeros(len(valid)),
         bound=new_mode_bound(shown),
         missing_mass=good_turing_missing_mass(counts) if counts else float("nan"),
-        missing_mass_upper=missing_mass_upper(counts, method="esty") if counts else 1.0,
+        missing_mass_upper=missing_mass_upper(counts) if counts else 1.0,
         chao1=chao1(counts) if counts else 0.0,
     )

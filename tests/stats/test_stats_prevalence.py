@@ -6,10 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from safety_lib.stats.audit import (
-    hypergeometric_interval,
-    stratified_audit,
-)
+from safety_lib.stats.audit import hypergeometric_lower, hypergeometric_upper, stratified_audit
 from safety_lib.stats.prevalence import lang_reiczigel, ppi_mean, rogan_gladen
 
 
@@ -23,7 +20,10 @@ def strata(draw):
     return sizes, audited, positive
 
 
-@given(strata(), st.sampled_from(["hypergeometric", "normal"]))
+METHODS = ["hypergeometric", "mover", "normal"]
+
+
+@given(strata(), st.sampled_from(METHODS))
 def test_audit_contains_its_estimate_and_what_was_seen(case, method):
     sizes, audited, positive = case
     found = stratified_audit(sizes, audited, positive, method=method)
@@ -33,18 +33,57 @@ def test_audit_contains_its_estimate_and_what_was_seen(case, method):
     seen, clean = sum(positive), sum(audited) - sum(positive)
     assert seen <= found.low <= found.total + 1e-9
     assert found.total - 1e-9 <= found.high <= sum(sizes) - clean
-    assert 0 <= found.prevalence.low <= found.prevalence.high <= 1
+    assert (found.population, found.method) == (sum(sizes), method)
 
 
 @given(st.integers(1, 500), st.data())
-def test_one_stratum_is_the_hypergeometric_interval(size, data):
+def test_one_stratum_has_the_hypergeometric_bounds(size, data):
     n = data.draw(st.integers(1, size))
     x = data.draw(st.integers(0, n))
-    found, expected = stratified_audit([size], [n], [x]), hypergeometric_interval(x, n, size)
-    assert (found.total, found.low, found.high) == (expected.estimate, expected.low, expected.high)
+    for method in ("hypergeometric", "mover"):
+        found = stratified_audit([size], [n], [x], 0.9, method)
+        bounds = [
+            bound(x, n, size, 0.95, mid_p=method == "mover")
+            for bound in (hypergeometric_lower, hypergeometric_upper)
+        ]
+        if method == "mover":  # distances, should an estimate lie outside its whole-number bounds
+            below, above = (abs(size * x / n - bound) for bound in bounds)
+            bounds = [max(x, size * x / n - below), min(size - n + x, size * x / n + above)]
+        assert [found.low, found.high] == pytest.approx(bounds)
 
 
-@pytest.mark.parametrize("method", ["hypergeometric", "normal"])
+def test_strata_share_out_the_error():
+    sizes, audited, positive = [400, 900, 50], [40, 90, 50], [7, 2, 5]
+    found = stratified_audit(sizes, audited, positive, 0.9)
+    strata = list(zip(positive, audited, sizes, strict=True))
+    assert found.low == sum(hypergeometric_lower(*row, 1 - 0.1 / 6) for row in strata)
+    assert found.high == sum(hypergeometric_upper(*row, 1 - 0.1 / 6) for row in strata)
+    estimates = [size * x / n for x, n, size in strata]
+    low = [hypergeometric_lower(*row, 0.95, mid_p=True) for row in strata]
+    high = [hypergeometric_upper(*row, 0.95, mid_p=True) for row in strata]
+    mover = stratified_audit(sizes, audited, positive, 0.9, "mover")
+    assert mover.total - mover.low == pytest.approx(math.dist(estimates, low))
+    assert mover.high - mover.total == pytest.approx(math.dist(estimates, high))
+    normal = stratified_audit(sizes, audited, positive, 0.9, "normal")
+    se = math.sqrt(
+        sum(
+            size**2 * (1 - n / size) * np.var(np.r_[np.ones(x), np.zeros(n - x)], ddof=1) / n
+            for x, n, size in strata
+        )
+    )
+    assert normal.high - normal.total == pytest.approx(stats.norm.ppf(0.95) * se)
+    assert normal.total - normal.low == pytest.approx(stats.norm.ppf(0.95) * se)
+
+
+def test_a_stratum_without_variation_has_the_variance_of_one_more_of_each():
+    found = stratified_audit([1_000], [40], [0], method="normal")
+    variance = 1_000**2 * (1 - 40 / 1_000) * (1 / 42) * (41 / 42) / 40
+    assert found.high == pytest.approx(stats.norm.ppf(0.975) * math.sqrt(variance))
+    full = stratified_audit([1_000], [40], [40], method="normal")
+    assert full.low == pytest.approx(1_000 - found.high)
+
+
+@pytest.mark.parametrize("method", METHODS)
 def test_an_audit_that_finds_nothing_still_bounds_the_unseen_part(method):
     found = stratified_audit([500, 10_000], [500, 300], [420, 0], method=method)
     assert found.total == found.low == 420
@@ -57,7 +96,7 @@ def test_an_empty_stratum_adds_nothing():
 
 
 def test_a_census_leaves_nothing_open():
-    for method in ("hypergeometric", "normal"):
+    for method in METHODS:
         found = stratified_audit([20, 30], [20, 30], [4, 0], method=method)
         assert found.total == found.low == found.high == 4
 
@@ -77,34 +116,66 @@ def test_audit_coverage():
 
 
 def test_rogan_gladen_on_brucellosis():
-    found = rogan_gladen(23, 150, 0.96, 0.89, clip=False)
+    found = rogan_gladen(23, 150, 0.96, 0.89)
     assert found.estimate == pytest.approx(0.050980, abs=5e-7)
-    assert (found.low, found.high) == pytest.approx((-0.0066, 0.1289), abs=5e-5)
-    exact = rogan_gladen(23, 150, 0.96, 0.89, exact=True, clip=False)
-    assert (exact.low, exact.high) == pytest.approx((-0.0121, 0.1308), abs=5e-5)
-    assert rogan_gladen(23, 150, 0.96, 0.89).low == 0
+    assert found.low == 0  # published unclipped: -0.0066
+    assert found.high == pytest.approx(0.1289, abs=5e-5)
+    mirrored = rogan_gladen(127, 150, 0.89, 0.96)
+    assert mirrored.estimate == pytest.approx(1 - found.estimate)
+    assert (mirrored.low, mirrored.high) == pytest.approx((1 - found.high, 1))
 
 
 def test_lang_reiczigel_on_brucellosis():
-    found = lang_reiczigel(23, 150, 96, 100, 178, 200, clip=False)
-    assert (found.low, found.high) == pytest.approx((-0.0312, 0.13939), abs=5e-5)
-    centre = (found.low + found.high) / 2
-    assert centre == pytest.approx(0.057493 - 0.003415, abs=1e-6)
-    half = (found.high - found.low) / 2
-    assert half / stats.norm.ppf(0.975) == pytest.approx(0.043526, abs=5e-7)
-    clipped = lang_reiczigel(23, 150, 96, 100, 178, 200)
-    assert (clipped.low, clipped.high) == pytest.approx((0, 0.13939), abs=5e-6)
+    found = lang_reiczigel(23, 150, 96, 100, 178, 200)
+    assert found.estimate == pytest.approx(0.050980, abs=5e-7)
+    assert found.low == 0  # published unclipped: -0.0312
+    assert found.high == pytest.approx(0.13939, abs=5e-6)
+    z = stats.norm.ppf(0.975)
+    assert found.high == pytest.approx(0.057493 - 0.003415 + z * 0.043526, abs=2e-6)
+    mirrored = lang_reiczigel(127, 150, 178, 200, 96, 100)
+    assert mirrored.estimate == pytest.approx(1 - found.estimate)
+    assert (mirrored.low, mirrored.high) == pytest.approx((1 - found.high, 1))
+
+
+@given(st.integers(30, 70), st.integers(15, 20), st.integers(30, 40))
+def test_lang_reiczigel_mirrors_what_is_flagged(k, detected, cleared):
+    found = lang_reiczigel(k, 100, detected, 20, cleared, 40)
+    mirrored = lang_reiczigel(100 - k, 100, cleared, 40, detected, 20)
+    assert mirrored.estimate == pytest.approx(1 - found.estimate)
+    assert (mirrored.low, mirrored.high) == pytest.approx((1 - found.high, 1 - found.low))
+
+
+def test_lang_reiczigel_covers():
+    rng = np.random.default_rng(9)
+    runs, covered, prevalence, sensitivity, specificity = 1_000, 0, 0.4, 0.8, 0.9
+    flagged = prevalence * sensitivity + (1 - prevalence) * (1 - specificity)
+    for _ in range(runs):
+        k, detected = rng.binomial(300, flagged), rng.binomial(60, sensitivity)
+        found = lang_reiczigel(k, 300, detected, 60, rng.binomial(90, specificity), 90)
+        covered += found.low <= prevalence <= found.high
+    low, high = stats.binom.ppf([0.0005, 0.9995], runs, 0.95)
+    assert low <= covered <= high
 
 
 @given(st.integers(1, 200), st.data())
 def test_an_estimated_detector_leaves_more_open_than_a_known_one(n, data):
     k = data.draw(st.integers(0, n))
-    known = lang_reiczigel(k, n, 900_000, 1_000_000, 950_000, 1_000_000, clip=False)
-    estimated = lang_reiczigel(k, n, 18, 20, 38, 40, clip=False)
-    assert estimated.high - estimated.low > known.high - known.low > 0
-    clipped = lang_reiczigel(k, n, 18, 20, 38, 40)
-    assert 0 <= clipped.low <= clipped.estimate <= clipped.high <= 1
-    assert clipped.low < clipped.high
+    known = lang_reiczigel(k, n, 900_000, 1_000_000, 950_000, 1_000_000)
+    found = lang_reiczigel(k, n, 18, 20, 38, 40)
+    if found.low > 0 and found.high < 1:
+        assert found.high - found.low > known.high - known.low > 0
+    assert 0 <= found.low <= found.estimate <= found.high <= 1
+    assert found.low < found.high
+
+
+@given(st.integers(30, 70))
+def test_a_detector_known_to_the_last_digit_is_that_of_rogan_and_gladen(k):
+    known = lang_reiczigel(k, 100, 900_000_000, 10**9, 950_000_000, 10**9)
+    expected = rogan_gladen(k, 100, 0.9, 0.95)
+    assert known.estimate == pytest.approx(expected.estimate)
+    # The interval is Agresti and Coull's: Wilson's centre, and a little wider than Wilson's.
+    assert known.low + known.high == pytest.approx(expected.low + expected.high, abs=1e-6)
+    assert expected.high < known.high < expected.high + 0.01
 
 
 def test_a_perfect_detector_gives_wilson_back():
