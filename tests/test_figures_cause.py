@@ -34,7 +34,7 @@ def read(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) ->
     """Draw a figure and return its printed reading."""
     monkeypatch.setattr(plt, "show", lambda: None)
 
-    def call(helper: Callable[..., None], *args: Any) -> str:
+    def call(helper: Callable[..., Any], *args: Any) -> str:
         plt.close("all")
         helper(*args)
         reading = capsys.readouterr().out
@@ -50,8 +50,7 @@ def read(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) ->
 
 
 def title() -> str:
-    texts = plt.gcf().texts
-    return next(t.get_text() for t in texts if t.get_gid() == "title").replace("\n", " ")
+    return plt.gcf().axes[0].get_title(loc="left").replace("\n", " ")
 
 
 def seen(k: int, n: int = 40) -> Reproduction:
@@ -153,7 +152,7 @@ def test_fixes_are_ranked_by_what_no_test_holds(read: Read) -> None:
     ],
 )
 def test_an_experiment_is_drawn_as_it_is_stored(
-    read: Read, helper: Callable[..., None], name: str, says: str
+    read: Read, helper: Callable[..., Any], name: str, says: str
 ) -> None:
     stored = read_experiment(ARTIFACTS, name)
     reading = read(helper, stored)

@@ -34,7 +34,7 @@ def read(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) ->
     shows: list[int] = []
     monkeypatch.setattr(plt, "show", lambda: shows.append(1))
 
-    def call(helper: Callable[..., None], *args: Any) -> str:
+    def call(helper: Callable[..., Any], *args: Any) -> str:
         plt.close("all")
         shows.clear()
         before = dict(mpl.rcParams)
@@ -101,7 +101,7 @@ def test_what_was_never_tried_is_hatched_and_not_a_zero(read: Read, found: Disco
 def test_the_search_shows_what_was_found_and_what_may_be_left(read: Read, found: Discovery) -> None:
     searches = [unseen(held) for held in found.trajectories.values()]
     reading = read(undiscovered, searches)
-    above = plt.gcf().axes[1]
+    _, above = plt.gcf().axes[0].child_axes
     steps = [line for line in above.lines if line.get_drawstyle() == "steps-post"]
     assert [line.get_ydata()[-1] for line in steps] == [len(u.modes) for u in searches]
     assert len({line.get_linestyle() for line in steps}) == 2
@@ -121,7 +121,7 @@ def test_a_search_that_may_stop_says_when(read: Read, found: Discovery) -> None:
 def test_a_search_without_a_failure_is_drawn(read: Read, found: Discovery) -> None:
     safe = [t for t in found.trajectories["v1"] if t.outcome == "safe"]
     assert "no failure in" in read(undiscovered, [unseen(safe)])
-    assert np.isfinite(plt.gcf().axes[1].get_ylim()).all()
+    assert np.isfinite(plt.gcf().axes[0].child_axes[1].get_ylim()).all()
 
 
 def endings(lowest: float, middle: float, highest: float, stopped: int) -> Endings:

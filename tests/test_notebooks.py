@@ -166,6 +166,17 @@ def figures_have_readings(notebook: Notebook) -> bool:
     return True
 
 
+def figures_are_shown_once(notebook: Notebook) -> bool:
+    # A figure shows itself; the axes that it returns would stand below it as a line of their own.
+    for cell in code(notebook):
+        drawn = len(re.findall(r"figures\.\w+\(", cell.source))
+        if drawn != len(re.findall(r"^ *ax = figures\.\w+\(", cell.source, re.MULTILINE)):
+            return False
+        if drawn < sum("image/png" in output.get("data", {}) for output in cell.outputs):
+            return False
+    return "<Axes" not in shown(notebook)
+
+
 def figures_are_tested(notebook: Notebook) -> bool:
     # nbval cannot see pixels: that a figure shows what it says is asserted on its artists.
     drawn = {name for cell in code(notebook) for name in re.findall(r"figures\.(\w+)", cell.source)}
@@ -194,6 +205,7 @@ RULES: tuple[Callable[[Notebook], bool], ...] = (
     minimal_metadata,
     nothing_of_this_machine,
     figures_have_readings,
+    figures_are_shown_once,
     figures_are_tested,
     a_story_not_a_script,
     small_file,
@@ -359,6 +371,11 @@ def silent_figure(notebook: Notebook) -> None:
     code(notebook)[3].outputs = [above, figure]
 
 
+def shown_twice(notebook: Notebook) -> None:
+    cell = next(c for c in code(notebook) if "figures." in c.source)
+    cell.outputs = [*cell.outputs, *cell.outputs]
+
+
 def few_cells(notebook: Notebook) -> None:
     notebook.cells = notebook.cells[:15]
 
@@ -426,6 +443,9 @@ BROKEN: dict[str, tuple[Callable[[Notebook], bool], Callable[[Notebook], None]]]
     "a duration": (nothing_of_this_machine, says("took 3.2 seconds")),
     "a short duration": (nothing_of_this_machine, says("took 3.2 s")),
     "a figure without a reading below it": (figures_have_readings, silent_figure),
+    "a figure whose axes are printed": (figures_are_shown_once, source(4, "figures.forest(found)")),
+    "the words of axes below a figure": (figures_are_shown_once, says("<Axes: >")),
+    "a figure that is shown twice": (figures_are_shown_once, shown_twice),
     "a figure that no test looks at": (figures_are_tested, source(4, "figures.pie_chart(1)")),
     "a handful of cells": (a_story_not_a_script, few_cells),
     "hardly a word": (a_story_not_a_script, few_words),

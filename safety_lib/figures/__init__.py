@@ -1,7 +1,16 @@
 """One figure for each claim of the loop, with the printed reading that says the same in words.
 
-Every helper draws, shows, prints and returns nothing. matplotlib is loaded by the first figure and
-not before.
+Every helper draws, prints its reading and returns the axes that it drew into. Without ``ax=`` these
+stand in a figure of the house's size, which is shown. With ``ax=`` nothing is shown or closed, so
+that a reader can put drawings side by side and save them::
+
+    figure, (left, right) = plt.subplots(1, 2, figsize=(14, 3.3))
+    figures.survival_curves(found.survival, ax=left)
+    figures.failures_by_turn(found.summary, ax=right)
+    figure.savefig("both.svg")
+
+A cell of 7 by about 3 inches looks as the drawing does alone. matplotlib is loaded by the first
+figure and not before.
 """
 
 from safety_lib.figures.cause import (

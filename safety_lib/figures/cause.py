@@ -44,7 +44,9 @@ _OUTCOME = 0.93  # where the outcome stands, and where edges that act together m
 _TOGETHER = 0.5
 
 
-def causal_graph(found: Bisection, interventions: Sequence[Intervention]) -> None:
+def causal_graph(
+    found: Bisection, interventions: Sequence[Intervention], *, ax: Axes | None = None
+) -> Axes:
     """Draw what the failure hangs on: an edge for each effect that was measured.
 
     Changes of the release stand above, moments of the conversation below. The width of an edge is
@@ -57,10 +59,16 @@ def causal_graph(found: Bisection, interventions: Sequence[Intervention]) -> Non
         The changes that are enough, and what the others do.
     interventions : sequence of Intervention
         Re-executed on the seeds of the incident.
+    ax : matplotlib Axes, optional
+        Where to draw; left out, a new figure of the house's size, which is shown.
+
+    Returns
+    -------
+    matplotlib Axes
+        What was drawn into; its ``figure`` can be saved.
     """
     if found.why_not or not interventions:
-        nothing(f"No cause is drawn: {found.why_not or 'nothing was re-executed'}")
-        return
+        return nothing(f"No cause is drawn: {found.why_not or 'nothing was re-executed'}", ax)
     effects = {i.name: i for i in interventions}
     changes = list(dict.fromkeys((*found.enough, *found.needed)))
     context = [i for i in interventions if i.kind in ("turn", "tool_result") and i.ci_low > 0]
@@ -70,12 +78,13 @@ def causal_graph(found: Bisection, interventions: Sequence[Intervention]) -> Non
     factual = interventions[0].factual
     together = len(found.enough) > 1
     with sheet():
-        _, axes = draw(
+        axes = draw(
             _graph_title(found),
             height=fit_height(len(labels) + 3),
             left=label_width([drawable(label, 34) for label in labels], SMALL + 0.5),
             right=1.1,
             bottom=0.15,
+            ax=ax,
         )
         rows_axis(axes, [drawable(label, 34) for label in labels], SMALL + 0.5)
         axes.set_xlim(0, 1)
@@ -103,7 +112,7 @@ def causal_graph(found: Bisection, interventions: Sequence[Intervention]) -> Non
             _said(axes, _TOGETHER, meet - 0.42, f"together {both.k} of {both.n}", RUST, "center")
         dot(axes, _OUTCOME, middle, Mark(INK, "o", "-"), 12)
         beside(axes, middle, f"rule broken\n{factual.k} of {factual.n}", INK, SMALL + 0.5)
-        finish(_graph_lines(found, context))
+        return finish(axes, _graph_lines(found, context), shown=ax is None)
 
 
 def _edge(
@@ -175,25 +184,32 @@ def _graph_lines(found: Bisection, context: Sequence[Intervention]) -> list[str]
 # --------------------------------------------------------------------------- mitigations
 
 
-def mitigations(results: Sequence[MitigationResult]) -> None:
+def mitigations(results: Sequence[MitigationResult], *, ax: Axes | None = None) -> Axes:
     """Draw what each mitigation leaves of the failure and what it costs legitimate users.
 
     Parameters
     ----------
     results : sequence of MitigationResult
         Each executed on the incident, on held-out variants and on benign requests.
+    ax : matplotlib Axes, optional
+        Where to draw; left out, a new figure of the house's size, which is shown.
+
+    Returns
+    -------
+    matplotlib Axes
+        What was drawn into; its ``figure`` can be saved.
     """
     if not results:
-        nothing("No mitigation was tried")
-        return
+        return nothing("No mitigation was tried", ax)
     ranked = sorted(results, key=lambda r: (_share(r.held_out), _share(r.benign), r.name))
     with sheet():
         labels = [drawable(r.name, 38) for r in ranked]
-        _, axes = draw(
+        axes = draw(
             _fix_title(ranked),
             height=fit_height(len(ranked) + 2),
             left=label_width(labels, SMALL + 0.5),
             right=1.45,
+            ax=ax,
         )
         rows_axis(axes, labels, SMALL + 0.5)
         percent_axis(axes)
@@ -216,7 +232,7 @@ def mitigations(results: Sequence[MitigationResult]) -> None:
             color=INK,
             va="center",
         )
-        finish(_fix_lines(ranked))
+        return finish(axes, _fix_lines(ranked), shown=ax is None)
 
 
 def _share(counted: Any) -> float:
@@ -255,13 +271,20 @@ def _fix_lines(ranked: Sequence[MitigationResult]) -> list[str]:
 # --------------------------------------------------------------------------- experiments
 
 
-def root_cause_accuracy(experiment: Experiment) -> None:
+def root_cause_accuracy(experiment: Experiment, *, ax: Axes | None = None) -> Axes:
     """Draw how often each way of naming a cause names the fault that was put in.
 
     Parameters
     ----------
     experiment : Experiment
         The one of this name.
+    ax : matplotlib Axes, optional
+        Where to draw; left out, a new figure of the house's size, which is shown.
+
+    Returns
+    -------
+    matplotlib Axes
+        What was drawn into; its ``figure`` can be saved.
     """
     single, pairs = experiment.result["single"], experiment.result["pairs"]
     names = {
@@ -271,12 +294,13 @@ def root_cause_accuracy(experiment: Experiment) -> None:
         "label": "the label's layer",
     }
     with sheet():
-        _, axes = draw(
+        axes = draw(
             f"Re-execution names {_of(single['search'])} single faults; reading the label "
             f"{_of(single['label'])}",
             height=2.9,
             left=label_width(names.values()) + 0.15,
             right=1.9,
+            ax=ax,
         )
         rows_axis(axes, list(names.values()))
         percent_axis(axes)
@@ -295,36 +319,46 @@ def root_cause_accuracy(experiment: Experiment) -> None:
             for row in experiment.result["by_replays"]
         )
         idle = experiment.result["nothing_to_find"]
-        finish(
+        return finish(
+            axes,
             [
                 f"One fault: {_of(single['search'])} named first by bisection; a guess would name "
                 f"{single['guess']:.0%}. Two faults: {_of(pairs['search'])}.",
                 f"By replays of each mixture: {curve}.",
                 f"Where the good release broke as well, {idle['not_identified']} of "
                 f"{idle['incidents']} were said to have no cause among the changes.",
-            ]
+            ],
+            shown=ax is None,
         )
 
 
-def radius_coverage(experiment: Experiment) -> None:
+def radius_coverage(experiment: Experiment, *, ax: Axes | None = None) -> Axes:
     """Draw how often each interval of the blast radius holds the truth, and how wide it is.
 
     Parameters
     ----------
     experiment : Experiment
         ``blast_radius_coverage``.
+    ax : matplotlib Axes, optional
+        Where to draw; left out, a new figure of the house's size, which is shown.
+
+    Returns
+    -------
+    matplotlib Axes
+        What was drawn into; its ``figure`` can be saved.
     """
     table = {k: v for k, v in experiment.result["all"].items() if isinstance(v, Mapping)}
     ours = "stratified audit"
     order = sorted(table, key=lambda name: (name != ours, table[name]["median_width"]))
     first = table[ours]
     with sheet():
-        _, axes = draw(
+        axes = draw(
             f"The audit's 95% interval holds the truth in {first['k'] / first['n']:.1%} of "
             f"{first['n']:,} incidents",
             height=2.9,
             left=label_width(order) + 0.15,
             right=1.9,
+            ax=ax,
         )
         rows_axis(axes, order)
         axes.axvspan(93, 97, color=PALE, linewidth=0)
@@ -344,33 +378,43 @@ def radius_coverage(experiment: Experiment) -> None:
         axes.set_xlim(min(85, 100 * min(s["ci_low"] for s in table.values()) - 2), 100.5)
         axes.set_xlabel("incidents whose truth the interval holds, % (grey: 93 to 97)")
         told = "; ".join(f"{name} {table[name]['k'] / table[name]['n']:.1%}" for name in order)
-        finish(
+        return finish(
+            axes,
             [
                 f"Held the truth: {told}.",
                 f"Median width in sessions: {ours} {first['median_width']:,.0f}, "
                 f"prediction-powered {table['prediction-powered']['median_width']:,.0f}.",
-            ]
+            ],
+            shown=ax is None,
         )
 
 
-def loop_rounds(experiment: Experiment) -> None:
+def loop_rounds(experiment: Experiment, *, ax: Axes | None = None) -> Axes:
     """Draw the incidents that escape round after round, with and without the loop.
 
     Parameters
     ----------
     experiment : Experiment
         ``loop_against_no_loop``.
+    ax : matplotlib Axes, optional
+        Where to draw; left out, a new figure of the house's size, which is shown.
+
+    Returns
+    -------
+    matplotlib Axes
+        What was drawn into; its ``figure`` can be saved.
     """
     result = experiment.result
     series = {arm: result["by_round"][arm]["escaped"] for arm in ("no loop", "loop")}
     marks = {"no loop": _WORST, "loop": _OURS}
     fewer = result["fewer_escaped_a_run"]
     with sheet():
-        _, axes = draw(
+        axes = draw(
             f"Learning from incidents lets {fewer['mean']:.0f} fewer escape in "
             f"{len(series['loop'])} releases",
             height=2.9,
             right=1.3,
+            ax=ax,
         )
         for arm, values in series.items():
             mark = marks[arm]
@@ -393,7 +437,11 @@ def loop_rounds(experiment: Experiment) -> None:
         axes.set_ylim(-0.04 * most, 1.08 * most)
         axes.set_xticks(range(1, len(series["loop"]) + 1))
         axes.grid(axis="y", color=PALE, linewidth=0.8)
-        finish([_arm_line(arm, result[arm]) for arm in series] + [_fewer_line(fewer)])
+        return finish(
+            axes,
+            [_arm_line(arm, result[arm]) for arm in series] + [_fewer_line(fewer)],
+            shown=ax is None,
+        )
 
 
 def _arm_line(arm: str, seen: Mapping[str, Any]) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from safety_lib.figures.style import (
     BLUE,
@@ -26,6 +26,9 @@ from safety_lib.figures.style import (
 from safety_lib.records import Experiment
 from safety_lib.report.text import count
 
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
 _SEEN = Mark(BLUE, "o", "-")
 _FIRST = Mark(INK, "D", "--", filled=False)
 _LEARNED = Mark(BLUE, "o", "-")
@@ -44,13 +47,20 @@ _WORDS = {
 _BROAD = 46.0  # of a circle that stands for every session of its row, in points
 
 
-def detection(experiment: Experiment) -> None:
+def detection(experiment: Experiment, *, ax: Axes | None = None) -> Axes:
     """Draw after how many sessions each monitor sees a bad release, and how often it does not.
 
     Parameters
     ----------
     experiment : Experiment
         ``detection_latency``.
+    ax : matplotlib Axes, optional
+        Where to draw; left out, a new figure of the house's size, which is shown.
+
+    Returns
+    -------
+    matplotlib Axes
+        What was drawn into; its ``figure`` can be saved.
     """
     monitors: Mapping[str, Any] = experiment.result["monitors"]
     longest = experiment.parameters["sessions"]
@@ -62,12 +72,13 @@ def detection(experiment: Experiment) -> None:
         and not monitors[name]["on_good"]["k"]
     ]
     with sheet():
-        _, axes = draw(
+        axes = draw(
             f"{len(told)} of {len(order)} monitors "
             f"{'sees' if len(told) == 1 else 'see'} every bad release and no good one",
             height=2.9,
             left=label_width(order),
             right=1.95,
+            ax=ax,
         )
         rows_axis(axes, order)
         axes.set_xscale("log")
@@ -84,7 +95,11 @@ def detection(experiment: Experiment) -> None:
         axes.set_xticks(ticks, [f"{tick:,}" for tick in ticks])
         axes.minorticks_off()
         axes.set_xlabel("sessions from the release to the alarm (right: releases with an alarm)")
-        finish([_monitor_line(name, monitors[name]) for name in told] + [_others(monitors, told)])
+        return finish(
+            axes,
+            [_monitor_line(name, monitors[name]) for name in told] + [_others(monitors, told)],
+            shown=ax is None,
+        )
 
 
 def _monitor_line(name: str, seen: Mapping[str, Any]) -> str:
@@ -105,24 +120,32 @@ def _others(monitors: Mapping[str, Any], told: list[str]) -> str:
     return f"Alarms of the others: {'; '.join(rest)}." if rest else "There are no others."
 
 
-def near_misses(experiment: Experiment) -> None:
+def near_misses(experiment: Experiment, *, ax: Axes | None = None) -> Axes:
     """Draw how often sessions that broke nothing break a rule when they are held again.
 
     Parameters
     ----------
     experiment : Experiment
         ``early_warning``.
+    ax : matplotlib Axes, optional
+        Where to draw; left out, a new figure of the house's size, which is shown.
+
+    Returns
+    -------
+    matplotlib Axes
+        What was drawn into; its ``figure`` can be saved.
     """
     rows: list[Mapping[str, Any]] = experiment.result["margins"]
     labels = [_STRATA[row["name"]] for row in rows]
     near = sum(row["near"]["k"] for row in rows if row["near"])
     held = sum(row["near"]["n"] for row in rows if row["near"])
     with sheet():
-        _, axes = draw(
+        axes = draw(
             f"Of {held:,} sessions that broke nothing, {near:,} had been lucky",
             height=2.9,
             left=label_width(labels),
             right=1.6,
+            ax=ax,
         )
         rows_axis(axes, labels)
         percent_axis(axes)
@@ -136,27 +159,39 @@ def near_misses(experiment: Experiment) -> None:
             beside(axes, y, f"{_of(row['near'])} near", INK, SMALL + 0.5)
         axes.set_xlim(-0.09, 1.025)
         axes.set_xlabel("replays of the same words that break a rule (area: sessions)")
-        finish(
-            [
-                "Near misses: "
-                + "; ".join(
-                    f"{_STRATA[row['name']]} {_of(row['near'])}" for row in rows if row["near"]
-                )
-                + ".",
-                "In the log: "
-                + ", ".join(f"{row['name']} {row['sessions']:,}" for row in rows)
-                + f"; {count(experiment.parameters['replays'], 'replay')} of each session drawn.",
-            ]
+        return finish(
+            axes,
+            (
+                [
+                    "Near misses: "
+                    + "; ".join(
+                        f"{_STRATA[row['name']]} {_of(row['near'])}" for row in rows if row["near"]
+                    )
+                    + ".",
+                    "In the log: "
+                    + ", ".join(f"{row['name']} {row['sessions']:,}" for row in rows)
+                    + f"; {count(experiment.parameters['replays'], 'replay')} of each session "
+                    "drawn.",
+                ]
+            ),
+            shown=ax is None,
         )
 
 
-def early_warning(experiment: Experiment) -> None:
+def early_warning(experiment: Experiment, *, ax: Axes | None = None) -> Axes:
     """Draw what a learned rule warns of, beside looking at every refusal.
 
     Parameters
     ----------
     experiment : Experiment
         ``early_warning``.
+    ax : matplotlib Axes, optional
+        Where to draw; left out, a new figure of the house's size, which is shown.
+
+    Returns
+    -------
+    matplotlib Axes
+        What was drawn into; its ``figure`` can be saved.
     """
     result = experiment.result
     rules = {"first refusal": (result["first_refusal"], _FIRST)}
@@ -164,12 +199,13 @@ def early_warning(experiment: Experiment) -> None:
     caught = result["scored_on"]["recall"]
     with sheet():
         labels = list(_WORDS.values())
-        _, axes = draw(
+        axes = draw(
             f"The learned rule warns of {caught['k'] / caught['n']:.0%} of the violations of "
             "another week",
             height=2.9,
             left=label_width(labels),
             right=1.1,
+            ax=ax,
         )
         rows_axis(axes, labels)
         percent_axis(axes)
@@ -182,7 +218,11 @@ def early_warning(experiment: Experiment) -> None:
         for shift, (name, (_, mark)) in zip((-0.16, 0.16), rules.items(), strict=True):
             beside(axes, shift, name, mark.text)
         axes.set_xlabel("share with its 95% interval, on traffic that it was not learned on")
-        finish([f"{name}: {_score_line(seen)}" for name, (seen, _) in rules.items()])
+        return finish(
+            axes,
+            [f"{name}: {_score_line(seen)}" for name, (seen, _) in rules.items()],
+            shown=ax is None,
+        )
 
 
 def _score_line(seen: Mapping[str, Any]) -> str:

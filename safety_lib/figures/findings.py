@@ -20,6 +20,7 @@ from safety_lib.figures.style import (
     interval,
     label_width,
     nothing,
+    panel,
     percent_axis,
     rows_axis,
     sheet,
@@ -40,7 +41,7 @@ if TYPE_CHECKING:
 _DARKEST = 0.62  # share of black behind a cell in which every conversation broke a rule
 
 
-def coverage_map(seen: Coverage) -> None:
+def coverage_map(seen: Coverage, *, ax: Axes | None = None) -> Axes:
     """Draw goals by families: how often a rule broke there, and at which turns.
 
     Every cell says its numbers; a darker one broke more often. A hatched cell was never tried, an
@@ -50,16 +51,22 @@ def coverage_map(seen: Coverage) -> None:
     ----------
     seen : Coverage
         What the conversations with one version covered.
+    ax : matplotlib Axes, optional
+        Where to draw; left out, a new figure of the house's size, which is shown.
+
+    Returns
+    -------
+    matplotlib Axes
+        What was drawn into; its ``figure`` can be saved.
     """
     if not any(cell.tried for cell in seen.scenarios):
-        nothing("No scenario was tried")
-        return
+        return nothing("No scenario was tried", ax)
     goals, families = list(seen.rules), seen.families
     with sheet():
         left = label_width(goals, SMALL) + 0.55
-        _, axes = draw(_coverage_title(seen), height=3.6, left=left, right=0.08, bottom=0.1)
-        x, y, width, height = axes.get_position().bounds
-        axes.set_position((x, y, width, height - 0.32 / 3.6))
+        axes = draw(
+            _coverage_title(seen), height=3.6, left=left, right=0.08, bottom=0.1, head=0.32, ax=ax
+        )
         axes.set_xlim(0, len(families))
         axes.set_ylim(len(goals), 0)
         axes.set_axis_off()
@@ -80,7 +87,7 @@ def coverage_map(seen: Coverage) -> None:
             axes.text(-0.06, row + 0.74, rule, ha="right", va="center", fontsize=6, color=GREY)
             for column, family in enumerate(families):
                 _cell(axes, seen.cells[goal, family], column, row)
-        finish(_coverage_lines(seen))
+        return finish(axes, _coverage_lines(seen), shown=ax is None)
 
 
 def _cell(axes: Axes, cell: Cell, column: int, row: int) -> None:
@@ -159,7 +166,9 @@ def _coverage_lines(seen: Coverage) -> list[str]:
 # --------------------------------------------------------------------------- what is unseen
 
 
-def undiscovered(searches: Sequence[Unseen], tolerated: float = 0.05) -> None:
+def undiscovered(
+    searches: Sequence[Unseen], tolerated: float = 0.05, *, ax: Axes | None = None
+) -> Axes:
     """Draw the modes of failure that were found, and the bound on what one more rollout shows.
 
     Above, the steps are the order in which the search went, the thin line is the mean over all
@@ -172,16 +181,21 @@ def undiscovered(searches: Sequence[Unseen], tolerated: float = 0.05) -> None:
         One per version, the baseline first.
     tolerated : float
         Chance of one more mode at which a search may stop, in (0, 1).
+    ax : matplotlib Axes, optional
+        Where to draw; left out, a new figure of the house's size, which is shown.
+
+    Returns
+    -------
+    matplotlib Axes
+        What was drawn into; its ``figure`` can be saved, the panels are its ``child_axes``.
     """
     searches = [search for search in searches if search.rollouts]
     if not searches:
-        nothing("No rollout was valid")
-        return
+        return nothing("No rollout was valid", ax)
     with sheet():
-        figure, below = draw(_undiscovered_title(searches[-1]), height=3.6, left=0.85, right=1.75)
-        x, y, width, height = below.get_position().bounds
-        below.set_position((x, y, width, height * 0.36))
-        above = figure.add_axes((x, y + height * 0.5, width, height * 0.5), sharex=below)
+        axes = draw(_undiscovered_title(searches[-1]), height=3.6, left=0.85, right=1.75, ax=ax)
+        below = panel(axes, 0, 0.36)
+        above = panel(axes, 0.5, 0.5, above=below)
         above.tick_params(labelbottom=False)
         most = max(max(u.chao1, float(len(u.modes))) for u in searches) or 1.0
         found_at = spread([len(u.modes) / most for u in searches], 0.2)
@@ -209,7 +223,11 @@ def undiscovered(searches: Sequence[Unseen], tolerated: float = 0.05) -> None:
         )
         below.set_xlim(0, max(u.rollouts for u in searches))
         below.set_xlabel("rollouts, in the order held")
-        finish(f"{plain(str(u), 400)}; {_stop(u, tolerated)}." for u in searches[:3])
+        return finish(
+            axes,
+            (f"{plain(str(u), 400)}; {_stop(u, tolerated)}." for u in searches[:3]),
+            shown=ax is None,
+        )
 
 
 def _stop(search: Unseen, tolerated: float) -> str:
@@ -234,7 +252,7 @@ def _undiscovered_title(search: Unseen) -> str:
 # --------------------------------------------------------------------------- other endings
 
 
-def other_endings(names: Sequence[str], seen: Sequence[Endings]) -> None:
+def other_endings(names: Sequence[str], seen: Sequence[Endings], *, ax: Axes | None = None) -> Axes:
     """Draw how far conversations that something else ended leave open how many would have failed.
 
     The mark is Kaplan-Meier's answer, which takes other endings for censoring; the line runs from
@@ -246,13 +264,19 @@ def other_endings(names: Sequence[str], seen: Sequence[Endings]) -> None:
         A name for each.
     seen : sequence of Endings
         How the conversations of each ended.
+    ax : matplotlib Axes, optional
+        Where to draw; left out, a new figure of the house's size, which is shown.
+
+    Returns
+    -------
+    matplotlib Axes
+        What was drawn into; its ``figure`` can be saved.
     """
     if not seen:
-        nothing("There is no conversation that could have ended")
-        return
+        return nothing("There is no conversation that could have ended", ax)
     with sheet():
         shown = [drawable(name, 24) for name in names]
-        _, axes = draw(_endings_title(seen[-1]), height=2.6, left=label_width(shown), right=1.9)
+        axes = draw(_endings_title(seen[-1]), height=2.6, left=label_width(shown), right=1.9, ax=ax)
         rows_axis(axes, shown)
         for i, endings in enumerate(seen):
             mark = version_mark(i)
@@ -263,7 +287,11 @@ def other_endings(names: Sequence[str], seen: Sequence[Endings]) -> None:
             beside(axes, i, "\n".join(said), mark.text, SMALL + 0.5)
         percent_axis(axes)
         axes.set_xlabel(f"broke a rule by turn {seen[-1].turn}: from none to all of the others")
-        finish(f"{plain(name)}: {e}." for name, e in list(zip(names, seen, strict=True))[:3])
+        return finish(
+            axes,
+            (f"{plain(name)}: {e}." for name, e in list(zip(names, seen, strict=True))[:3]),
+            shown=ax is None,
+        )
 
 
 def _open_range(axes: Axes, row: int, endings: Endings, mark: Mark) -> None:
@@ -297,13 +325,20 @@ def _endings_title(last: Endings) -> str:
 # --------------------------------------------------------------------------- who does the work
 
 
-def safeguard_credit(experiment: Experiment) -> None:
+def safeguard_credit(experiment: Experiment, *, ax: Axes | None = None) -> Axes:
     """Draw the share of attacks that each safeguard prevents, on every version that was tried.
 
     Parameters
     ----------
     experiment : Experiment
         ``safeguard_ablation``: Shapley shares with their 95% intervals over scenarios.
+    ax : matplotlib Axes, optional
+        Where to draw; left out, a new figure of the house's size, which is shown.
+
+    Returns
+    -------
+    matplotlib Axes
+        What was drawn into; its ``figure`` can be saved.
     """
     versions = list(experiment.result)
     prevented = experiment.result[versions[0]]["prevented"]
@@ -318,7 +353,7 @@ def safeguard_credit(experiment: Experiment) -> None:
     with sheet():
         labels = [drawable(version, 24) for _, version in rows]
         left = label_width(labels) + 0.85
-        _, axes = draw(_credit_title(experiment), height=3.4, left=left, right=1.75)
+        axes = draw(_credit_title(experiment), height=3.4, left=left, right=1.75, ax=ax)
         rows_axis(axes, labels)
         heights = [i + 0.6 * (i // len(versions)) for i in range(len(rows))]
         axes.set_yticks(heights, labels)
@@ -345,7 +380,11 @@ def safeguard_credit(experiment: Experiment) -> None:
         axes.set_xlim(-1.1 * reach, 1.1 * reach)
         axes.xaxis.set_major_formatter(lambda x, _: f"{100 * x:+.0f}%" if x else "0%")
         axes.set_xlabel("attacks prevented, of all attacks")
-        finish(_credit_line(version, experiment.result[version]) for version in versions[:3])
+        return finish(
+            axes,
+            (_credit_line(version, experiment.result[version]) for version in versions[:3]),
+            shown=ax is None,
+        )
 
 
 def _credit_title(experiment: Experiment) -> str:

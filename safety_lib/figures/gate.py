@@ -45,7 +45,7 @@ _MARKS = {
 }
 
 
-def forest(report: GateReport) -> None:
+def forest(report: GateReport, *, ax: Axes | None = None) -> Axes:
     """Draw the difference in pass rate, candidate minus baseline, over all and part by part.
 
     Parameters
@@ -53,19 +53,28 @@ def forest(report: GateReport) -> None:
     report : GateReport
         What the gate decided; strata and families of tests become rows, the gate's two margins
         dashed lines.
+    ax : matplotlib Axes, optional
+        Where to draw; left out, a new figure of the house's size, which is shown.
+
+    Returns
+    -------
+    matplotlib Axes
+        What was drawn into; its ``figure`` can be saved.
     """
     rows = differences(report)
     drawn = [row for row in rows if known(row.delta)]
     if not drawn:
-        nothing(f"No test gave a valid result on both {report.baseline} and {report.candidate}")
-        return
+        return nothing(
+            f"No test gave a valid result on both {report.baseline} and {report.candidate}", ax
+        )
     with sheet():
         labels = [drawable(row.label, 24) for row in rows]
-        _, axes = draw(
+        axes = draw(
             _forest_title(report),
             height=fit_height(len(rows) + 2, least=2.8),
             left=label_width(labels),
             right=2.2,
+            ax=ax,
         )
         rows_axis(axes, labels)
         for y, row in enumerate(rows):
@@ -76,7 +85,7 @@ def forest(report: GateReport) -> None:
         _margins(axes, drawn, -report.block_margin, -report.ok_margin)
         versions = f"{drawable(report.candidate, 20)} minus {drawable(report.baseline, 20)}"
         axes.set_xlabel(f"{versions}, points of pass rate")
-        finish(_forest_lines(report, rows))
+        return finish(axes, _forest_lines(report, rows), shown=ax is None)
 
 
 def _forest_row(axes: Axes, y: int, row: Difference, block_margin: float) -> None:
@@ -158,27 +167,36 @@ def _forest_lines(report: GateReport, rows: Sequence[Difference]) -> list[str]:
 # --------------------------------------------------------------------------- test by test
 
 
-def pass_rates(report: GateReport) -> None:
+def pass_rates(report: GateReport, *, ax: Axes | None = None) -> Axes:
     """Draw the pass rate of each test on both versions, the largest loss first.
 
     Parameters
     ----------
     report : GateReport
         Of more than 20 tests, the ones with the largest differences are drawn.
+    ax : matplotlib Axes, optional
+        Where to draw; left out, a new figure of the house's size, which is shown.
+
+    Returns
+    -------
+    matplotlib Axes
+        What was drawn into; its ``figure`` can be saved.
     """
     tests = [t for t in report.test_results if t.baseline.valid and t.candidate.valid]
     if not tests:
-        nothing(f"No test gave a valid result on both {report.baseline} and {report.candidate}")
-        return
+        return nothing(
+            f"No test gave a valid result on both {report.baseline} and {report.candidate}", ax
+        )
     largest = sorted(tests, key=lambda t: (-abs(_gap(t)), t.test_id))[:_MOST_ROWS]
     rows = sorted(largest, key=lambda t: (_gap(t), t.test_id))
     with sheet():
         labels = [drawable(_label(test), 54) for test in rows]
-        _, axes = draw(
+        axes = draw(
             _pass_title(report, tests),
             height=fit_height(len(rows) + 1),
             left=label_width(labels, SMALL),
             right=0.95,
+            ax=ax,
         )
         rows_axis(axes, labels, SMALL)
         for y, test in enumerate(rows):
@@ -191,7 +209,7 @@ def pass_rates(report: GateReport) -> None:
         _name_marks(axes, report, rows[0])
         percent_axis(axes)
         axes.set_xlabel("share of trials that passed")
-        finish(_pass_lines(report, tests, rows))
+        return finish(axes, _pass_lines(report, tests, rows), shown=ax is None)
 
 
 def _label(test: TestResult) -> str:
@@ -264,18 +282,25 @@ _CURVES = {
 }
 
 
-def operating_characteristics(experiment: Experiment) -> None:
+def operating_characteristics(experiment: Experiment, *, ax: Axes | None = None) -> Axes:
     """Draw how often a release of known loss is blocked, by this gate and by the original's rule.
 
     Parameters
     ----------
     experiment : Experiment
         ``operating_characteristics``.
+    ax : matplotlib Axes, optional
+        Where to draw; left out, a new figure of the house's size, which is shown.
+
+    Returns
+    -------
+    matplotlib Axes
+        What was drawn into; its ``figure`` can be saved.
     """
     curves = experiment.result["curves"]
     losses = [float(loss) for loss in next(iter(curves.values()))]
     with sheet():
-        _, axes = draw(_power_title(curves), height=3.0, right=1.9)
+        axes = draw(_power_title(curves), height=3.0, right=1.9, ax=ax)
         ends = []
         for name, mark in _CURVES.items():
             blocked = [curves[name][str(loss)]["BLOCK"][0] for loss in losses]
@@ -298,7 +323,11 @@ def operating_characteristics(experiment: Experiment) -> None:
         axes.grid(axis="y", color=PALE, linewidth=0.8)
         told = ("this suite", "the original's rule, 8 tests")
         rest = [name for name in curves if name not in told]
-        finish([_power_line(name, curves[name]) for name in told] + [_blocked_line(rest, curves)])
+        return finish(
+            axes,
+            [_power_line(name, curves[name]) for name in told] + [_blocked_line(rest, curves)],
+            shown=ax is None,
+        )
 
 
 def _power_title(curves: Mapping[str, Any]) -> str:

@@ -14,7 +14,6 @@ from safety_lib.figures.style import (
     RUST,
     SMALL,
     VERMILION,
-    WIDTH,
     Mark,
     beside,
     dot,
@@ -22,6 +21,7 @@ from safety_lib.figures.style import (
     drawable,
     finish,
     fit_height,
+    inches_wide,
     interval,
     label_width,
     nothing,
@@ -45,24 +45,30 @@ _LANES: dict[str, tuple[str, Mark]] = {
 }
 
 
-def timeline(entries: Sequence[TimelineEntry]) -> None:
+def timeline(entries: Sequence[TimelineEntry], *, ax: Axes | None = None) -> Axes:
     """Draw an incident turn by turn, one lane for each kind of event.
 
     Parameters
     ----------
     entries : sequence of TimelineEntry
         In the order in which they happened.
+    ax : matplotlib Axes, optional
+        Where to draw; left out, a new figure of the house's size, which is shown.
+
+    Returns
+    -------
+    matplotlib Axes
+        What was drawn into; its ``figure`` can be saved.
     """
     if not entries:
-        nothing("The incident has no events")
-        return
+        return nothing("The incident has no events", ax)
     first = next((entry for entry in entries if entry.what == "violation"), None)
     turns = range(min(e.turn for e in entries), max(e.turn for e in entries) + 1)
     kinds = {entry.what for entry in entries}
     lanes = [what for what in _LANES if what in kinds]
     with sheet():
         labels = [_LANES[what][0] for what in lanes]
-        _, axes = draw(_timeline_title(entries, first), 2.9, left=label_width(labels))
+        axes = draw(_timeline_title(entries, first), 2.9, left=label_width(labels), ax=ax)
         rows_axis(axes, labels)
         for turn in turns[::2]:
             axes.axvspan(turn - 0.5, turn + 0.5, color="#F4F4F4", linewidth=0, zorder=0)
@@ -77,7 +83,7 @@ def timeline(entries: Sequence[TimelineEntry]) -> None:
         axes.set_xticks(turns[:: max(1, len(turns) // 16)])
         axes.tick_params(axis="x", length=0)
         axes.set_xlabel("turn")
-        finish(_timeline_lines(entries, first))
+        return finish(axes, _timeline_lines(entries, first), shown=ax is None)
 
 
 def _places(entries: Sequence[TimelineEntry]) -> list[float]:
@@ -100,7 +106,7 @@ def _name_violation(
     axes.get_yticklabels()[y].set_fontweight("bold")
     right = x < (turns[0] + turns[-1]) / 2
     place = (x - turns[0] + 0.5) / len(turns)
-    inches = max(place, 1 - place) * WIDTH * axes.get_position().width
+    inches = max(place, 1 - place) * inches_wide(axes)
     axes.annotate(
         drawable(first.detail, int(inches / 0.085)),
         (x, y),
@@ -142,8 +148,11 @@ _UNCLEAR = Mark(INK, "D", "-", filled=False)
 
 
 def intervention_effects(
-    interventions: Sequence[Intervention], causes: Collection[str] | None = None
-) -> None:
+    interventions: Sequence[Intervention],
+    causes: Collection[str] | None = None,
+    *,
+    ax: Axes | None = None,
+) -> Axes:
     """Draw how much of the failure each intervention removes, the largest effect first.
 
     Parameters
@@ -153,10 +162,16 @@ def intervention_effects(
     causes : collection of str, optional
         Names of the interventions that are the root cause. Without it, every change that takes
         away at least half of the failures, with an interval above zero, is marked.
+    ax : matplotlib Axes, optional
+        Where to draw; left out, a new figure of the house's size, which is shown.
+
+    Returns
+    -------
+    matplotlib Axes
+        What was drawn into; its ``figure`` can be saved.
     """
     if not interventions:
-        nothing("Nothing was re-executed, so no cause is named")
-        return
+        return nothing("Nothing was re-executed, so no cause is named", ax)
     ranked = sorted(interventions, key=lambda i: (-i.effect, i.name))
     if causes is None:
         causes = {i.name for i in ranked if _is_cause(i)}
@@ -164,11 +179,12 @@ def intervention_effects(
     named = [i for i in rows if i.name in causes]
     with sheet():
         labels = [drawable(row.name, 36) for row in rows]
-        _, axes = draw(
+        axes = draw(
             _cause_title(ranked, named),
             height=fit_height(len(rows) + 1),
             left=label_width(labels, SMALL + 0.5),
             right=1.75,
+            ax=ax,
         )
         rows_axis(axes, labels, SMALL + 0.5)
         for y, row in enumerate(rows):
@@ -177,7 +193,7 @@ def intervention_effects(
         axes.grid(axis="x", color=PALE, linewidth=0.8)
         axes.xaxis.set_major_formatter(lambda x, _: f"{x:.0f}".replace("-", MINUS))
         axes.set_xlabel("points of the failure rate removed, 95% interval")
-        finish(_cause_lines(ranked, rows, named))
+        return finish(axes, _cause_lines(ranked, rows, named), shown=ax is None)
 
 
 def _is_cause(intervention: Intervention) -> bool:
@@ -230,7 +246,9 @@ def _cause_lines(
 # --------------------------------------------------------------------------- blast radius
 
 
-def blast_radius(radius: BlastRadius | None, truth: int | None = None) -> None:
+def blast_radius(
+    radius: BlastRadius | None, truth: int | None = None, *, ax: Axes | None = None
+) -> Axes:
     """Draw the estimated number of affected conversations beside what was claimed and what is true.
 
     Parameters
@@ -239,10 +257,16 @@ def blast_radius(radius: BlastRadius | None, truth: int | None = None) -> None:
         The estimate of the audit; None where no rule broke in the replays.
     truth : int, optional
         The number that only the simulator knows.
+    ax : matplotlib Axes, optional
+        Where to draw; left out, a new figure of the house's size, which is shown.
+
+    Returns
+    -------
+    matplotlib Axes
+        What was drawn into; its ``figure`` can be saved.
     """
     if radius is None:
-        nothing("No rule broke in the replays, so nothing was estimated")
-        return
+        return nothing("No rule broke in the replays, so nothing was estimated", ax)
     rows: list[tuple[str, float, Mark]] = [
         ("estimated by audit", radius.estimate, Mark(BLUE, "o", "-"))
     ]
@@ -252,7 +276,7 @@ def blast_radius(radius: BlastRadius | None, truth: int | None = None) -> None:
         rows.append(("hidden truth", truth, Mark(INK, "D", "-", filled=False)))
     with sheet():
         labels = [label for label, _, _ in rows]
-        _, axes = draw(_radius_title(radius), height=2.6, left=label_width(labels), right=2.0)
+        axes = draw(_radius_title(radius), height=2.6, left=label_width(labels), right=2.0, ax=ax)
         rows_axis(axes, labels)
         axes.axvspan(radius.ci_low, radius.ci_high, color=BLUE, alpha=0.1, linewidth=0)
         for y, (_, value, mark) in enumerate(rows):
@@ -271,7 +295,7 @@ def blast_radius(radius: BlastRadius | None, truth: int | None = None) -> None:
         axes.xaxis.set_major_formatter(lambda x, _: f"{x:,.0f}")
         axes.grid(axis="x", color=PALE, linewidth=0.8)
         axes.set_xlabel(f"affected of {count(radius.population_n, _unit(radius))}")
-        finish(_radius_lines(radius, truth))
+        return finish(axes, _radius_lines(radius, truth), shown=ax is None)
 
 
 def _inside(radius: BlastRadius, value: float) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
 
 from safety_lib.figures.style import (
     BLUE,
@@ -27,6 +28,9 @@ from safety_lib.figures.style import (
 from safety_lib.records import RegressionTest
 from safety_lib.report.text import count, percent, plain
 
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
 _MOST_ROWS = 16
 
 # Active tests run at the gate, all others are kept beside them: open marks.
@@ -37,7 +41,7 @@ _STEPS = ("found", "reproduced", "distinct", "active")
 _STEP = Mark(INK, "D", "-")
 
 
-def funnel(counts: Mapping[str, int]) -> None:
+def funnel(counts: Mapping[str, int], *, ax: Axes | None = None) -> Axes:
     """Draw how many failures are left after each step from the first find to the active test.
 
     Parameters
@@ -45,10 +49,16 @@ def funnel(counts: Mapping[str, int]) -> None:
     counts : mapping of str to int
         Found, reproduced, distinct and active, in whatever order an artifact keeps them; any
         other count, such as quarantined, is drawn below as what was set aside.
+    ax : matplotlib Axes, optional
+        Where to draw; left out, a new figure of the house's size, which is shown.
+
+    Returns
+    -------
+    matplotlib Axes
+        What was drawn into; its ``figure`` can be saved.
     """
     if not counts:
-        nothing("No failure entered the funnel")
-        return
+        return nothing("No failure entered the funnel", ax)
     order = {name: i for i, name in enumerate(_STEPS)}
     steps = sorted(counts.items(), key=lambda step: order.get(step[0], len(order)))
     first, found = steps[0]
@@ -61,7 +71,7 @@ def funnel(counts: Mapping[str, int]) -> None:
         title = f"{count(found, 'failure')} {first} led to {count(kept, f'{last} test')}"
     with sheet():
         labels = [drawable(name, 20) for name, _ in steps]
-        _, axes = draw(title, height=2.6, left=label_width(labels), right=1.55, bottom=0.3)
+        axes = draw(title, height=2.6, left=label_width(labels), right=1.55, bottom=0.3, ax=ax)
         rows_axis(axes, labels)
         for y, (name, n) in enumerate(steps):
             mark = ACTIVE if name == last else _STEP if name in order else NOT_ACTIVE
@@ -72,24 +82,32 @@ def funnel(counts: Mapping[str, int]) -> None:
         axes.set_xlim(-0.025 * most, 1.025 * most)
         axes.set_xticks([])
         axes.spines["bottom"].set_visible(False)
-        finish([", ".join(f"{plain(name)} {n:,}" for name, n in steps) + "."])
+        return finish(
+            axes, [", ".join(f"{plain(name)} {n:,}" for name, n in steps) + "."], shown=ax is None
+        )
 
 
 def _of_first(n: int, found: int) -> str:
     return f" ({percent(n / found, 0)})" if found else ""
 
 
-def reproduction(tests: Sequence[RegressionTest]) -> None:
+def reproduction(tests: Sequence[RegressionTest], *, ax: Axes | None = None) -> Axes:
     """Draw how often each failure came back on fresh seeds, grouped by family.
 
     Parameters
     ----------
     tests : sequence of RegressionTest
         Of more than 16, the ones that came back least often are drawn.
+    ax : matplotlib Axes, optional
+        Where to draw; left out, a new figure of the house's size, which is shown.
+
+    Returns
+    -------
+    matplotlib Axes
+        What was drawn into; its ``figure`` can be saved.
     """
     if not tests:
-        nothing("There is no test to reproduce")
-        return
+        return nothing("There is no test to reproduce", ax)
     shaky = sorted(tests, key=lambda t: (_rate(t), t.test_id))[:_MOST_ROWS]
     rows = sorted(shaky, key=lambda t: (t.family, -_rate(t), t.test_id))
     with sheet():
@@ -97,8 +115,8 @@ def reproduction(tests: Sequence[RegressionTest]) -> None:
         labels = [f"{drawable(_words(t.category), 22)}  {drawable(t.test_id, 14)}" for t in rows]
         families = [drawable(test.family, 30) for test in rows]
         left = label_width(labels, SMALL) + label_width(families, SMALL, bold=True) - 0.2
-        _, axes = draw(
-            _reproduction_title(tests), height=fit_height(len(rows)), left=left, right=1.25
+        axes = draw(
+            _reproduction_title(tests), height=fit_height(len(rows)), left=left, right=1.25, ax=ax
         )
         rows_axis(axes, labels, SMALL)
         for y, test in enumerate(rows):
@@ -123,7 +141,7 @@ def reproduction(tests: Sequence[RegressionTest]) -> None:
                     axes.axhline(y - 0.5, color=PALE, linewidth=0.8, zorder=0)
         percent_axis(axes)
         axes.set_xlabel("came back on fresh seeds, 95% interval")
-        finish(_reproduction_lines(tests, rows))
+        return finish(axes, _reproduction_lines(tests, rows), shown=ax is None)
 
 
 def _words(name: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -11,15 +12,16 @@ from safety_lib.figures.style import (
     INK,
     PALE,
     SMALL,
-    WIDTH,
     Mark,
     beside,
     draw,
     drawable,
     finish,
+    inches_wide,
     interval,
     label_width,
     nothing,
+    panel,
     percent_axis,
     rows_axis,
     sheet,
@@ -34,43 +36,48 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 _TICKS = 16
+_TICK = 0.25  # inches that the number of a turn takes
+_CENSORED = "upright tick: conversations that ended without a violation (censored)"
 
 
-def failures_by_turn(summaries: Sequence[StressSummary]) -> None:
+def failures_by_turn(summaries: Sequence[StressSummary], *, ax: Axes | None = None) -> Axes:
     """Draw at which turn each version broke its first rule, one row of counts per version.
 
     Parameters
     ----------
     summaries : sequence of StressSummary
         One per version, the baseline first.
+    ax : matplotlib Axes, optional
+        Where to draw; left out, a new figure of the house's size, which is shown.
+
+    Returns
+    -------
+    matplotlib Axes
+        What was drawn into; its ``figure`` can be saved, the panels are its ``child_axes``.
     """
     if not summaries:
-        nothing("No version was tested")
-        return
+        return nothing("No version was tested", ax)
     last = max([turn for s in summaries for turn in s.by_turn] or [1])
     highest = max([n for s in summaries for n in s.by_turn.values()] or [1])
     with sheet():
         names = [drawable(s.version, 14) for s in summaries]
-        figure, whole = draw(_when_title(summaries), height=3.2, left=1.25)
-        whole.set_axis_off()
-        x, y, width, height = whole.get_position().bounds
-        step = height / len(summaries)
+        axes = draw(_when_title(summaries), height=3.2, left=1.25, ax=ax)
+        step = 1 / len(summaries)
         for i, summary in enumerate(summaries):
-            low = y + height - (i + 1) * step
-            axes = figure.add_axes((x, low, width, step * 0.86))
-            _turn_row(axes, summary, version_mark(i), last, highest)
-            axes.text(
-                -1.1 / (WIDTH * width),
+            row = panel(axes, 1 - (i + 1) * step, step * 0.86)
+            _turn_row(row, summary, version_mark(i), last, highest)
+            row.text(
+                -1.1 / inches_wide(axes),
                 0.5,
                 f"{names[i]}\n{summary.failures} of {_valid(summary)}\nfailed",
-                transform=axes.transAxes,
+                transform=row.transAxes,
                 va="center",
                 color=version_mark(i).text,
                 fontweight="bold",
             )
-            axes.tick_params(axis="x", length=0, labelbottom=i == len(summaries) - 1)
-        axes.set_xlabel("turn of the first violation")
-        finish(_when_line(summary) for summary in summaries)
+            row.tick_params(axis="x", length=0, labelbottom=i == len(summaries) - 1)
+        axes.child_axes[-1].set_xlabel("turn of the first violation")
+        return finish(axes, (_when_line(summary) for summary in summaries), shown=ax is None)
 
 
 def _turn_row(axes: Axes, summary: StressSummary, mark: Mark, last: int, highest: int) -> None:
@@ -95,10 +102,15 @@ def _turn_row(axes: Axes, summary: StressSummary, mark: Mark, last: int, highest
         )
     axes.set_xlim(0.4, last + 0.6)
     axes.set_ylim(0, highest * 1.35)
-    every = max(1, last // _TICKS)
+    every = max(1, last // _ticks(axes))
     axes.set_xticks(turns[::every])
     axes.set_yticks([])
     axes.spines["left"].set_visible(False)
+
+
+def _ticks(axes: Axes) -> int:
+    """Count the turns that have room below axes."""
+    return min(_TICKS, max(1, int(inches_wide(axes) / _TICK)))
 
 
 def _none_failed(summary: StressSummary) -> str:
@@ -139,7 +151,7 @@ def _when_line(summary: StressSummary) -> str:
 # --------------------------------------------------------------------------- survival
 
 
-def survival_curves(curves: Sequence[SurvivalCurve]) -> None:
+def survival_curves(curves: Sequence[SurvivalCurve], *, ax: Axes | None = None) -> Axes:
     """Draw the share of conversations without a violation after each turn.
 
     Steps are Kaplan-Meier estimates with their bands; an upright tick is a turn after which
@@ -149,20 +161,27 @@ def survival_curves(curves: Sequence[SurvivalCurve]) -> None:
     ----------
     curves : sequence of SurvivalCurve
         One per version, the baseline first.
+    ax : matplotlib Axes, optional
+        Where to draw; left out, a new figure of the house's size, which is shown.
+
+    Returns
+    -------
+    matplotlib Axes
+        What was drawn into; its ``figure`` can be saved.
     """
     curves = [curve for curve in curves if curve.turn]
     if not curves:
-        nothing("There is no conversation to follow")
-        return
+        return nothing("There is no conversation to follow", ax)
     last = max(curve.turn[-1] for curve in curves)
     with sheet():
         names = [drawable(curve.version, 14) for curve in curves]
-        _, axes = draw(
+        axes = draw(
             _survival_title(curves),
             height=3.3,
             left=max(0.95, label_width(names, SMALL)),
             right=1.45,
             bottom=0.72 + 0.16 * len(curves),
+            ax=ax,
         )
         ends = spread([curve.survival[-1] for curve in curves], 0.13)
         for i, curve in enumerate(curves):
@@ -177,7 +196,7 @@ def survival_curves(curves: Sequence[SurvivalCurve]) -> None:
         axes.text(
             0.02,
             0.05,
-            "upright tick: conversations that ended without a violation (censored)",
+            textwrap.fill(_CENSORED, max(20, int(18 * inches_wide(axes)))),
             transform=axes.transAxes,
             fontsize=SMALL,
             color=GREY,
@@ -187,7 +206,7 @@ def survival_curves(curves: Sequence[SurvivalCurve]) -> None:
         axes.set_yticks([0, 0.5, 1], ["0%", "50%", "100%"])
         axes.grid(axis="y", color=PALE, linewidth=0.8)
         axes.set_ylabel("no violation yet")
-        finish(_survival_line(curve) for curve in curves)
+        return finish(axes, (_survival_line(curve) for curve in curves), shown=ax is None)
 
 
 def _survival_step(axes: Axes, curve: SurvivalCurve, mark: Mark) -> None:
@@ -226,7 +245,7 @@ def _censored(curve: SurvivalCurve) -> list[int]:
 def _risk_table(
     axes: Axes, curves: Sequence[SurvivalCurve], names: Sequence[str], last: int
 ) -> None:
-    every = max(1, last // _TICKS)
+    every = max(1, last // _ticks(axes))
     shown = list(range(0, last + 1, every))
     axes.set_xticks(shown)
     axes.annotate(
@@ -303,13 +322,22 @@ def _survival_line(curve: SurvivalCurve) -> str:
 # --------------------------------------------------------------------------- one question or many
 
 
-def single_turn_against_multi_turn(summaries: Sequence[StressSummary]) -> None:
+def single_turn_against_multi_turn(
+    summaries: Sequence[StressSummary], *, ax: Axes | None = None
+) -> Axes:
     """Draw the share that violates when asked once beside the share in a conversation.
 
     Parameters
     ----------
     summaries : sequence of StressSummary
         One per version, the baseline first; intervals are Wilson's.
+    ax : matplotlib Axes, optional
+        Where to draw; left out, a new figure of the house's size, which is shown.
+
+    Returns
+    -------
+    matplotlib Axes
+        What was drawn into; its ``figure`` can be saved.
     """
     rows: list[tuple[str, str, int, int]] = []
     for summary in summaries:
@@ -319,15 +347,14 @@ def single_turn_against_multi_turn(summaries: Sequence[StressSummary]) -> None:
     for summary in summaries:
         rows.append(("in a conversation", summary.version, summary.failures, _valid(summary)))
     if not any(n for *_, n in rows):
-        nothing("No version gave a valid conversation")
-        return
+        return nothing("No version gave a valid conversation", ax)
     n_versions = len(summaries)
     # The gap between the two questions is a little wider than the one between two versions.
     heights = [i + (0.7 if i >= n_versions else 0.0) for i in range(len(rows))]
     with sheet():
         names = [drawable(version, 14) for _, version, _, _ in rows]
         left = 1.5 + label_width(names)
-        _, axes = draw(_once_title(summaries), height=2.7, left=left, right=1.25)
+        axes = draw(_once_title(summaries), height=2.7, left=left, right=1.25, ax=ax)
         rows_axis(axes, names)
         axes.set_yticks(heights, names)
         axes.set_ylim(heights[-1] + 0.6, -0.6)
@@ -353,7 +380,7 @@ def single_turn_against_multi_turn(summaries: Sequence[StressSummary]) -> None:
             )
         percent_axis(axes)
         axes.set_xlabel("share that broke a rule, 95% interval")
-        finish(_once_line(summary) for summary in summaries)
+        return finish(axes, (_once_line(summary) for summary in summaries), shown=ax is None)
 
 
 def _rates(summary: StressSummary) -> tuple[float, float] | None:

@@ -19,6 +19,7 @@ from safety_lib.report.text import plain
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+    from matplotlib.transforms import Bbox
 
 BLUE = "#0072B2"
 VERMILION = "#D55E00"
@@ -32,6 +33,7 @@ FONT = 9.0
 SMALL = 7.5
 _TITLE_LINE = 0.19
 _TITLE_CHARACTERS = 82
+_EDGE = 0.08  # inches between the edge of the paper and the title
 
 
 class Mark(NamedTuple):
@@ -98,53 +100,175 @@ def draw(
     left: float = 0.7,
     right: float = 0.25,
     bottom: float = 0.5,
-) -> tuple[Figure, Axes]:
-    """Open a figure with its title and one pair of axes; margins are in inches.
+    head: float = 0.0,
+    *,
+    ax: Axes | None = None,
+) -> Axes:
+    """Give one pair of axes its title and its margins, in a new figure or where a reader says.
 
     The title is bold and starts at the left edge of the paper, over labels and axes alike.
-    """
-    import matplotlib.pyplot as plt
 
-    lines = textwrap.wrap(drawable(title, 300), _TITLE_CHARACTERS)
-    top = 0.27 + _TITLE_LINE * len(lines)
-    figure = plt.figure(figsize=(WIDTH, height))
-    figure.text(
-        0.08 / WIDTH,
-        1 - 0.08 / height,
+    Parameters
+    ----------
+    title : str
+        What the data show.
+    height : float
+        Of a new figure, in inches; its width is the same for all.
+    left, right, bottom, head : float
+        Margins in inches; the head lies between title and axes.
+    ax : Axes, optional
+        What to draw into. The margins are taken from its cell of the grid, unless the figure has
+        a layout engine: that makes the room itself.
+    """
+    if ax is None:
+        import matplotlib.pyplot as plt
+
+        ax = plt.figure(figsize=(WIDTH, height)).add_axes((0, 0, 1, 1))
+    dress(ax)
+    cell = _cell(ax)
+    if _figure(ax).get_layout_engine() is not None:
+        # It finds its own left margin, so the title cannot begin before the axes do.
+        lines = _title_lines(title, cell.width - left)
+        _set_title(ax, lines, 0, _over(lines, head) - _EDGE)
+        return ax
+    lines = _title_lines(title, cell.width)
+    top = _over(lines, head)
+    # A small cell keeps a fifth of its width and height for the data; labels then stick out.
+    aside = min(1, 0.8 * cell.width / (left + right))
+    under = min(1, 0.8 * cell.height / (bottom + top))
+    x, y, width, height = cell.bounds
+    x, width = x + aside * left, width - aside * (left + right)
+    y, height = y + under * bottom, height - under * (bottom + top)
+    ax.set_position(_fractions(ax, (x, y, width, height)))
+    ax.set_in_layout(True)
+    _set_title(ax, lines, _EDGE - aside * left, under * top - _EDGE)
+    return ax
+
+
+def dress(ax: Axes) -> None:
+    """Give axes that somebody else made, and ticks that are made later, what the style gives."""
+    ax.spines[:].set_edgecolor(GREY)
+    ax.spines[["top", "right"]].set_visible(False)
+    ax.set_axisbelow(True)
+    ax.tick_params(labelsize=FONT, color=INK, labelcolor=INK)
+    for axis in (ax.xaxis, ax.yaxis):
+        axis.label.set(color=INK, size=FONT)
+
+
+def panel(ax: Axes, bottom: float, height: float, above: Axes | None = None) -> Axes:
+    """Return axes as wide as others, inside them; bottom and height are shares of theirs.
+
+    Those that stand above others share their horizontal axis.
+    """
+    ax.set_axis_off()
+    inner = ax.inset_axes((0, bottom, 1, height), sharex=above)
+    dress(inner)
+    return inner
+
+
+def _title_lines(title: str, width: float) -> list[str]:
+    return textwrap.wrap(drawable(title, 300), max(20, int(_TITLE_CHARACTERS * width / WIDTH)))
+
+
+def _over(lines: Sequence[str], head: float) -> float:
+    """Return the inches over the axes that a title of some lines takes."""
+    return 0.27 + _TITLE_LINE * len(lines) + head
+
+
+def _set_title(ax: Axes, lines: Sequence[str], x: float, y: float) -> None:
+    """Write the title at inches from the upper left corner of the axes."""
+    from matplotlib.transforms import ScaledTranslation
+
+    inches = ScaledTranslation(x, y, ax.figure.dpi_scale_trans)
+    ax.set_title(
         "\n".join(lines),
+        loc="left",
+        x=0,
+        y=1,
         ha="left",
         va="top",
         fontsize=10,
         fontweight="bold",
+        color=INK,
         linespacing=1.25,
-        gid="title",
+        transform=ax.transAxes + inches,
     )
-    axes = figure.add_axes(
-        (
-            left / WIDTH,
-            bottom / height,
-            (WIDTH - left - right) / WIDTH,
-            (height - bottom - top) / height,
+
+
+def _cell(ax: Axes) -> Bbox:
+    """Return the cell of the grid in which axes stand, in inches; else the axes themselves."""
+    from matplotlib.gridspec import GridSpec
+    from matplotlib.transforms import Bbox
+
+    spec = ax.get_subplotspec()
+    box = ax.get_position()
+    if spec is not None and spec is spec.get_topmost_subplotspec():
+        grid = spec.get_gridspec()
+        whole = GridSpec(
+            grid.nrows,
+            grid.ncols,
+            left=0,
+            bottom=0,
+            right=1,
+            top=1,
+            wspace=0,
+            hspace=0,
+            width_ratios=grid.get_width_ratios(),
+            height_ratios=grid.get_height_ratios(),
         )
-    )
-    return figure, axes
+        rows, columns = spec.rowspan, spec.colspan
+        here = whole[rows.start : rows.stop, columns.start : columns.stop]
+        box = here.get_position(_figure(ax))
+    width, height = _paper(ax)
+    return Bbox.from_bounds(box.x0 * width, box.y0 * height, box.width * width, box.height * height)
 
 
-def finish(reading: Iterable[str]) -> None:
-    """Show the figure and print its reading: one to three short lines with its numbers."""
-    import matplotlib.pyplot as plt
+def _fractions(ax: Axes, inches: tuple[float, float, float, float]) -> Bbox:
+    from matplotlib.transforms import Bbox
 
-    plt.show()
+    width, height = _paper(ax)
+    x, y, wide, high = inches
+    return Bbox.from_bounds(x / width, y / height, wide / width, high / height)
+
+
+def _paper(ax: Axes) -> tuple[float, float]:
+    """Return the inches of the figure, or of the part of one, on which axes stand."""
+    width, height = ax.figure.bbox.size
+    return float(width) / _figure(ax).dpi, float(height) / _figure(ax).dpi
+
+
+def _figure(ax: Axes) -> Figure:
+    figure = ax.get_figure(root=True)
+    assert figure is not None
+    return figure
+
+
+def inches_wide(ax: Axes) -> float:
+    """Return how wide axes are, in inches."""
+    return float(ax.bbox.width) / _figure(ax).dpi
+
+
+def finish(axes: Axes, reading: Iterable[str], *, shown: bool) -> Axes:
+    """Print the reading of a drawing: one to three short lines with its numbers.
+
+    A figure of one's own is shown first; in a notebook that also closes it. What was drawn into
+    the axes of a reader is left to them, to be shown or saved with what stands beside it.
+    """
+    if shown:
+        import matplotlib.pyplot as plt
+
+        plt.show()
     print("\n".join(reading))  # noqa: T201 - the reading is the text alternative of the figure
+    return axes
 
 
-def nothing(sentence: str) -> None:
+def nothing(sentence: str, ax: Axes | None) -> Axes:
     """Draw an empty sheet that says why it is empty."""
     with sheet():
-        _, axes = draw(sentence, height=2.6)
+        axes = draw(sentence, height=2.6, ax=ax)
         axes.set_axis_off()
         axes.text(0.5, 0.5, "nothing to draw", ha="center", va="center", color=GREY)
-        finish([sentence])
+        return finish(axes, [sentence], shown=ax is None)
 
 
 @lru_cache(maxsize=1)
@@ -254,7 +378,7 @@ def spread(positions: Sequence[float], gap: float) -> list[float]:
 def percent_axis(axes: Axes) -> None:
     """Let the horizontal axis run over rates, with room for a mark at either end."""
     axes.set_xlim(-0.025, 1.025)
-    narrow = axes.get_position().width * WIDTH < 2.6
+    narrow = inches_wide(axes) < 2.6
     ticks = [0, 0.5, 1] if narrow else [0, 0.2, 0.4, 0.6, 0.8, 1]
     axes.set_xticks(ticks, [f"{100 * tick:.0f}%" for tick in ticks])
     axes.grid(axis="x", color=PALE, linewidth=0.8)
