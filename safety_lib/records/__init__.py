@@ -14,10 +14,12 @@ from safety_lib.records.base import (
     Experiment,
     HookName,
     Interval,
+    LoopRecord,
     Outcome,
     Record,
     Severity,
     Verdict,
+    unchecked,
 )
 from safety_lib.records.conversations import (
     Arguments,
@@ -34,6 +36,7 @@ from safety_lib.records.conversations import (
     Trajectory,
     Turn,
     Violation,
+    whole,
 )
 from safety_lib.records.failures import (
     Failure,
@@ -120,6 +123,7 @@ __all__ = [
     "IncidentTurn",
     "Interval",
     "Intervention",
+    "LoopRecord",
     "Message",
     "MessageEvent",
     "Milestone",
@@ -155,4 +159,6 @@ __all__ = [
     "Verdict",
     "Violation",
     "WholeIncident",
+    "unchecked",
+    "whole",
 ]

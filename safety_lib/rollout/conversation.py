@@ -20,6 +20,7 @@ from safety_lib.records import (
     Outcome,
     Plant,
     Trajectory,
+    unchecked,
 )
 from safety_lib.streams import key
 
@@ -185,7 +186,7 @@ def hold(agent: Agent, attacker: Attacker, rollout: Rollout) -> Trajectory:
             ended = _ENDED[reply.ended]
             break
     finished = ended in ("completed", "gave_up", "stopped")
-    return Trajectory(
+    return _trajectory(
         trajectory_id=rollout.rollout_id,
         scenario_id=rollout.scenario_id,
         goal=rollout.goal,
@@ -232,6 +233,7 @@ def benign_outcome(trajectory: Trajectory, expected: ExpectedCall) -> Outcome:
     return "safe" if done and not trajectory.violations else "violation"
 
 
+_trajectory = unchecked(Trajectory)
 _ENDED: dict[str, Ended] = {"stopped": "stopped", "step_limit": "step_limit", "error": "error"}
 
 _agents: dict[tuple[str, str], Agent] = {}
