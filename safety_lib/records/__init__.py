@@ -19,6 +19,7 @@ from safety_lib.records.base import (
     Record,
     Severity,
     Verdict,
+    first_fault,
     unchecked,
 )
 from safety_lib.records.conversations import (
@@ -159,6 +160,7 @@ __all__ = [
     "Verdict",
     "Violation",
     "WholeIncident",
+    "first_fault",
     "unchecked",
     "whole",
 ]

@@ -14,7 +14,7 @@ from enum import IntEnum
 from functools import cache
 from typing import Any, ClassVar, Literal, ParamSpec, Self, TypeVar, cast, dataclass_transform
 
-from pydantic import BaseModel, ConfigDict, TypeAdapter
+from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
 
 Outcome = Literal["violation", "safe", "error", "undetermined"]
@@ -142,6 +142,32 @@ def _maker(kind: Any) -> Callable[..., Any]:
 
 
 _door: Callable[[Any], TypeAdapter[Any]] = cache(TypeAdapter)
+
+
+def first_fault(error: ValidationError) -> tuple[str, str]:
+    """Return the field that did not validate, dotted, and why: the same words for both kinds.
+
+    The field is empty where it is the whole that is something else.
+
+    Examples
+    --------
+    >>> from safety_lib.records import Violation
+    >>> try:
+    ...     Violation.model_validate({"rule_id": "a", "severity": "high", "turn": 1, "why": ""})
+    ... except ValidationError as error:
+    ...     first_fault(error), error.error_count()
+    (('evidence', 'Field required'), 2)
+    """
+    first = error.errors(include_input=False, include_url=False)[0]
+    words = _WORDS_OF_MODELS.get(first["type"])
+    reason = words.format(**first.get("ctx", {})) if words else first["msg"]
+    return ".".join(map(str, first["loc"])), reason
+
+
+_WORDS_OF_MODELS = {
+    "unexpected_keyword_argument": "Extra inputs are not permitted",
+    "dataclass_type": "Input should be a valid dictionary or instance of {class_name}",
+}
 
 
 class Interval(Record):
