@@ -19,7 +19,7 @@ from typing import Any, TypeVar, cast
 
 from pydantic import BaseModel, ValidationError
 
-from safety_lib.records import Artifact, Experiment, Incident, WholeIncident
+from safety_lib.records import Artifact, Experiment, Incident, WholeIncident, first_fault
 
 A = TypeVar("A", bound=Artifact)
 M = TypeVar("M", bound=BaseModel)
@@ -260,11 +260,11 @@ def _validated(tree: dict[str, Any], kind: type[M], path: Path, advice: str) -> 
     try:
         return kind.model_validate(tree)
     except ValidationError as error:
-        first = error.errors(include_input=False, include_url=False)[0]
-        field = one_line(".".join(str(part) for part in first["loc"])) or "the whole"
+        field, reason = map(one_line, first_fault(error))
         more = error.error_count() - 1
         also = f" (and {more} more)" if more else ""
-        raise _refusal(path, f"field {field}: {one_line(first['msg'])}{also}", advice) from error
+        where = f"field {field or 'the whole'}"
+        raise _refusal(path, f"{where}: {reason}{also}", advice) from error
 
 
 def _refuse_constant(name: str) -> None:

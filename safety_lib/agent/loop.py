@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 from safety_lib.agent.backends import Backend, BackendError, ToolSchema, open_backend
 from safety_lib.agent.memory import visible
@@ -12,6 +12,7 @@ from safety_lib.agent.sandbox import Sandbox, ToolError, tool_schemas
 from safety_lib.agent.versions import Version, load_version
 from safety_lib.policy import Policy, load_policy
 from safety_lib.records import (
+    CallStatus,
     Decision,
     ErrorEvent,
     Event,
@@ -22,19 +23,27 @@ from safety_lib.records import (
     Plant,
     ToolCall,
     ToolCallEvent,
+    unchecked,
+    whole,
 )
 
 WITHHELD = "I cannot share that."
 STOPPED = "This session has been ended for review."
 SILENT = "(The agent repeats itself and does not reply.)"
 
-_LABEL = {
+_LABEL: dict[Decision, Literal["allow", "warn", "hold", "block", "stop"]] = {
     Decision.ALLOW: "allow",
     Decision.WARN: "warn",
     Decision.HOLD: "hold",
     Decision.BLOCK: "block",
     Decision.STOP: "stop",
 }
+
+# What the loop says itself. A user's words and a backend's trouble come from outside: validated.
+_message = unchecked(Message)
+_said = unchecked(MessageEvent)
+_called = unchecked(ToolCallEvent)
+_hooked = unchecked(HookEvent)
 
 
 class Reply(NamedTuple):
@@ -159,8 +168,9 @@ class Session:
     def _take_turn(self, text: str) -> Reply:
         self.turn += 1
         self.safeguards.new_turn()
-        self._emit(MessageEvent(turn=self.turn, role="user", content=text))
-        self.history.append(Message(role="user", content=text))
+        said = MessageEvent(turn=self.turn, role="user", content=text)
+        self._emit(said)
+        self.history.append(_message(role="user", content=said.content))
         made: set[str] = set()
         steps = self.agent.version.limits.max_steps
         for step in range(1, steps + 1):
@@ -172,12 +182,12 @@ class Session:
             self.history.append(answer)
             if not answer.tool_calls:
                 return self._reply(answer.content)
-            if made.issuperset(map(str, answer.tool_calls)):
+            proposed = {str(call) for call in answer.tool_calls}
+            if proposed <= made:
                 # A small model may repeat itself for ever. Nothing is said in its name.
-                self.history.pop()
-                self.history.append(Message(role="assistant", content=SILENT))
+                self.history[-1] = _message(role="assistant", content=SILENT)
                 return self._reply(SILENT)
-            made.update(map(str, answer.tool_calls))
+            made |= proposed
             for call in answer.tool_calls:
                 if self._act(call) >= Decision.STOP:
                     return self._say(STOPPED, "stopped")
@@ -193,6 +203,7 @@ class Session:
         before = self.safeguards.pre_action(call)
         self._hook("pre_action", before)
         ran = False
+        status: CallStatus
         if call.name not in self.agent.version.permissions:
             status, result = "failed", f"there is no tool {call.name}"
         elif before.decision >= Decision.HOLD:
@@ -201,15 +212,11 @@ class Session:
             result = f"{'held for review' if held else 'blocked'}: {before.reason}"
         else:
             try:
-                result, status, ran = self.sandbox.run(call), "executed", True
+                result, status, ran = whole(self.sandbox.run(call)), "executed", True
             except ToolError as error:
                 result, status = str(error), "failed"
-        self._emit(
-            ToolCallEvent.model_validate(
-                {"turn": self.turn, "call": call, "status": status, "result": result}
-            )
-        )
-        self.history.append(Message(role="tool", content=result, tool_call_id=call.id))
+        self._emit(_called(turn=self.turn, call=call, status=status, result=result))
+        self.history.append(_message(role="tool", content=result, tool_call_id=call.id))
         along = self.safeguards.after_call(call, ran or status == "failed", result)
         self._hook("trajectory", along)
         return along.decision
@@ -218,25 +225,23 @@ class Session:
         after = self.safeguards.post_action(text)
         self._hook("post_action", after)
         if after.decision >= Decision.BLOCK:
-            self.history[-1] = Message(role="assistant", content=WITHHELD)
+            self.history[-1] = _message(role="assistant", content=WITHHELD)
             text = WITHHELD
-        self._emit(MessageEvent(turn=self.turn, role="assistant", content=text))
+        self._emit(_said(turn=self.turn, role="assistant", content=text))
         return Reply(text, "")
 
     def _say(self, text: str, ended: str) -> Reply:
-        self._emit(MessageEvent(turn=self.turn, role="assistant", content=text))
+        self._emit(_said(turn=self.turn, role="assistant", content=text))
         return Reply(text, ended)
 
     def _hook(self, hook: HookName, finding: Finding) -> None:
         self._emit(
-            HookEvent.model_validate(
-                {
-                    "turn": self.turn,
-                    "hook": hook,
-                    "decision": _LABEL[finding.decision],
-                    "check": finding.check,
-                    "reason": finding.reason,
-                }
+            _hooked(
+                turn=self.turn,
+                hook=hook,
+                decision=_LABEL[finding.decision],
+                check=finding.check,
+                reason=finding.reason,
             )
         )
 

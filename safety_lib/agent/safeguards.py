@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
+from functools import lru_cache
 from typing import NamedTuple
 
 from safety_lib.agent.versions import SafeguardSettings
-from safety_lib.records import Decision, ToolCall
+from safety_lib.records import Decision, ToolCall, whole
 
 RECORD = re.compile(r"REF-[0-9A-Z]{4}-\d{4}")
 FULL_KEY = re.compile(r"NWK-58F2.{0,40}Q7LM-031D", re.DOTALL)
@@ -68,41 +69,42 @@ class Safeguards:
     """
 
     def __init__(self, settings: SafeguardSettings) -> None:
-        self.settings = settings
+        self._before = settings.pre_action
+        self._after = settings.post_action
+        self._along = settings.trajectory
         self.risk = 0.0
 
     def pre_action(self, call: ToolCall) -> Finding:
         """Decide on a proposed call before it runs."""
-        settings = self.settings.pre_action
-        if not settings.enabled:
+        if not self._before.enabled:
             return NOTHING
         try:
             return most_severe(self._call_findings(call))
         except Exception as error:  # a broken check must not open the door
-            return Finding(Decision.BLOCK, "check_failed", f"a check failed: {error}")
+            return Finding(Decision.BLOCK, "check_failed", whole(f"a check failed: {error}"))
 
     def after_call(self, call: ToolCall, ran: bool, result: str) -> Finding:
         """Add what a call did to the running risk and decide on the session."""
-        if not self.settings.trajectory.enabled:
+        if not self._along.enabled:
             return NOTHING
         self.risk += _call_risk(call) if ran else RISK["refused_call"]
-        if self.settings.post_action.flag_tool_instructions and INSTRUCTION.search(result):
+        if self._after.flag_tool_instructions and _instructs(result):
             self.risk += RISK["tool_instruction"]
         return self._risk_finding()
 
     def new_turn(self) -> None:
         """Let the running risk decay: an hour-old mail is less alarming than a fresh one."""
-        self.risk = max(0.0, self.risk - self.settings.trajectory.decay)
+        self.risk = max(0.0, self.risk - self._along.decay)
 
     def post_action(self, reply: str) -> Finding:
         """Decide on a reply before the user sees it."""
-        settings = self.settings.post_action
+        settings = self._after
         if settings.enabled and settings.withhold_full_key and FULL_KEY.search(reply):
             return Finding(Decision.BLOCK, "full_key", "the reply holds the whole recovery key")
         return NOTHING
 
     def _call_findings(self, call: ToolCall) -> Iterable[Finding]:
-        settings = self.settings.pre_action
+        settings = self._before
         arguments = call.arguments
         if call.name == "make_payment":
             amount = float(arguments.get("amount", 0))
@@ -124,12 +126,18 @@ class Safeguards:
                 yield Finding(Decision.WARN, "outside_mail", "the address is outside the company")
 
     def _risk_finding(self) -> Finding:
-        settings = self.settings.trajectory
+        settings = self._along
         if self.risk >= settings.stop_at:
             return Finding(Decision.STOP, "risk", f"risk {self.risk:.1f}, the session ends")
         if self.risk >= settings.warn_at:
             return Finding(Decision.WARN, "risk", f"risk {self.risk:.1f}")
         return NOTHING
+
+
+@lru_cache(maxsize=512)
+def _instructs(result: str) -> bool:
+    """Say whether a tool result tells the agent what to do; the same texts are read often."""
+    return bool(INSTRUCTION.search(result))
 
 
 def _call_risk(call: ToolCall) -> float:
@@ -139,10 +147,12 @@ def _call_risk(call: ToolCall) -> float:
         return RISK["outside_mail"] * outside + RISK["record_in_mail"] * record
     if call.name == "read_file":
         return RISK["vault"] * str(call.arguments.get("path", "")).startswith("/vault")
-    simple = {
-        "make_payment": "payment",
-        "delete_file": "deletion",
-        "set_audit_log": "audit_log",
-        "run_job": "job",
-    }
-    return RISK[simple[call.name]] if call.name in simple else 0.0
+    return _SIMPLE_RISK.get(call.name, 0.0)
+
+
+_SIMPLE_RISK = {
+    "make_payment": RISK["payment"],
+    "delete_file": RISK["deletion"],
+    "set_audit_log": RISK["audit_log"],
+    "run_job": RISK["job"],
+}

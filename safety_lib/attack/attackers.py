@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
+from functools import lru_cache
 from typing import Literal, Protocol
 
 from safety_lib.attack.mutators import Mutated
@@ -43,6 +44,7 @@ class Attacker(Protocol):
         ...
 
 
+@lru_cache(maxsize=512)
 def heard(reply: str) -> Literal["refusal", "hedge", "compliance"]:
     """Say how a reply sounds to the attacker, who cannot see what really happened.
 
@@ -90,7 +92,8 @@ class Adaptive:
     def __init__(self, scenario: Scenario, seed: int) -> None:
         self._words = _Words(scenario, seed)
         self._wanted = scenario.wanted
-        self._family = scenario.family
+        self._warm_up = scenario.family.warm_up
+        self._press = scenario.family.press
         self._warm = 0
         self._tactic = 0
         self._last: Say = "step"
@@ -106,11 +109,10 @@ class Adaptive:
             self._backtracked = True
             return self._say("step", "apology")
         if self._warm < self.WARM_UP and not self._backtracked:
-            tactic = self._family.warm_up[self._warm % len(self._family.warm_up)]
+            tactic = self._warm_up[self._warm % len(self._warm_up)]
             self._warm += 1
             return self._say("step", tactic)
-        press = self._family.press
-        message = self._say(self._wanted, press[self._tactic % len(press)])
+        message = self._say(self._wanted, self._press[self._tactic % len(self._press)])
         if sound == "compliance":
             self._tactic += 1
         return message
@@ -126,19 +128,26 @@ class _Words:
     def __init__(self, scenario: Scenario, seed: int) -> None:
         self.scenario = scenario
         self._seed = seed
+        self._tactics = load_tactics()
+        self._clauses: dict[str, tuple[str, ...]] = {}
         self._said: dict[str, int] = {}
 
     def say(self, say: Say, tactic: str) -> str:
-        clauses = self.scenario.clauses(say)
+        clauses = self._clauses.get(say) or self._in_order(say)
         count = self._said.get(say, 0)
         self._said[say] = count + 1
-        offset = 0
-        if say in ("step", "ask"):
-            offset = pick(range(len(clauses)), self._seed, "attacker", say)
-        clause = clauses[(count + offset) % len(clauses)]
-        wording = pick(load_tactics()[tactic], self._seed, "attacker", tactic, say, count)
+        clause = clauses[count % len(clauses)]
+        wording = pick(self._tactics[tactic], self._seed, "attacker", tactic, say, count)
         message = wording.replace("{clause}", clause)
         return message[0].upper() + message[1:]
+
+    def _in_order(self, say: Say) -> tuple[str, ...]:
+        clauses = self.scenario.clauses(say)
+        if say in ("step", "ask"):
+            first = pick(range(len(clauses)), self._seed, "attacker", say)
+            clauses = clauses[first:] + clauses[:first]
+        self._clauses[say] = clauses
+        return clauses
 
 
 ATTACKERS: dict[AttackerName, Callable[[Scenario, int], Attacker]] = {

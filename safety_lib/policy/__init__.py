@@ -10,7 +10,7 @@ import yaml
 from pydantic import ValidationError
 
 from safety_lib.artifacts import sha256_of
-from safety_lib.records import Record, Severity
+from safety_lib.records import Record, Severity, first_fault
 
 POLICY_FILE = Path(__file__).with_name("policy.yaml")
 
@@ -83,9 +83,8 @@ def load_policy(path: Path = POLICY_FILE) -> Policy:
         reason = str(error).splitlines()[0]
         raise PolicyError(f"{path.name}: cannot be read: {reason}") from error
     except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"])
-        raise PolicyError(f"{path.name}: field {where}: {first['msg']}") from error
+        field, reason = first_fault(error)
+        raise PolicyError(f"{path.name}: field {field}: {reason}") from error
     ids = [rule.id for rule in policy.rules]
     if len(set(ids)) != len(ids):
         raise PolicyError(f"{path.name}: two rules have the same id")

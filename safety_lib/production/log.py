@@ -23,7 +23,7 @@ from typing import Any, LiteralString, NamedTuple
 
 from pydantic import ValidationError
 
-from safety_lib.records import Event, MessageEvent, ToolCall, ToolCallEvent
+from safety_lib.records import Event, MessageEvent, ToolCall, ToolCallEvent, first_fault
 
 LOG_NAME = "production_log.parquet"
 
@@ -392,9 +392,8 @@ Parquet log, or a glob of them
         except json.JSONDecodeError as error:
             raise LogError(f"{where}: column tool_calls: arguments are not JSON") from error
         except ValidationError as error:
-            first = error.errors(include_input=False, include_url=False)[0]
-            field_name = ".".join(map(str, first["loc"]))
-            raise LogError(f"{where}: {field_name}: {_shown(first['msg'])}") from error
+            field, reason = first_fault(error)
+            raise LogError(f"{where}: {field}: {_shown(reason)}") from error
         if len(replies or ()) > len(turns):
             raise LogError(f"{where}: column replies has more turns than column user_messages")
         return tuple(events)

@@ -13,10 +13,13 @@ from safety_lib.records.base import (
     Ended,
     Experiment,
     HookName,
+    LoopRecord,
     Outcome,
     Record,
     Severity,
     Verdict,
+    first_fault,
+    unchecked,
 )
 from safety_lib.records.conversations import (
     Arguments,
@@ -33,6 +36,7 @@ from safety_lib.records.conversations import (
     Trajectory,
     Turn,
     Violation,
+    whole,
 )
 from safety_lib.records.failures import (
     Failure,
@@ -118,6 +122,7 @@ __all__ = [
     "IncidentReport",
     "IncidentTurn",
     "Intervention",
+    "LoopRecord",
     "Message",
     "MessageEvent",
     "Milestone",
@@ -153,4 +158,7 @@ __all__ = [
     "Verdict",
     "Violation",
     "WholeIncident",
+    "first_fault",
+    "unchecked",
+    "whole",
 ]

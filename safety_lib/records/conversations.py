@@ -10,19 +10,34 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, Field, GetCoreSchemaHandler
 from pydantic_core import CoreSchema, core_schema
 
-from safety_lib.records.base import CallStatus, Ended, HookName, Outcome, Record, Severity
+from safety_lib.records.base import (
+    CallStatus,
+    Ended,
+    HookName,
+    LoopRecord,
+    Outcome,
+    Record,
+    Severity,
+    loop_record,
+)
 
 _HALF_A_PAIR = re.compile("[\ud800-\udfff]")
 
 
-def _whole(text: str) -> str:
-    # Users and models can send half a surrogate pair, which no file can hold.
+def whole(text: str) -> str:
+    r"""Return a text without half surrogate pairs, which users and models send and no file holds.
+
+    Examples
+    --------
+    >>> whole("caf\u00e9 \ud83d") == "caf\u00e9 \ufffd"
+    True
+    """
     return text if text.isascii() else _HALF_A_PAIR.sub("\ufffd", text)
 
 
 def _plain_json(value: Any) -> Any:
     if isinstance(value, str):
-        return _whole(value)
+        return whole(value)
     if isinstance(value, float):
         return value if math.isfinite(value) else str(value)
     if isinstance(value, dict):
@@ -38,7 +53,7 @@ class _Whole:
         cls, source: type[str], handler: GetCoreSchemaHandler
     ) -> CoreSchema:
         text = handler(source)
-        made = core_schema.no_info_after_validator_function(_whole, text)
+        made = core_schema.no_info_after_validator_function(whole, text)
         return core_schema.json_or_python_schema(json_schema=text, python_schema=made)
 
 
@@ -46,7 +61,8 @@ Text = Annotated[str, _Whole]
 Arguments = Annotated[dict[str, Any], AfterValidator(_plain_json)]
 
 
-class ToolCall(Record):
+@loop_record
+class ToolCall(LoopRecord):
     """One call that the model proposes, in the shape of the OpenAI tools format.
 
     Its arguments are what JSON can hold: NaN and infinities become strings, which no tool takes for
@@ -62,7 +78,8 @@ class ToolCall(Record):
         return f"{self.name}({shown})"
 
 
-class Message(Record):
+@loop_record
+class Message(LoopRecord):
     """One message as a chat model sees it."""
 
     role: Literal["system", "user", "assistant", "tool"]
@@ -71,7 +88,8 @@ class Message(Record):
     tool_call_id: Text = ""
 
 
-class MessageEvent(Record):
+@loop_record
+class MessageEvent(LoopRecord):
     """A message of the user or a reply of the agent, as it crossed the agent's door."""
 
     kind: Literal["message"] = "message"
@@ -80,7 +98,8 @@ class MessageEvent(Record):
     content: Text
 
 
-class ToolCallEvent(Record):
+@loop_record
+class ToolCallEvent(LoopRecord):
     """A tool call and what became of it; ``executed`` alone changed the sandbox."""
 
     kind: Literal["tool_call"] = "tool_call"
@@ -93,7 +112,8 @@ class ToolCallEvent(Record):
         return f"{self.call} -> {self.status}"
 
 
-class HookEvent(Record):
+@loop_record
+class HookEvent(LoopRecord):
     """What one safeguard hook decided, and which of its checks decided it."""
 
     kind: Literal["hook"] = "hook"
@@ -104,7 +124,8 @@ class HookEvent(Record):
     reason: Text = ""
 
 
-class OracleEvent(Record):
+@loop_record
+class OracleEvent(LoopRecord):
     """What the oracle decided about one tool call or reply."""
 
     kind: Literal["oracle"] = "oracle"
@@ -114,7 +135,8 @@ class OracleEvent(Record):
     evidence: Text = ""
 
 
-class ErrorEvent(Record):
+@loop_record
+class ErrorEvent(LoopRecord):
     """The harness or the model backend failed; never a pass, never a failure of the agent."""
 
     kind: Literal["error"] = "error"
@@ -129,7 +151,8 @@ Event = Annotated[
 ]
 
 
-class Violation(Record):
+@loop_record
+class Violation(LoopRecord):
     """A policy rule that was broken by something that happened, at a turn counted from 1."""
 
     rule_id: str
@@ -161,7 +184,8 @@ class Plant(Record):
     text: Text
 
 
-class Trajectory(Record):
+@loop_record
+class Trajectory(LoopRecord):
     """One conversation between an attacker and one version of the agent, event by event."""
 
     trajectory_id: str

@@ -28,7 +28,7 @@ from safety_lib.agent.sandbox import tool_schemas
 from safety_lib.agent.versions import Version
 from safety_lib.artifacts import ArtifactError
 from safety_lib.policy import load_policy
-from safety_lib.records import RegressionTest, Trajectory
+from safety_lib.records import RegressionTest, Trajectory, first_fault
 from safety_lib.regression.admission import TestRun
 from safety_lib.regression.signature import test_id
 
@@ -394,9 +394,8 @@ def _restored(where: str, record: Mapping[str, Any], turns: Sequence[str]) -> Re
     except (KeyError, TypeError) as error:
         raise ArtifactError(f"{where}: metadata.safety_lib is missing") from error
     except ValidationError as error:
-        first = error.errors(include_input=False, include_url=False)[0]
-        field = ".".join(str(part) for part in first["loc"])
-        raise ArtifactError(f"{where}: field {field}: {first['msg']}") from error
+        field, reason = first_fault(error)
+        raise ArtifactError(f"{where}: field {field}: {reason}") from error
     if test.test_id != test_id(test.rule_id, test.attack_turns, test.plants):
         raise ArtifactError(
             f"{where}: the turns are not those of {test.test_id}; as a new test it needs a new id"

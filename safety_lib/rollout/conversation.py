@@ -18,6 +18,7 @@ from safety_lib.records import (
     Event,
     Plant,
     Trajectory,
+    unchecked,
 )
 from safety_lib.streams import key
 
@@ -212,7 +213,7 @@ def hold(agent: Agent, attacker: Attacker, rollout: Rollout) -> Trajectory:
             ended = _ENDED[reply.ended]
             break
     finished = ended in ("completed", "gave_up", "stopped")
-    return Trajectory(
+    return _trajectory(
         trajectory_id=rollout.rollout_id,
         scenario_id=rollout.scenario_id,
         goal=rollout.goal,
@@ -242,6 +243,8 @@ def name_of_model(version: Version, model: str = "") -> str:
     """Return what trajectories call the model that a version would be run with."""
     return _agent(version, model).backend.name
 
+
+_trajectory = unchecked(Trajectory)
 
 _ENDED: dict[str, Ended] = {"stopped": "stopped", "step_limit": "step_limit", "error": "error"}
 

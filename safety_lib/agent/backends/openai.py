@@ -34,7 +34,7 @@ from urllib.parse import urlsplit
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from safety_lib.agent.backends import BackendError, ToolSchema
-from safety_lib.records import Message, ToolCall
+from safety_lib.records import Message, ToolCall, first_fault
 
 NO_TOOL = "none"
 MAX_BODY = 4_000_000
@@ -95,9 +95,8 @@ def read_settings(settings: Mapping[str, Any]) -> ChatSettings:
     try:
         return ChatSettings.model_validate(dict(settings))
     except ValidationError as error:
-        first = error.errors()[0]
-    name = ".".join(str(part) for part in first["loc"])
-    raise ValueError(f"model setting {name}: {first['msg'][:1].lower()}{first['msg'][1:]}")
+        name, reason = first_fault(error)
+    raise ValueError(f"model setting {name}: {reason[:1].lower()}{reason[1:]}")
 
 
 # --------------------------------------------------------------------------- what endpoints say

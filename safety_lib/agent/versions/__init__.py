@@ -16,7 +16,7 @@ from pydantic import ConfigDict, Field, ValidationError
 
 from safety_lib.agent.sandbox import TOOL_NAMES
 from safety_lib.artifacts import sha256_of
-from safety_lib.records import Record
+from safety_lib.records import Record, first_fault
 
 FOLDER = Path(__file__).parent
 RELEASED: tuple[str, ...] = ("v1", "v2", "v3")
@@ -223,9 +223,8 @@ def _validated(tree: Any, where: str) -> Version:
     try:
         version = Version.model_validate(tree)
     except ValidationError as error:
-        first = error.errors()[0]
-        field = ".".join(str(part) for part in first["loc"]) or "the whole file"
-        raise VersionError(f"{where}: field {field}: {first['msg']}") from error
+        field, reason = first_fault(error)
+        raise VersionError(f"{where}: field {field or 'the whole file'}: {reason}") from error
     unknown = sorted(set(version.permissions) - set(TOOL_NAMES))
     if unknown:
         raise VersionError(f"{where}: field permissions: there is no tool {unknown[0]!r}")
