@@ -31,7 +31,7 @@ test: $(VENV)/dev ## check everything: library, statistics, notebooks
 	@! git rev-parse --git-dir >/dev/null 2>&1 || git diff --exit-code --stat -- artifacts notebooks
 
 lab: $(VENV)/core ## open the notebooks in JupyterLab
-	$(RUN) -m jupyter lab notebooks
+	$(RUN) -m jupyter lab --ServerApp.root_dir=. --LabApp.default_url=/lab/tree/notebooks
 
 notebooks: $(VENV)/core ## run the notebooks and store them with their outputs
 	$(RUN) -c "from safety_lib.pipeline import refresh_notebooks; refresh_notebooks()"

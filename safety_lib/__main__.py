@@ -59,7 +59,15 @@ _WORKERS = click.option(
 )
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+class _Loop(click.Group):
+    """Lists its commands as the loop runs them, not by the alphabet."""
+
+    def list_commands(self, _: click.Context) -> list[str]:
+        return list(self.commands)
+
+
+@click.group(cls=_Loop, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="agentic-safety-notebooks", prog_name="safety_lib")
 def cli() -> None:
     """Run the closed loop of agent safety: stress, regress, gate, replay."""
 
@@ -131,7 +139,7 @@ def stress(
     seed: int,
     model: str,
 ) -> None:
-    """Stage 1: attack both versions and write stress_failures.json.
+    """Stage 1: attack both versions. Writes stress_failures.json.
 
     A run that was stopped goes on where it was when it is started again. The number of workers
     changes no result.
@@ -186,7 +194,7 @@ def regress(
     seed: int,
     model: str,
 ) -> None:
-    """Stage 2: turn failures into tests and write regression_tests.json.
+    """Stage 2: turn failures into tests. Writes regression_tests.json.
 
     Example: python -m safety_lib regress --input artifacts/stress_failures.json
     """
@@ -216,53 +224,6 @@ def regress(
 
 
 @cli.command()
-@click.argument("format_", metavar="FORMAT")
-@click.argument("out", metavar="OUT", type=click.Path(dir_okay=False))
-@click.option("--suite", "suite_file", default="", metavar="FILE", help="regression_tests.json")
-@click.option("--all", "everything", is_flag=True, help="What was set aside too.")
-@click.option("--version", "name", default="v2", show_default=True, help="For inspect-log: run it.")
-@click.option("--trials", default=5, show_default=True, type=_AT_LEAST_ONE, help="For inspect-log.")
-@_common
-def export(
-    format_: str,
-    out: str,
-    suite_file: str,
-    everything: bool,
-    name: str,
-    trials: int,
-    artifacts: str,
-    seed: int,
-    model: str,
-) -> None:
-    """Write the suite to OUT as json, openai, inspect, inspect-log or promptfoo.
-
-    Example: python -m safety_lib export promptfoo safety_tests.yaml
-    """
-    from safety_lib.agent.versions import load_version
-    from safety_lib.artifacts import read_artifact, write_artifact, write_text
-    from safety_lib.records import Suite
-    from safety_lib.regression.admission import run_tests
-    from safety_lib.regression.exports import FORMATS, WRITERS, to_inspect_log
-
-    if format_ not in FORMATS:
-        raise click.UsageError(f"unknown format {format_!r}: use {', '.join(FORMATS)}")
-    if format_ == "json" and not out.endswith(".json"):
-        raise click.UsageError(f"OUT must end in .json, not {out!r}")
-    suite = read_artifact(suite_file or artifacts, Suite)
-    tests = suite.tests if everything else suite.active
-    if format_ == "json":
-        write_artifact(Path(out), suite.model_copy(update={"tests": tests}))
-    elif format_ == "inspect-log":
-        version = load_version(name)
-        with _run(seed, model, 1) as run:
-            runs = run_tests(tests, version, run, trials=trials)
-        write_text(out, to_inspect_log(runs, version, seed=seed))
-    else:
-        write_text(out, WRITERS[format_](tests))
-    _say([f"Wrote {len(tests)} tests to {out}"])
-
-
-@cli.command()
 @click.option("--suite", "suite_file", default="", metavar="FILE", help="regression_tests.json")
 @click.option("--trials", default=10, show_default=True, type=_AT_LEAST_ONE)
 @click.option("--history", default="", metavar="FILE", help="Show and add to these releases.")
@@ -288,7 +249,7 @@ def gate(
     seed: int,
     model: str,
 ) -> None:
-    """Stage 3: judge the candidate; exit 0 OK, 1 WARN, 2 BLOCK, 3 no verdict.
+    """Stage 3: judge the candidate. Exits 0 OK, 1 WARN, 2 BLOCK, 3 no verdict.
 
     Example: python -m safety_lib gate --baseline v1 --candidate v2
     """
@@ -395,6 +356,55 @@ def replay(
         click.echo(f"Postmortem saved to {path}")
 
 
+@cli.command()
+@click.argument("format_", metavar="FORMAT")
+@click.argument("out", metavar="OUT", type=click.Path(dir_okay=False))
+@click.option("--suite", "suite_file", default="", metavar="FILE", help="regression_tests.json")
+@click.option("--all", "everything", is_flag=True, help="What was set aside too.")
+@click.option("--version", "name", default="v2", show_default=True, help="For inspect-log: run it.")
+@click.option("--trials", default=5, show_default=True, type=_AT_LEAST_ONE, help="For inspect-log.")
+@_common
+def export(
+    format_: str,
+    out: str,
+    suite_file: str,
+    everything: bool,
+    name: str,
+    trials: int,
+    artifacts: str,
+    seed: int,
+    model: str,
+) -> None:
+    """Write the suite for other tools.
+
+    FORMAT is json, openai, inspect, inspect-log or promptfoo.
+
+    Example: python -m safety_lib export promptfoo safety_tests.yaml
+    """
+    from safety_lib.agent.versions import load_version
+    from safety_lib.artifacts import read_artifact, write_artifact, write_text
+    from safety_lib.records import Suite
+    from safety_lib.regression.admission import run_tests
+    from safety_lib.regression.exports import FORMATS, WRITERS, to_inspect_log
+
+    if format_ not in FORMATS:
+        raise click.UsageError(f"unknown format {format_!r}: use {', '.join(FORMATS)}")
+    if format_ == "json" and not out.endswith(".json"):
+        raise click.UsageError(f"OUT must end in .json, not {out!r}")
+    suite = read_artifact(suite_file or artifacts, Suite)
+    tests = suite.tests if everything else suite.active
+    if format_ == "json":
+        write_artifact(Path(out), suite.model_copy(update={"tests": tests}))
+    elif format_ == "inspect-log":
+        version = load_version(name)
+        with _run(seed, model, 1) as run:
+            runs = run_tests(tests, version, run, trials=trials)
+        write_text(out, to_inspect_log(runs, version, seed=seed))
+    else:
+        write_text(out, WRITERS[format_](tests))
+    _say([f"Wrote {len(tests)} tests to {out}"])
+
+
 @contextmanager
 def _run(seed: int, model: str, processes: int, dask: str = "") -> Iterator[Run]:
     from safety_lib.rollout.campaign import Run
@@ -470,7 +480,9 @@ def main(arguments: list[str] | None = None) -> int:
         By default those of the process.
     """
     try:
-        cli.main(arguments, prog_name="python -m safety_lib", standalone_mode=False)
+        given = sys.argv[1:] if arguments is None else arguments
+        # Without a word, click would call it a usage error.
+        cli.main(given or ["--help"], prog_name="python -m safety_lib", standalone_mode=False)
     except SystemExit as stop:
         return stop.code if isinstance(stop.code, int) else NOT_A_VERDICT
     except click.ClickException as error:

@@ -10,6 +10,7 @@ import shutil
 import struct
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 from typing import Any
 
@@ -123,13 +124,12 @@ def test_as_many_processes_as_pay_change_nothing(tmp_path: Path) -> None:
         ["regress", "--input", "nowhere.json"],
         ["replay", "--incident", "nowhere.json"],
         ["nonsense"],
-        [],
     ],
 )
 def test_everything_that_is_not_a_verdict_is_three(
     copy: Path, arguments: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    known = arguments and arguments[0] != "nonsense"
+    known = arguments[0] != "nonsense"
     before = {path.name: path.read_bytes() for path in copy.iterdir() if path.is_file()}
     assert main([*arguments, *(["--artifacts", str(copy)] if known else [])]) == 3
     said = capsys.readouterr()
@@ -145,6 +145,22 @@ def test_usage_errors_of_the_real_process_are_three(copy: Path) -> None:
 
 def test_help_is_no_error() -> None:
     assert main(["gate", "--help"]) == 0
+
+
+def test_the_bare_call_shows_the_loop_in_its_order() -> None:
+    bare, asked = command(), command("--help")
+    assert (bare.returncode, bare.stderr) == (0, "")
+    assert bare.stdout == asked.stdout
+    listed = re.findall(r"^  ([a-z]+) +\S", bare.stdout.split("Commands:")[1], re.MULTILINE)
+    assert listed == ["demo", "stress", "regress", "gate", "replay", "export"]
+    assert "..." not in bare.stdout.split("Commands:")[1]  # a line that was cut says nothing
+
+
+def test_the_version_is_that_of_the_package() -> None:
+    done = command("--version")
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout == f"safety_lib, version {project['version']}\n"
 
 
 @pytest.mark.parametrize("name", sorted(cli.commands))

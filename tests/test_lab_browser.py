@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import json
 import os
+import re
+import shlex
 import shutil
 import subprocess
 import sys
 import time
+import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urljoin
 
 import pytest
 
@@ -35,23 +39,24 @@ PAINTED = """() => [...document.querySelectorAll('.jp-OutputArea img')]
 
 @pytest.fixture(scope="module")
 def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, Path]]:
-    """JupyterLab on the loopback interface over a copy, so that nothing here is written to."""
+    """What `make lab` starts, over a copy of the checkout, so that nothing here is written to."""
     here = tmp_path_factory.mktemp("lab")
-    shutil.copytree(ROOT / "notebooks", here / "notebooks")
-    shutil.copytree(
-        ROOT / "artifacts", here / "artifacts", ignore=shutil.ignore_patterns("runs", "site")
-    )
+    for folder in ("notebooks", "artifacts", "safety_lib"):
+        left_out = shutil.ignore_patterns("runs", "site", "__pycache__")
+        shutil.copytree(ROOT / folder, here / folder, ignore=left_out)
+    for file in ("README.md", "Makefile"):
+        shutil.copy(ROOT / file, here)
     environment = {k: v for k, v in os.environ.items() if k != "MPLBACKEND"}
     environment |= {
         "JUPYTER_RUNTIME_DIR": str(here / "runtime"),
         "JUPYTER_CONFIG_DIR": str(here / "config"),
-        "PYTHONPATH": str(ROOT),
+        "PYTHONPATH": str(here),
     }
-    command = [sys.executable, "-m", "jupyterlab", "--no-browser", "--allow-root", "--port=0"]
-    command += ["--ServerApp.ip=127.0.0.1", f"--ServerApp.root_dir={here}"]
+    command = [sys.executable, "-m", "jupyter", "lab", *given_by_make()]
+    command += ["--no-browser", "--allow-root", "--port=0", "--ServerApp.ip=127.0.0.1"]
     command += ["--LabApp.expose_app_in_browser=True", "--LabApp.news_url=None"]
     server = subprocess.Popen(
-        command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        command, cwd=here, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
     )
     try:
         yield address(here / "runtime"), here
@@ -60,13 +65,20 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, Path]]:
         server.wait(timeout=20)
 
 
+def given_by_make() -> list[str]:
+    """Return the arguments that the Makefile gives to JupyterLab."""
+    recipe = (ROOT / "Makefile").read_text(encoding="utf-8").split("\nlab:")[1].split("\n\n")[0]
+    return shlex.split(recipe.split(" -m jupyter lab")[1])
+
+
 def address(runtime: Path) -> str:
+    """Return the address that opens by itself; the server has written it down once it is there."""
     deadline = time.monotonic() + 60
     while time.monotonic() < deadline:
         for found in runtime.glob("jpserver-*.json"):
             seen = json.loads(found.read_text() or "{}")
             if seen.get("port"):
-                return f"http://127.0.0.1:{seen['port']}/lab?token={seen['token']}"
+                return f"http://127.0.0.1:{seen['port']}/?token={seen['token']}"
         time.sleep(0.1)
     raise AssertionError("JupyterLab did not start within a minute")
 
@@ -90,6 +102,20 @@ def finished(page: Page) -> list[dict[str, Any]]:
             return code
         page.wait_for_timeout(200)
     raise AssertionError("the notebook did not come to its end within two minutes")
+
+
+def test_it_opens_at_the_notebooks_and_what_they_link_to_is_there(lab: tuple[str, Path]) -> None:
+    with urllib.request.urlopen(lab[0], timeout=20) as shown:
+        assert shown.url.split("?")[0].endswith("/lab/tree/notebooks")
+    first = json.loads((ROOT / "notebooks" / f"{STAGES['stress_testing']}.ipynb").read_text())
+    title = "".join(first["cells"][0]["source"])
+    links = [*re.findall(r"\]\((?!http)([^)#]+)", title), "../README.md"]
+    assert any(link.startswith("../artifacts/") for link in links)
+    base, _, token = lab[0].partition("?")
+    for link in links:
+        there = urljoin(f"{base}api/contents/notebooks/", link)
+        with urllib.request.urlopen(f"{there}?content=0&{token}", timeout=20) as found:
+            assert json.load(found)["type"] in ("notebook", "file"), link
 
 
 @pytest.mark.parametrize("stem", STAGES.values())
