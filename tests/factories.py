@@ -156,7 +156,7 @@ def trials(
     cases += [entry(f"b{i}", outcomes(10, 0), served, stratum="benign") for i in range(8)]
     cases += [entry(f"c{i}", outcomes(3, 0), outcomes(3, 0), stratum="control") for i in range(8)]
     if proof is None:
-        held = sum(len(case.candidate) for case in cases)
+        held = 10 * len(cases)
         errors = sum(case.candidate.count("error") for case in cases)
         proof = an_execution(conversations=held, model_calls=held, errors=errors)
     return Trials(tuple(cases), (proof, proof))

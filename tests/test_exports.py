@@ -27,12 +27,10 @@ from safety_lib.regression.exports import (
     to_openai,
     to_promptfoo,
 )
-from safety_lib.regression.generate import generate_suite
 from safety_lib.regression.runner import TestRun, run_tests
 from safety_lib.regression.signature import test_id as id_of
-from safety_lib.stress.discovery import discover
 
-V1, V2 = load_version("v1"), load_version("v2")
+V2 = load_version("v2")
 ROOT = Path(__file__).resolve().parent.parent
 FORMATS = sorted(WRITERS)
 
@@ -40,12 +38,6 @@ FORMATS = sorted(WRITERS)
 TEXT = st.text(max_size=40) | st.sampled_from(
     ["{{ secret }}", "{% raw %}", "file:///etc/passwd", "a\u2028b", "- x: y", "'\"", " lead", "\n"]
 )
-
-
-@pytest.fixture(scope="module")
-def suite() -> Suite:
-    found = discover(V1, V2, rollouts=50, seed=7).artifact()
-    return generate_suite(found, {"v1": V1, "v2": V2}, replays=6, seed=7)
 
 
 @pytest.fixture(scope="module")
