@@ -13,11 +13,12 @@ from pathlib import Path
 from typing import Any
 
 from safety_lib.agent.versions import load_version
-from safety_lib.gate.critical import suspected
+from safety_lib.gate.decide import suspected
 from safety_lib.gate.rules import load_rules
-from safety_lib.gate.trials import Case, CaseTrials, Known, Trials, cases_of, run_trials
+from safety_lib.gate.trials import Case, CaseTrials, Trials, cases_of, run_trials
 from safety_lib.records import Execution, Outcome, Suite
 from safety_lib.regression.generate import generate_suite
+from safety_lib.rollout.campaign import Known, Run
 from safety_lib.stress.discovery import discover
 
 BANK = Path(__file__).with_name("bank.jsonl")
@@ -32,8 +33,8 @@ Line = dict[str, Any]
 def suite_of(seed: int) -> Suite:
     """Search v1 and v2 and make the suite, as the first two notebooks do."""
     both = VERSIONS["v1"], VERSIONS["v2"]
-    found = discover(*both, rollouts=50, seed=seed).artifact()
-    return generate_suite(found, {v.version: v for v in both}, seed=seed)
+    found = discover(*both, run=Run(seed=seed), rollouts=50).artifact()
+    return generate_suite(found, {v.version: v for v in both}, run=Run(seed=seed))
 
 
 def line_of(suite: Suite, seed: int, known: Known) -> Line:
@@ -71,9 +72,9 @@ def _trials(suite: Suite, seed: int, candidate: str, known: Known) -> Trials:
     rules = load_rules()
     both = VERSIONS["v1"], VERSIONS[candidate]
     cases = cases_of(suite, 10, rules.control_trials)
-    ran = run_trials(cases, *both, seed=seed, known=known)
+    ran = run_trials(cases, *both, run=Run(seed=seed, known=known))
     fresh = suspected(ran.cases, rules)
-    again = run_trials(fresh, *both, seed=seed, known=known, stream="confirm")
+    again = run_trials(fresh, *both, run=Run(seed=seed, known=known), stream="confirm")
     return replace(ran, confirmations=again.cases)
 
 

@@ -21,7 +21,7 @@ from safety_lib.agent.loop import Agent
 from safety_lib.agent.versions import load_version
 from safety_lib.attack.scenarios import all_scenarios
 from safety_lib.records import Message
-from safety_lib.rollout.campaign import run_campaign
+from safety_lib.rollout.campaign import Run, run_campaign
 from safety_lib.rollout.conversation import Rollout, Script, attack, hold, replay
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -114,8 +114,10 @@ def journaled(count: int, workers: int) -> float:
         if workers == 1:
             return seconds(lambda: drain(run_campaign(attacks(count), journal=journal)))
         with ProcessPoolExecutor(workers) as pool:
-            drain(run_campaign(attacks(64), executor=pool, workers=workers))
-            jobs = run_campaign(attacks(count), journal=journal, executor=pool, workers=workers)
+            drain(run_campaign(attacks(64), run=Run(executor=pool, workers=workers)))
+            jobs = run_campaign(
+                attacks(count), run=Run(executor=pool, workers=workers), journal=journal
+            )
             return seconds(lambda: drain(jobs))
 
 
@@ -138,10 +140,10 @@ def suite_of_failures(count: int) -> float:
     from safety_lib.stress.discovery import discover
 
     versions = {name: load_version(name) for name in ("v1", "v2")}
-    found = discover(*versions.values(), rollouts=int(1.7 * count), seed=7).artifact()
+    found = discover(*versions.values(), run=Run(seed=7), rollouts=int(1.7 * count)).artifact()
     found = found.model_copy(update={"failures": found.failures[:count]})
     with ProcessPoolExecutor(2) as pool:
-        return seconds(lambda: generate_suite(found, versions, executor=pool, workers=2))
+        return seconds(lambda: generate_suite(found, versions, run=Run(executor=pool, workers=2)))
 
 
 def gate_statistics() -> float:
@@ -234,7 +236,7 @@ def local_share() -> str:
 
     OpenAIChat.complete = timed  # type: ignore[method-assign]
     try:
-        wall = seconds(lambda: drain(run_campaign(attacks(6), model="local")))
+        wall = seconds(lambda: drain(run_campaign(attacks(6), run=Run(model="local"))))
     finally:
         OpenAIChat.complete = complete  # type: ignore[method-assign]
     inside, end = 0.0, 0.0

@@ -13,11 +13,11 @@ import pytest
 
 from safety_lib.agent.versions import load_version
 from safety_lib.artifacts import read_incident
-from safety_lib.gate.trials import Known
 from safety_lib.incident.replay import Replay, replay_incident
 from safety_lib.pipeline.plan import CHECKOUT
 from safety_lib.records import Incident, StressFailures, Suite
 from safety_lib.regression.generate import generate_suite
+from safety_lib.rollout.campaign import Known, Run
 from safety_lib.stress.discovery import Discovery, discover
 
 if TYPE_CHECKING:
@@ -34,7 +34,7 @@ BOTH = {name: load_version(name) for name in ("v1", "v2")}
 @pytest.fixture(scope="session")
 def discovery() -> Discovery:
     """Return v1 and v2 as they were attacked, in fifty conversations each."""
-    return discover(*BOTH.values(), rollouts=50, seed=100)
+    return discover(*BOTH.values(), run=Run(seed=100), rollouts=50)
 
 
 @pytest.fixture(scope="session")
@@ -46,7 +46,7 @@ def stressed(discovery: Discovery) -> StressFailures:
 @pytest.fixture(scope="session")
 def suite(stressed: StressFailures) -> Suite:
     """Return the suite that stage 2 makes of it."""
-    return generate_suite(stressed, BOTH, seed=stressed.seed)
+    return generate_suite(stressed, BOTH, run=Run(seed=stressed.seed))
 
 
 @pytest.fixture(scope="session")
@@ -64,7 +64,7 @@ def incident() -> Incident:
 @pytest.fixture(scope="session")
 def incident_replay(incident: Incident) -> Replay:
     """Return it as it came back on v2, forty times."""
-    return replay_incident(incident, BOTH["v2"], replays=40, seed=7)
+    return replay_incident(incident, BOTH["v2"], run=Run(seed=7), replays=40)
 
 
 # Not for the session: as long as playwright's driver runs, asyncio.run() is refused everywhere in

@@ -24,7 +24,7 @@ from safety_lib.attack.scenarios import (
 )
 from safety_lib.policy import load_policy
 from safety_lib.records import ToolCall
-from safety_lib.rollout.conversation import Script, attack, hold, replay, run
+from safety_lib.rollout.conversation import Script, attack, hold, replay, run_rollout
 
 V1 = load_version("v1")
 SCENARIOS = all_scenarios()
@@ -341,7 +341,8 @@ def test_a_benign_twin_expects_a_call_that_can_be_made(goal: str) -> None:
 
 def violations(version: str, attacker: str, turns: int, repeats: int) -> int:
     return sum(
-        run(attack(load_version(version), found, attacker, 11, turns, n)).outcome == "violation"
+        run_rollout(attack(load_version(version), found, attacker, 11, turns, n)).outcome
+        == "violation"
         for found in SCENARIOS
         for n in range(repeats)
     )

@@ -32,6 +32,7 @@ from safety_lib.agent.versions import Version, load_version
 from safety_lib.records import Message, ToolCall
 from safety_lib.report.summary import stress_lines
 from safety_lib.rollout import conversation
+from safety_lib.rollout.campaign import Run
 from safety_lib.stress.discovery import discover
 
 pytest.importorskip("openai", reason="the openai client is not installed")
@@ -623,7 +624,7 @@ def test_a_campaign_against_a_bad_endpoint_finishes_and_says_how_many_and_why(
 ) -> None:
     endpoint.script = [reply]
     found = discover(
-        hurried, hurried, rollouts=4, attacker="static", max_turns=2, model="openai:tiny"
+        hurried, hurried, run=Run(model="openai:tiny"), rollouts=4, attacker="static", max_turns=2
     )
     assert len(endpoint.requests) == 2 * 4 * asked  # the campaign, and everything asked once
     summary = found.summary[0]
@@ -646,7 +647,12 @@ def test_errors_amid_answers_are_counted_apart(endpoint: Endpoint, hurried: Vers
     endpoint.script = [some]
     summaries = [
         discover(
-            hurried, hurried, rollouts=12, attacker="static", max_turns=3, model="openai:tiny"
+            hurried,
+            hurried,
+            run=Run(model="openai:tiny"),
+            rollouts=12,
+            attacker="static",
+            max_turns=3,
         ).summary[0]
         for _ in range(2)
     ]

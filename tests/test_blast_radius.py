@@ -12,10 +12,9 @@ import duckdb
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-
-from safety_lib.artifacts import read_artifact
-from safety_lib.incident import blast_radius
-from safety_lib.incident.blast_radius import (
+from safety_lib.experiments.radius_coverage import all_logs, covered_row, simulated_incidents
+from safety_lib.production import blast_radius
+from safety_lib.production.blast_radius import (
     allocate,
     check_against_truth,
     estimate_affected,
@@ -25,13 +24,14 @@ from safety_lib.incident.blast_radius import (
     second_opinions,
     total,
 )
-from safety_lib.incident.coverage import all_logs, covered_row, simulated_incidents
-from safety_lib.incident.log import COLUMNS, LogError, SessionLog, as_json, writing
-from safety_lib.incident.traffic import TRUTH_COLUMNS
+from safety_lib.production.log import COLUMNS, LogError, SessionLog, as_json, writing
+from safety_lib.production.traffic import TRUTH_COLUMNS
+
+from safety_lib.artifacts import read_artifact
+from safety_lib.figures import tables
 from safety_lib.policy import load_policy
 from safety_lib.policy.oracle import CHECKS, judge
 from safety_lib.records import Experiment
-from safety_lib.report import tables
 from safety_lib.streams import key
 
 ARTIFACTS = Path(__file__).parents[1] / "artifacts"
@@ -410,7 +410,7 @@ def test_a_log_of_any_size_fits_in_bounded_memory(tmp_path: Path) -> None:
         )
     code = (
         "import sys\n"
-        "from safety_lib.incident.blast_radius import estimate_blast_radius\n"
+        "from safety_lib.production.blast_radius import estimate_blast_radius\n"
         "radius = estimate_blast_radius(sys.argv[1], rule_id='record_exfiltration', "
         "version='v2', audit=600, seed=7)\n"
         "print(radius.population_n, radius.ci_low, radius.ci_high)\n"

@@ -5,18 +5,18 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-
-from safety_lib.agent.versions import load_version
-from safety_lib.artifacts import read_artifact
-from safety_lib.records import Experiment
-from safety_lib.report.tables import predictions_table
-from safety_lib.stress.calibration import (
+from safety_lib.experiments.calibration import (
     first_failures,
     hold_search,
     next_scenarios_gain,
     predict,
     undiscovered_prediction,
 )
+from safety_lib.figures.tables import predictions_table
+
+from safety_lib.agent.versions import load_version
+from safety_lib.artifacts import read_artifact
+from safety_lib.records import Experiment
 
 STORED = Path(__file__).resolve().parent.parent / "artifacts" / "experiments"
 

@@ -22,7 +22,7 @@ from safety_lib.agent.versions import load_version
 from safety_lib.attack.scenarios import all_scenarios
 from safety_lib.records import Message, Trajectory
 from safety_lib.rollout import campaign, conversation
-from safety_lib.rollout.campaign import JournalError, run_campaign
+from safety_lib.rollout.campaign import JournalError, Run, run_campaign
 from safety_lib.rollout.conversation import Rollout, attack, replay
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -70,23 +70,23 @@ def test_trajectories_come_in_the_order_of_the_rollouts() -> None:
     ids = [job.rollout_id for job in jobs()]
     assert [t.trajectory_id for t in run_campaign(jobs())] == ids
     with ThreadPoolExecutor(4) as pool:
-        held = run_campaign(jobs(), executor=pool, workers=4)
+        held = run_campaign(jobs(), run=Run(executor=pool, workers=4))
         assert [t.trajectory_id for t in held] == ids
 
 
 def test_no_number_of_workers_changes_a_byte() -> None:
     with ThreadPoolExecutor(3) as pool:
-        assert lines(run_campaign(jobs(), executor=pool, workers=3)) == PLAIN
+        assert lines(run_campaign(jobs(), run=Run(executor=pool, workers=3))) == PLAIN
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(2, mp_context=context) as pool:
-        assert lines(run_campaign(jobs(), executor=pool, workers=2)) == PLAIN
+        assert lines(run_campaign(jobs(), run=Run(executor=pool, workers=2))) == PLAIN
 
 
 def test_a_journal_from_many_workers_is_the_same_file(tmp_path: Path) -> None:
     one, many = tmp_path / "one.jsonl", tmp_path / "many.jsonl"
     list(run_campaign(jobs(), journal=one))
     with ThreadPoolExecutor(3) as pool:
-        list(run_campaign(jobs(), journal=many, executor=pool, workers=3))
+        list(run_campaign(jobs(), run=Run(executor=pool, workers=3), journal=many))
     assert one.read_bytes() == many.read_bytes()
 
 
@@ -94,14 +94,14 @@ def test_no_rollouts_make_no_trajectories(tmp_path: Path) -> None:
     assert list(run_campaign([])) == []
     assert list(run_campaign([], journal=tmp_path / "j")) == []
     with ThreadPoolExecutor(1) as pool:
-        assert list(run_campaign([], executor=pool)) == []
+        assert list(run_campaign([], run=Run(executor=pool))) == []
 
 
 def test_each_result_is_told_once_and_in_order(journal: Path) -> None:
     told: list[Trajectory] = []
     for kept in (None, journal):
         told.clear()
-        results = list(run_campaign(jobs(), journal=kept, on_result=told.append))
+        results = list(run_campaign(jobs(), run=Run(progress=told.append), journal=kept))
         assert told == results
         assert len(told) == 20
 
@@ -132,7 +132,7 @@ def test_an_error_of_a_worker_is_not_swallowed(monkeypatch: pytest.MonkeyPatch) 
 
     monkeypatch.setattr(campaign, "run", broken)
     with ThreadPoolExecutor(2) as pool, pytest.raises(RuntimeError, match="a bug"):
-        list(run_campaign(jobs(), executor=pool))
+        list(run_campaign(jobs(), run=Run(executor=pool)))
 
 
 # --------------------------------------------------------------- a long input
@@ -164,7 +164,7 @@ def test_a_generator_is_consumed_as_it_is_needed() -> None:
 def test_an_executor_is_never_far_ahead_of_who_reads(workers: int) -> None:
     drawn = Drawn(jobs(1_000, "direct", 1))
     with ThreadPoolExecutor(workers) as pool:
-        results = run_campaign(drawn, executor=pool, workers=workers)
+        results = run_campaign(drawn, run=Run(executor=pool, workers=workers))
         for number in range(1, 200):
             next(results)
             assert drawn.count <= number + (4 * workers + 1) * campaign.CHUNK
@@ -180,7 +180,10 @@ def test_a_long_campaign_goes_out_in_longer_chunks_and_comes_back_the_same() -> 
             return super().submit(work, batch)
 
     with Counting(2) as pool:
-        held = [t.model_dump_json() for t in run_campaign(jobs(1_300, "direct", 1), executor=pool)]
+        held = [
+            t.model_dump_json()
+            for t in run_campaign(jobs(1_300, "direct", 1), run=Run(executor=pool))
+        ]
     assert set(sent[:-1]) == {campaign.CHUNK, campaign.LONG_CHUNK}
     assert sum(sent) == len(held) == 1_300
     assert held == [t.model_dump_json() for t in run_campaign(jobs(1_300, "direct", 1))]
@@ -194,7 +197,9 @@ def alive(kind: type) -> int:
 @pytest.mark.parametrize("threads", [0, 2])
 def test_a_thousand_rollouts_leave_nothing_behind(tmp_path: Path, threads: int) -> None:
     def go_through(executor: Executor | None) -> None:
-        held = run_campaign(jobs(1_000, "direct", 1), journal=tmp_path / "j", executor=executor)
+        held = run_campaign(
+            jobs(1_000, "direct", 1), run=Run(executor=executor), journal=tmp_path / "j"
+        )
         for number, _ in enumerate(held):
             if number in (200, 900):
                 seen.append(alive(Trajectory))

@@ -15,11 +15,11 @@ from typing import Any
 
 import click
 import pytest
+from safety_lib.gate.release_gate import run_gate
 
 from safety_lib.__main__ import cli, main
 from safety_lib.artifacts import read_artifact, write_artifact
 from safety_lib.gate import report as gate_report
-from safety_lib.gate.report import run_gate
 from safety_lib.records import GateReport, Suite
 
 ROOT = Path(__file__).resolve().parent.parent

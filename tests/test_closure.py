@@ -5,32 +5,27 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from safety_lib.experiments.rounds import SLIPS, Round, propose_releases, run_rounds, without_budget
+from safety_lib.gate.release_gate import run_gate
+from safety_lib.incident.investigation import new_tests
 
 from safety_lib.agent.versions import load_version
 from safety_lib.artifacts import read_artifact, read_incident
-from safety_lib.gate.report import run_gate
+from safety_lib.figures import tables
 from safety_lib.incident.bisection import bisect
 from safety_lib.incident.closure import (
+    as_suite,
     held_out,
-    mitigations,
+    plan_mitigations,
     sibling_tests,
     siblings,
     single_turn_suite,
-    suite_of,
     try_mitigations,
 )
-from safety_lib.incident.investigate import new_tests
 from safety_lib.incident.replay import Replay, replay_incident, turns_of
-from safety_lib.incident.rounds import (
-    SLIPS,
-    Round,
-    propose_releases,
-    run_rounds,
-    without_budget,
-)
 from safety_lib.records import Experiment, MitigationResult, RegressionTest
 from safety_lib.regression.generate import merge
-from safety_lib.report import tables
+from safety_lib.rollout.campaign import Run
 from safety_lib.stats.intervals import rule_of_three
 
 ARTIFACTS = Path(__file__).resolve().parent.parent / "artifacts"
@@ -40,19 +35,25 @@ V1, V2, V3 = (load_version(name) for name in ("v1", "v2", "v3"))
 @pytest.fixture(scope="module")
 def seen() -> Replay:
     incident = read_incident(ARTIFACTS / "incident_example.json")
-    return replay_incident(incident, V2, replays=30, seed=7)
+    return replay_incident(incident, V2, run=Run(seed=7), replays=30)
 
 
 @pytest.fixture(scope="module")
 def tests(seen: Replay) -> tuple[RegressionTest, ...]:
-    return (*new_tests(seen, seed=7), *sibling_tests(seen, seed=7))
+    return (*new_tests(seen, run=Run(seed=7)), *sibling_tests(seen, run=Run(seed=7)))
 
 
 @pytest.fixture(scope="module")
 def tried(seen: Replay, tests: tuple[RegressionTest, ...]) -> dict[str, MitigationResult]:
-    planned = mitigations(seen, V1, V3, bisect(seen, V1))
+    planned = plan_mitigations(seen, V1, V3, bisect(seen, V1))
     results = try_mitigations(
-        seen, planned, held_out(seen, tests), replays=30, per_variant=2, sessions=15, seed=7
+        seen,
+        planned,
+        held_out(seen, tests),
+        run=Run(seed=7),
+        replays=30,
+        per_variant=2,
+        sessions=15,
     )
     return {result.name: result for result in results}
 
@@ -97,10 +98,12 @@ def test_the_gate_as_it_was_passes_the_release_and_the_grown_suite_blocks_it(
     tests: tuple[RegressionTest, ...],
 ) -> None:
     before = single_turn_suite(V1, V2, 7)
-    grown = suite_of(merge(before.tests, tests), V1, V2, 7)
-    assert run_gate(before, V1, V2, trials=10, seed=7, rules=without_budget()).verdict == "OK"
-    assert run_gate(grown, V1, V2, trials=10, seed=7).verdict == "BLOCK"
-    assert run_gate(grown, V1, V3, trials=10, seed=7).verdict == "OK"
+    grown = as_suite(merge(before.tests, tests), V1, V2, 7)
+    assert (
+        run_gate(before, V1, V2, run=Run(seed=7), trials=10, rules=without_budget()).verdict == "OK"
+    )
+    assert run_gate(grown, V1, V2, run=Run(seed=7), trials=10).verdict == "BLOCK"
+    assert run_gate(grown, V1, V3, run=Run(seed=7), trials=10).verdict == "OK"
 
 
 # --------------------------------------------------------------------------- mitigations

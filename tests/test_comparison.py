@@ -6,21 +6,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from safety_lib.experiments.ablation import SAFEGUARDS, Ablation, ablate, safeguard_ablation
+from safety_lib.experiments.equal_budget import Hunt, Way, attackers_at_equal_budget, hunt, lead
+from safety_lib.experiments.levers import memory_window, mutators_effect
 
 from safety_lib.agent.versions import load_version
 from safety_lib.artifacts import read_artifact
 from safety_lib.attack.mutators import mutators
 from safety_lib.attack.scenarios import all_scenarios
 from safety_lib.records import Experiment
-from safety_lib.stress.ablation import SAFEGUARDS, Ablation, ablate
-from safety_lib.stress.comparison import Hunt, Way, hunt, lead
-from safety_lib.stress.experiments import (
-    EXPERIMENTS,
-    attackers_at_equal_budget,
-    memory_window,
-    mutators_effect,
-    safeguard_ablation,
-)
+from safety_lib.stress.experiments import EXPERIMENTS
 from safety_lib.stress.search import ThompsonSearch
 
 STORED = Path(__file__).resolve().parent.parent / "artifacts" / "experiments"

@@ -11,10 +11,9 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-
-from safety_lib.agent.versions import load_version
-from safety_lib.artifacts import read_experiment
-from safety_lib.incident.detection import (
+from safety_lib.experiments.alarms import days, early_warning
+from safety_lib.production.log import COLUMNS, LOG_NAME, LoggedSession, SessionLog, as_json, writing
+from safety_lib.production.monitors import (
     Monitor,
     audit_of_warnings,
     canary,
@@ -25,9 +24,7 @@ from safety_lib.incident.detection import (
     trained_monitors,
     watch,
 )
-from safety_lib.incident.detection_experiments import days, early_warning
-from safety_lib.incident.log import COLUMNS, LOG_NAME, LoggedSession, SessionLog, as_json, writing
-from safety_lib.incident.near_misses import (
+from safety_lib.production.near_misses import (
     FIRST_REFUSAL,
     SIGNS,
     Followed,
@@ -38,7 +35,11 @@ from safety_lib.incident.near_misses import (
     score_rule,
     signs_of,
 )
-from safety_lib.incident.traffic import write_traffic
+from safety_lib.production.traffic import write_traffic
+
+from safety_lib.agent.versions import load_version
+from safety_lib.artifacts import read_experiment
+from safety_lib.rollout.campaign import Run
 
 ARTIFACTS = Path(__file__).resolve().parent.parent / "artifacts"
 REFUSES, HESITATES, SERVES = (
@@ -308,7 +309,9 @@ def test_a_bad_release_of_the_experiment_is_seen_again(tmp_path: Path) -> None:
 def test_margins_of_a_log_that_is_short(tmp_path: Path) -> None:
     log, _ = write_traffic(tmp_path, load_version("v1"), sessions=40, seed=3)
     with SessionLog(log) as opened:
-        strata = measure_margins(opened, load_version("v1"), per_stratum=5, replays=2, seed=7)
+        strata = measure_margins(
+            opened, load_version("v1"), run=Run(seed=7), per_stratum=5, replays=2
+        )
         assert len(follow(opened, "v1")) == 40
     assert sum(stratum.sessions for stratum in strata) == 40
     for stratum in strata:

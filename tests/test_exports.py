@@ -18,6 +18,7 @@ from safety_lib.__main__ import main
 from safety_lib.agent.versions import load_version
 from safety_lib.artifacts import ArtifactError, read_artifact, write_artifact
 from safety_lib.records import Plant, Suite
+from safety_lib.regression.admission import TestRun, run_tests
 from safety_lib.regression.exports import (
     READERS,
     WRITERS,
@@ -27,8 +28,8 @@ from safety_lib.regression.exports import (
     to_openai,
     to_promptfoo,
 )
-from safety_lib.regression.runner import TestRun, run_tests
 from safety_lib.regression.signature import test_id as id_of
+from safety_lib.rollout.campaign import Run
 
 V2 = load_version("v2")
 ROOT = Path(__file__).resolve().parent.parent
@@ -126,7 +127,7 @@ def test_promptfoo_never_renders_or_opens_what_an_attacker_wrote(suite: Suite) -
 
 @pytest.fixture(scope="module")
 def runs(suite: Suite) -> tuple[TestRun, ...]:
-    return run_tests(suite.active[:4], V2, trials=3, seed=7)
+    return run_tests(suite.active[:4], V2, run=Run(seed=7), trials=3)
 
 
 def test_inspect_reads_the_log(runs: tuple[TestRun, ...], tmp_path: Path) -> None:

@@ -14,13 +14,12 @@ mpl.use("Agg")
 import matplotlib.pyplot as plt
 from matplotlib.patches import Rectangle
 from matplotlib.text import Text
+from safety_lib.stress.timing import CAUSES, Endings
 
 from safety_lib.artifacts import read_experiment
-from safety_lib.figures import coverage_map, other_endings, safeguard_credit, undiscovered
-from safety_lib.report import tables
+from safety_lib.figures import coverage_map, other_endings, safeguard_credit, tables, undiscovered
 from safety_lib.stress.coverage import coverage
 from safety_lib.stress.discovery import Discovery
-from safety_lib.stress.survival import CAUSES, Endings
 from safety_lib.stress.unseen import unseen
 
 Read = Callable[..., str]

@@ -11,14 +11,15 @@ import pytest
 from factories import an_execution, entry, outcomes, trials
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from safety_lib.gate.release_gate import run_gate
 from scipy.stats import t as student
 
 from safety_lib.agent.versions import load_version
 from safety_lib.gate.decide import compare, decide
-from safety_lib.gate.report import run_gate
 from safety_lib.gate.rules import GateRules, load_rules
-from safety_lib.gate.trials import CaseTrials, Known, cases_of, run_trials
+from safety_lib.gate.trials import CaseTrials, cases_of, run_trials
 from safety_lib.records import Execution, GateReport, Suite, Trajectory
+from safety_lib.rollout.campaign import Known, Run
 
 V1, V2, V3 = (load_version(name) for name in ("v1", "v2", "v3"))
 RULES = load_rules()
@@ -182,14 +183,14 @@ def test_the_hash_of_the_rules_follows_each_of_them() -> None:
 
 @pytest.fixture(scope="module")
 def blocked(suite: Suite, known: Known) -> GateReport:
-    return run_gate(suite, V1, V2, seed=suite.seed, known=known)
+    return run_gate(suite, V1, V2, run=Run(seed=suite.seed, known=known))
 
 
 def test_both_arms_of_a_trial_share_a_seed_that_no_other_trial_has(suite: Suite) -> None:
     few = cases_of(suite, 3, 3, max_tests=2)
     told: list[Trajectory] = []
     same = V1.having({}, name="same")
-    ran = run_trials(few, V1, same, seed=5, on_result=told.append)
+    ran = run_trials(few, V1, same, run=Run(seed=5, progress=told.append))
     half = len(told) // 2
     seeds = [t.seed for t in told]
     assert seeds[:half] == seeds[half:]
@@ -197,7 +198,7 @@ def test_both_arms_of_a_trial_share_a_seed_that_no_other_trial_has(suite: Suite)
     # On the same luck the same agent does the same, trial by trial.
     assert [entry.baseline for entry in ran.cases] == [entry.candidate for entry in ran.cases]
     assert ran.executions[0].transcript_sha256 == ran.executions[1].transcript_sha256
-    again = run_trials(few, V1, same, seed=6)
+    again = run_trials(few, V1, same, run=Run(seed=6))
     assert again.executions[0].transcript_sha256 != ran.executions[0].transcript_sha256
 
 
@@ -208,7 +209,7 @@ def test_a_suspicion_is_confirmed_on_seeds_of_its_own(suite: Suite) -> None:
         update={"tests": tuple(test for test in suite.active if test.test_id in by_id)}
     )
     known: Known = {}
-    run_gate(few, V1, V2, trials=10, max_tests=2, seed=100, known=known)
+    run_gate(few, V1, V2, run=Run(seed=100, known=known), trials=10, max_tests=2)
     held: dict[str, set[int]] = {test.test_id: set() for test in few.active[:2]}
     for name, sha256, seed, _ in known:
         if sha256 == V2.sha256 and (case := name.split("/")[2]) in held:
@@ -268,7 +269,7 @@ def test_a_seed_of_the_bank_comes_out_again(suite: Suite, known: Known) -> None:
     line = bank.line_of(suite, suite.seed, known)
     assert line == BANK[suite.seed], "python tests/bank.py writes the bank again"
     for name, version in bank.VERSIONS.items():
-        report = run_gate(suite, V1, version, seed=suite.seed, known=known)
+        report = run_gate(suite, V1, version, run=Run(seed=suite.seed, known=known))
         judged = decide(bank.release(line, name), RULES, suite.seed)
         assert judged.verdict == report.verdict
         assert judged.steps[1:] == report.steps[1:]  # the first one names the versions

@@ -3,27 +3,27 @@
 import math
 
 import pytest
-
-from safety_lib.agent.versions import load_version
-from safety_lib.artifacts import read_artifact, read_experiment
-from safety_lib.gate.characteristics import Shape, interval_covers, simulate
-from safety_lib.gate.experiments import (
+from safety_lib.experiments.characteristics import (
     EIGHT,
-    EXPERIMENTS,
     LARGE,
     RUNS,
     SEED,
     SMALL,
-    harmless_releases,
+    Shape,
+    interval_covers,
     row,
-    suite_of,
-    weak_spots,
+    simulate,
 )
-from safety_lib.gate.report import run_gate
+from safety_lib.experiments.real_releases import harmless_releases, suite_of, weak_spots
+from safety_lib.gate.release_gate import run_gate
+
+from safety_lib.agent.versions import load_version
+from safety_lib.artifacts import read_artifact, read_experiment
+from safety_lib.gate.experiments import EXPERIMENTS
 from safety_lib.gate.rules import load_rules
-from safety_lib.gate.trials import Known
 from safety_lib.pipeline import NOTEBOOKS
 from safety_lib.records import Suite
+from safety_lib.rollout.campaign import Known, Run
 
 ARTIFACTS = NOTEBOOKS.parent / "artifacts"
 STORED = {name: read_experiment(ARTIFACTS, name) for name in EXPERIMENTS}
@@ -92,7 +92,7 @@ def test_real_releases_that_change_nothing_are_ok() -> None:
         "v2": V2,
     }
     for name, version in releases.items():
-        seen = run_gate(suite, V1, version, seed=7, known=known)
+        seen = run_gate(suite, V1, version, run=Run(seed=7, known=known))
         assert result[name][seen.verdict] == 12
         assert seen.delta == pytest.approx(result[name]["mean_delta"], abs=0.2)
 
@@ -125,7 +125,9 @@ def test_whoever_is_searched_loses_and_a_search_on_both_sides_is_fair(mined: str
     # No one of n values is further from their mean than n - 1 standard errors of it.
     first, second = weak_spots()
     searched = {"both": (first, second), "the candidate": (second, second)}
-    seen = run_gate(suite_of(searched.get(mined, (first, first)), 1), first, second, seed=1)
+    seen = run_gate(
+        suite_of(searched.get(mined, (first, first)), 1), first, second, run=Run(seed=1)
+    )
     row = stored.result[mined]
     reach = (len(stored.parameters["seeds"]) - 1) * row["standard_error"]
     assert seen.delta is not None

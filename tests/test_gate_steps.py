@@ -9,23 +9,28 @@ from typing import Any
 
 import pytest
 from factories import entry, outcomes, trials
+from safety_lib.experiments.characteristics import Shape, interval_covers, original_rule, simulate
+from safety_lib.experiments.loosened_rules import LOOSENED, battery, killed
+from safety_lib.gate.release_gate import run_gate
+from safety_lib.gate.releases import Standing, add_release, apply, load_exceptions
 from scipy.stats import binom
 
 from safety_lib.agent.versions import load_version
 from safety_lib.artifacts import read_artifact
-from safety_lib.gate.budget import judge_budget, spend
-from safety_lib.gate.characteristics import Shape, interval_covers, original_rule, simulate
-from safety_lib.gate.critical import judge_critical, suspected
-from safety_lib.gate.decide import Decision, decide
-from safety_lib.gate.describe import diagnose_families, pooled_pairs
-from safety_lib.gate.drift import cusum, judge_drift
-from safety_lib.gate.exceptions import apply, load_exceptions
-from safety_lib.gate.heldout import judge_held_out, permuted_gap
-from safety_lib.gate.history import add_release
-from safety_lib.gate.mutation import LOOSENED, battery, killed
-from safety_lib.gate.report import run_gate
+from safety_lib.gate.decide import (
+    Judgement,
+    cusum,
+    decide,
+    judge_budget,
+    judge_critical,
+    judge_drift,
+    judge_held_out,
+    permuted_gap,
+    spend,
+    suspected,
+)
+from safety_lib.gate.report import diagnose_families, enough_trials, pooled_pairs
 from safety_lib.gate.rules import load_rules
-from safety_lib.gate.sequential import enough_trials
 from safety_lib.gate.trials import CaseTrials, Trials
 from safety_lib.pipeline import NOTEBOOKS
 from safety_lib.records import GateException, GateReport, Outcome, Suite
@@ -37,11 +42,11 @@ V1, V2, V3 = (load_version(name) for name in ("v1", "v2", "v3"))
 ARTIFACTS = NOTEBOOKS.parent / "artifacts"
 
 
-def judged(regression: list[CaseTrials], **options: Any) -> Decision:
+def judged(regression: list[CaseTrials], **options: Any) -> Judgement:
     return decide(trials(regression), RULES, **options)
 
 
-def status(decision: Decision, step: int) -> str:
+def status(decision: Judgement, step: int) -> str:
     return next(s.status for s in decision.steps if s.step == step)
 
 
@@ -205,8 +210,10 @@ def test_exceptions_are_listed_in_the_report_and_need_a_day(suite: Suite) -> Non
     soft = next(t for t in suite.active if t.severity != "critical")
     given = [exception(soft.test_id), exception("nothing")]
     with pytest.raises(ValueError, match="as of which day"):
-        run_gate(suite, V1, V1, trials=1, exceptions=given)
-    report = run_gate(suite, V1, V1, trials=1, exceptions=given, as_of=date(2026, 1, 1))
+        run_gate(suite, V1, V1, standing=Standing(exceptions=given), trials=1)
+    report = run_gate(
+        suite, V1, V1, standing=Standing(exceptions=given, as_of=date(2026, 1, 1)), trials=1
+    )
     assert [e.refused for e in report.exceptions] == ["", "covers no test of this suite"]
     assert report.n_tests == len(suite.active) - 1
     assert soft.test_id in {r.test_id for r in report.test_results}
@@ -258,9 +265,12 @@ def test_noise_does_not_add_up() -> None:
 def test_judging_a_release_twice_does_not_count_its_loss_twice(suite: Suite) -> None:
     report = run_gate(suite, V1, V3, trials=2)
     history = add_release(None, report)
-    again = run_gate(suite, V1, V3, trials=2, history=history)
+    again = run_gate(suite, V1, V3, standing=Standing(history=history), trials=2)
     assert again.steps == report.steps
-    assert status_of(run_gate(suite, V1, V1, trials=2, history=history), 6) in ("pass", "warn")
+    assert status_of(run_gate(suite, V1, V1, standing=Standing(history=history), trials=2), 6) in (
+        "pass",
+        "warn",
+    )
 
 
 def test_a_candidate_that_errors_on_what_it_would_fail_is_not_ok() -> None:

@@ -5,21 +5,21 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from safety_lib.gate.release_gate import run_gate
+from safety_lib.incident.investigation import Investigation, investigate, new_tests
 
 from safety_lib.agent.versions import load_version
-from safety_lib.gate.report import run_gate
-from safety_lib.gate.trials import Known
-from safety_lib.incident.interventions import experiments, intervene, name_root_cause
-from safety_lib.incident.investigate import Investigation, investigate, new_tests
+from safety_lib.incident.interventions import intervene, name_root_cause, plan_interventions
 from safety_lib.incident.replay import (
     Replay,
     failure_of,
     replay_incident,
     seeds_of,
-    timeline,
+    timeline_of,
     turns_of,
 )
 from safety_lib.records import Incident, Suite, Trajectory
+from safety_lib.rollout.campaign import Known, Run
 
 ARTIFACTS = Path(__file__).resolve().parent.parent / "artifacts"
 V1, V2, V3 = (load_version(name) for name in ("v1", "v2", "v3"))
@@ -55,7 +55,7 @@ def test_the_oracle_says_what_broke_not_the_file(
     renamed = incident.model_copy(
         update={"category": "weather", "root_cause_preliminary": "sunspots", "affected_users": 0}
     )
-    again = replay_incident(renamed, V2, replays=40, seed=7)
+    again = replay_incident(renamed, V2, run=Run(seed=7), replays=40)
     assert again.rule_id == incident_replay.rule_id == "record_exfiltration"
     assert again.reproduction == incident_replay.reproduction
 
@@ -69,7 +69,7 @@ def test_fresh_seeds_differ_from_each_other_and_follow_the_incident(incident: In
 
 
 def test_the_timeline_is_the_conversation_in_order(incident_replay: Replay) -> None:
-    moments = timeline(incident_replay.shown)
+    moments = timeline_of(incident_replay.shown)
     assert [m.turn for m in moments] == sorted(m.turn for m in moments)
     assert sum(1 for m in moments if m.what == "request") == incident_replay.shown.n_turns
     assert [m.turn for m in moments if m.what == "violation"] == [7]
@@ -77,7 +77,7 @@ def test_the_timeline_is_the_conversation_in_order(incident_replay: Replay) -> N
 
 
 def test_the_cause_is_the_memory_of_v2_and_no_harmless_change(incident_replay: Replay) -> None:
-    effects = intervene(incident_replay, list(experiments(incident_replay, V1)))
+    effects = intervene(incident_replay, list(plan_interventions(incident_replay, V1)))
     by_name = {effect.name: effect for effect in effects}
     cause = name_root_cause(incident_replay, V1, effects)
     assert set(cause.name.split(" + ")) == {"memory.pin_policy", "memory.window"}
@@ -89,8 +89,8 @@ def test_the_cause_is_the_memory_of_v2_and_no_harmless_change(incident_replay: R
 def test_another_cause_gets_another_name(incident: Incident) -> None:
     # The same incident on a version that is good but for one careless setting.
     careless = V1.having({"model.caution": -4.0, "model.style": "friendly"}, name="careless")
-    replay = replay_incident(incident, careless, replays=30, seed=7)
-    cause = name_root_cause(replay, V1, intervene(replay, list(experiments(replay, V1))))
+    replay = replay_incident(incident, careless, run=Run(seed=7), replays=30)
+    cause = name_root_cause(replay, V1, intervene(replay, list(plan_interventions(replay, V1))))
     assert cause.name == "model.caution"
 
 
@@ -116,7 +116,7 @@ def test_without_a_failure_there_is_no_cause_and_no_test(incident: Incident, sui
 
 
 def test_an_effect_is_a_paired_difference(incident_replay: Replay) -> None:
-    for effect in intervene(incident_replay, list(experiments(incident_replay, V1))[:3]):
+    for effect in intervene(incident_replay, list(plan_interventions(incident_replay, V1))[:3]):
         assert effect.ci_low <= effect.effect <= effect.ci_high
         difference = effect.factual.k / effect.factual.n
         difference -= effect.counterfactual.k / effect.counterfactual.n
@@ -126,7 +126,7 @@ def test_an_effect_is_a_paired_difference(incident_replay: Replay) -> None:
 def test_the_incident_becomes_at_least_two_tests_the_second_shorter(
     incident_replay: Replay,
 ) -> None:
-    tests = new_tests(incident_replay, seed=7)
+    tests = new_tests(incident_replay, run=Run(seed=7))
     assert len(tests) >= 2
     assert {test.source.incident_id for test in tests} == {"INC-2024-001"}
     assert min(len(t.attack_turns) for t in tests) < len(turns_of(incident_replay.incident))
@@ -134,7 +134,7 @@ def test_the_incident_becomes_at_least_two_tests_the_second_shorter(
 
 
 def test_a_safe_replay_cannot_become_a_failure(incident: Incident) -> None:
-    safe = replay_incident(incident, V3, replays=3, seed=7)
+    safe = replay_incident(incident, V3, run=Run(seed=7), replays=3)
     with pytest.raises(ValueError, match="no rule broke"):
         failure_of(incident, safe.trajectories[0], "record_exfiltration")
 
@@ -158,8 +158,10 @@ def test_gates_that_share_conversations_say_what_they_would_say_alone(suite: Sui
     told: list[Trajectory] = []
     for version in (V2, V3, V2):
         told.clear()
-        report = run_gate(suite, V1, version, trials=2, seed=7, known=shared, on_result=told.append)
-        alone = run_gate(suite, V1, version, trials=2, seed=7)
+        report = run_gate(
+            suite, V1, version, run=Run(seed=7, progress=told.append, known=shared), trials=2
+        )
+        alone = run_gate(suite, V1, version, run=Run(seed=7), trials=2)
         assert report.model_dump_json() == alone.model_dump_json()
         assert len(told) == sum(e.conversations for e in report.executions)
     assert 2 * len(shared) == 3 * len(told)  # three versions ran, none of them twice

@@ -12,12 +12,12 @@ import time
 from pathlib import Path
 
 import pytest
+from safety_lib.incident.investigation import Investigation, investigate
 
 from safety_lib.agent.versions import load_version
 from safety_lib.artifacts import content_hash, read_artifact
 from safety_lib.incident.intake import take_in
 from safety_lib.incident.interventions import name_root_cause
-from safety_lib.incident.investigate import Investigation, investigate
 from safety_lib.incident.recorded import events_of, judge_record
 from safety_lib.incident.replay import Replay, replay_incident
 from safety_lib.incident.retrace import (
@@ -29,6 +29,7 @@ from safety_lib.incident.retrace import (
 )
 from safety_lib.incident.story import milestones
 from safety_lib.records import IncidentReport, Suite, ToolCallEvent, Trajectory
+from safety_lib.rollout.campaign import Run
 
 ROOT = Path(__file__).resolve().parent.parent
 ARTIFACTS = ROOT / "artifacts"
@@ -70,7 +71,7 @@ def investigated(path: Path, suite: Suite) -> Investigation:
 @pytest.fixture(scope="module")
 def replays() -> dict[str, Replay]:
     return {
-        path.stem: replay_incident(take_in(path).incident, V2, replays=40, seed=7)
+        path.stem: replay_incident(take_in(path).incident, V2, run=Run(seed=7), replays=40)
         for path in (BRIEF, *OTHERS.values())
     }
 
@@ -140,7 +141,7 @@ def test_labels_change_no_finding(tmp_path: Path) -> None:
         message.pop("violation", None)
     (tmp_path / "a.json").write_text(json.dumps(tree), encoding="utf-8")
     one, other = (
-        replay_incident(take_in(p).incident, V2, replays=12, seed=7)
+        replay_incident(take_in(p).incident, V2, run=Run(seed=7), replays=12)
         for p in (path, tmp_path / "a.json")
     )
     assert (one.rule_id, one.reproduction) == (other.rule_id, other.reproduction)
@@ -224,7 +225,7 @@ def test_the_state_of_the_company_is_put_back(replays: dict[str, Replay]) -> Non
 
 def test_the_turn_that_told_the_first_half_decides(replays: dict[str, Replay]) -> None:
     replay = replays["decomposition_by_harmless_steps"]
-    points = cut_points(replay.shown, V2, replay.rule_id, branches=40, seed=7)
+    points = cut_points(replay.shown, V2, replay.rule_id, run=Run(seed=7), branches=40)
     shares = [point.broke.k / point.broke.n for point in points]
     assert [point.turn for point in points] == list(range(8))
     assert shares[5] >= shares[4] + 0.2  # half of the key is out from turn 5 on
@@ -251,7 +252,7 @@ def test_a_quoted_ticket_is_not_a_refusal(replays: dict[str, Replay]) -> None:
 def test_nothing_is_missed_where_nothing_broke() -> None:
     incident = take_in(BRIEF).incident
     harmless = incident.model_copy(update={"trajectory": incident.trajectory[:2]})
-    shown = replay_incident(harmless, V2, replays=5, seed=7).shown
+    shown = replay_incident(harmless, V2, run=Run(seed=7), replays=5).shown
     assert shown.outcome == "safe"
     assert {m.what for m in milestones(shown)} <= {"warning"}
 

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from safety_lib.agent.versions import load_version
 from safety_lib.records import Failure, StressFailures
 from safety_lib.regression.minimise import ddmin, drive, minimise, minimise_failures
-from safety_lib.rollout.conversation import replay, run, trial_seed
+from safety_lib.rollout.campaign import Run
+from safety_lib.rollout.conversation import replay, run_rollout, trial_seed
 
 WORDS = st.text(alphabet="abcdefgh", min_size=1, max_size=5)
 SENTENCES = st.builds("{}{}".format, WORDS, st.sampled_from([".", "!", "?"]))
@@ -102,9 +103,9 @@ def found(stressed: StressFailures) -> tuple[Failure, ...]:
 
 def test_side_by_side_is_the_same_as_one_by_one(found: tuple[Failure, ...]) -> None:
     rates = [0.5] * len(found)
-    together = minimise_failures(found, BOTH, REFERENCE, rates=rates, seed=3, least=0.3)
+    together = minimise_failures(found, BOTH, REFERENCE, run=Run(seed=3), rates=rates, least=0.3)
     alone = tuple(
-        minimise_failures([failure], BOTH, REFERENCE, rates=[0.5], seed=3, least=0.3)[0]
+        minimise_failures([failure], BOTH, REFERENCE, run=Run(seed=3), rates=[0.5], least=0.3)[0]
         for failure in found
     )
     assert together == alone
@@ -114,7 +115,7 @@ def test_each_reduction_kept_its_rate_and_the_reference_still_passes(
     found: tuple[Failure, ...],
 ) -> None:
     made = minimise_failures(
-        found, BOTH, REFERENCE, rates=[0.5] * len(found), seed=3, least=0.3, budget=60
+        found, BOTH, REFERENCE, run=Run(seed=3), rates=[0.5] * len(found), least=0.3, budget=60
     )
     assert any(how.turns_after < how.turns_before for _, how in made)
     for failure, (turns, how) in zip(found, made, strict=True):
@@ -126,7 +127,7 @@ def test_each_reduction_kept_its_rate_and_the_reference_still_passes(
         def broke(version: str, number: int, turns=turns, failure=failure) -> bool:  # type: ignore[no-untyped-def]
             target = REFERENCE if version == "reference" else BOTH[version]
             seed = trial_seed(3, "minimise", number)
-            held = run(replay(target, turns, name="t", seed=seed, plants=failure.plants))
+            held = run_rollout(replay(target, turns, name="t", seed=seed, plants=failure.plants))
             return any(v.rule_id == failure.rule_id for v in held.violations)
 
         assert sum(broke(failure.version, number) for number in range(how.probes)) >= how.needed
@@ -135,6 +136,6 @@ def test_each_reduction_kept_its_rate_and_the_reference_still_passes(
 
 def test_no_budget_shortens_nothing(found: tuple[Failure, ...]) -> None:
     ((turns, how),) = minimise_failures(
-        found[:1], BOTH, REFERENCE, rates=[1.0], seed=3, least=0.3, budget=0
+        found[:1], BOTH, REFERENCE, run=Run(seed=3), rates=[1.0], least=0.3, budget=0
     )
     assert (turns, how.replays, how.one_minimal) == (found[0].trajectory, 0, False)

@@ -1,8 +1,9 @@
 """The stored measurement of the suite is what the code measures."""
 
+from safety_lib.experiments.mutants import EXPERIMENTS, ROLLOUTS, adequacy_of
+
 from safety_lib.artifacts import read_experiment
 from safety_lib.pipeline import NOTEBOOKS
-from safety_lib.regression.experiments import EXPERIMENTS, ROLLOUTS, adequacy_of
 
 STORED = read_experiment(NOTEBOOKS.parent / "artifacts", "mutation_adequacy")
 

@@ -5,19 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from safety_lib.rollout.judging import count_broken
 
 from safety_lib.agent.versions import load_version
 from safety_lib.artifacts import ArtifactError, read_artifact, write_artifact
 from safety_lib.records import SEVERITIES, Failure, StressFailures, Suite
-from safety_lib.regression.generate import (
-    count,
-    deduplicate,
-    generate_suite,
-    merge,
-    previous_suite,
-    propose,
-    reproduce,
-)
+from safety_lib.regression.admission import propose, reproduce
+from safety_lib.regression.generate import deduplicate, generate_suite, merge, previous_suite
 from safety_lib.regression.signature import (
     family,
     naive_key,
@@ -25,6 +19,7 @@ from safety_lib.regression.signature import (
     wrongly_merged,
     wrongly_split,
 )
+from safety_lib.rollout.campaign import Run
 from safety_lib.stress.discovery import discover
 
 V1, V2 = load_version("v1"), load_version("v2")
@@ -69,23 +64,23 @@ def test_every_admitted_test_failed_the_bad_version_and_passed_the_good_one(suit
 
 def test_replays_use_fresh_seeds_and_the_version_that_failed(stressed: StressFailures) -> None:
     failure = next(f for f in stressed.failures if f.version == "v2")
-    (seen,) = reproduce([failure], BOTH, replays=4, seed=11)
+    (seen,) = reproduce([failure], BOTH, run=Run(seed=11), replays=4)
     assert (seen.version, seen.n) == ("v2", 4)
-    assert reproduce([failure], BOTH, replays=4, seed=11) == (seen,)
+    assert reproduce([failure], BOTH, run=Run(seed=11), replays=4) == (seen,)
 
 
 def test_an_error_is_neither_a_reproduction_nor_a_pass(stressed: StressFailures) -> None:
     failure = stressed.failures[0]
     held = list(discover(V2, V2, rollouts=4).trajectories["v2"])
     errors = [t.model_copy(update={"outcome": "error", "violations": ()}) for t in held]
-    seen = count("v2", errors, failure.rule_id)
+    seen = count_broken("v2", errors, failure.rule_id)
     assert (seen.k, seen.n, seen.errors) == (0, 0, 4)
     assert "no valid replay" in propose(failure, seen, 7).lifecycle_reason
 
 
 def test_duplicates_merge_and_the_most_severe_stands_for_them(stressed: StressFailures) -> None:
     failure = stressed.failures[0]
-    (seen,) = reproduce([failure], BOTH, replays=3, seed=1)
+    (seen,) = reproduce([failure], BOTH, run=Run(seed=1), replays=3)
     mild = propose(failure, seen, 7).model_copy(update={"severity": "low"})
     other = failure.model_copy(update={"trajectory": ("other", "words")})
     grave = propose(other, seen, 7).model_copy(update={"severity": "critical"})
@@ -100,7 +95,7 @@ def test_duplicates_merge_and_the_most_severe_stands_for_them(stressed: StressFa
 def test_deduplication_keeps_the_highest_severity_of_each_signature(
     stressed: StressFailures,
 ) -> None:
-    seen = count("v2", [], "audit_disabled")
+    seen = count_broken("v2", [], "audit_disabled")
     tests = [propose(failure, seen, 7) for failure in stressed.failures]
     worst: dict[tuple[str, str], int] = {}
     for test in tests:
@@ -136,7 +131,7 @@ def test_merging_a_suite_with_itself_changes_nothing(suite: Suite) -> None:
 def test_tests_of_incidents_stay_when_the_suite_is_made_again(stressed: StressFailures) -> None:
     few = stressed.model_copy(update={"failures": stressed.failures[:6]})
     made = generate_suite(few, BOTH, replays=4)
-    (seen,) = reproduce([stressed.failures[-1]], BOTH, replays=3, seed=1)
+    (seen,) = reproduce([stressed.failures[-1]], BOTH, run=Run(seed=1), replays=3)
     incident = propose(stressed.failures[-1], seen, 7, incident_id="INC-1")
     incident = incident.model_copy(update={"test_id": "T-incident"})
     previous = made.model_copy(update={"tests": merge(made.tests, [incident])})
@@ -154,7 +149,10 @@ def test_a_version_that_changed_since_discovery_is_refused(stressed: StressFailu
 def test_a_missing_version_is_named(stressed: StressFailures) -> None:
     with pytest.raises(ValueError, match="v2"):
         reproduce(
-            [f for f in stressed.failures if f.version == "v2"], {"v1": V1}, replays=1, seed=1
+            [f for f in stressed.failures if f.version == "v2"],
+            {"v1": V1},
+            run=Run(seed=1),
+            replays=1,
         )
 
 

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from safety_lib.experiments.mutants import adequacy, mutants, sign_test
 
 from safety_lib.__main__ import main
 from safety_lib.agent.versions import load_version
@@ -24,15 +25,19 @@ from safety_lib.records import (
     ToolCallEvent,
     Violation,
 )
-from safety_lib.regression.admission import MOVES, decide, move, twins_served
-from safety_lib.regression.generate import generate_suite, split_of
-from safety_lib.regression.intake import IntakeError, check_failures
-from safety_lib.regression.mutants import adequacy, mutants, sign_test
-from safety_lib.regression.runner import run_tests
-from safety_lib.regression.severity import severity, severity_of
-from safety_lib.regression.signature import channel, family, signature
+from safety_lib.regression.admission import (
+    MOVES,
+    lifecycle_of,
+    move,
+    run_tests,
+    split_of,
+    twins_served,
+)
+from safety_lib.regression.generate import IntakeError, check_failures, generate_suite
+from safety_lib.regression.signature import channel, family, severity, severity_of, signature
 from safety_lib.regression.unit import layers, run_unit
 from safety_lib.regression.variants import KINDS, paraphrase, variants
+from safety_lib.rollout.campaign import Run
 from safety_lib.stress.discovery import discover
 
 V1, V2, REFERENCE = (load_version(name) for name in ("v1", "v2", "reference"))
@@ -188,7 +193,7 @@ def seen(k: int, n: int, version: str = "v2") -> Reproduction:
 def test_admission(
     bad: Reproduction, good: Reproduction, twin: Reproduction, state: str, said: str
 ) -> None:
-    decided, reason = decide(bad, good, twin)
+    decided, reason = lifecycle_of(bad, good, twin)
     assert decided == state
     assert said in reason and bool(reason) == (state != "active")
 
@@ -196,7 +201,7 @@ def test_admission(
 def test_what_every_version_fails_is_no_test(stressed: StressFailures) -> None:
     # The bad version as its own reference: nothing can be admitted.
     few = stressed.model_copy(update={"failures": stressed.failures[-10:]})
-    made = generate_suite(few, BOTH, replays=4, seed=7, reference=V2)
+    made = generate_suite(few, BOTH, run=Run(seed=7), replays=4, reference=V2)
     assert {test.source.version for test in made.tests} == {"v2"}
     assert not [
         test
@@ -207,12 +212,12 @@ def test_what_every_version_fails_is_no_test(stressed: StressFailures) -> None:
 
 
 def test_the_reference_is_useful_and_not_only_silent() -> None:
-    served = twins_served(load_goals(), REFERENCE, replays=10, seed=3)
+    served = twins_served(load_goals(), REFERENCE, run=Run(seed=3), replays=10)
     assert all(twin.k == 0 and twin.n == 10 for twin in served.values())
 
 
 def test_the_reference_holds_against_every_scenario() -> None:
-    held = discover(REFERENCE, REFERENCE, rollouts=2 * len(all_scenarios()), seed=5)
+    held = discover(REFERENCE, REFERENCE, run=Run(seed=5), rollouts=2 * len(all_scenarios()))
     assert held.failures == ()
 
 
@@ -229,11 +234,11 @@ def test_a_life_goes_one_way(suite: Suite) -> None:
 
 def test_what_somebody_retired_stays_retired(stressed: StressFailures) -> None:
     few = stressed.model_copy(update={"failures": stressed.failures[:6]})
-    suite = generate_suite(few, BOTH, replays=4, seed=7)
+    suite = generate_suite(few, BOTH, run=Run(seed=7), replays=4)
     retired = move(suite.active[0], "retired", "the tool is gone")
     tests = tuple(retired if t.test_id == retired.test_id else t for t in suite.tests)
     again = generate_suite(
-        few, BOTH, replays=4, seed=7, previous=suite.model_copy(update={"tests": tests})
+        few, BOTH, run=Run(seed=7), replays=4, previous=suite.model_copy(update={"tests": tests})
     )
     (same,) = (test for test in again.tests if test.test_id == retired.test_id)
     assert (same.lifecycle, same.lifecycle_reason) == ("retired", "the tool is gone")
@@ -245,8 +250,8 @@ def test_the_suite_does_not_depend_on_the_number_of_workers(stressed: StressFail
 
     some = stressed.model_copy(update={"failures": stressed.failures[:6]})
     with ProcessPoolExecutor(2) as pool:
-        wide = generate_suite(some, BOTH, replays=4, seed=7, executor=pool, workers=2)
-    assert wide == generate_suite(some, BOTH, replays=4, seed=7)
+        wide = generate_suite(some, BOTH, run=Run(seed=7, executor=pool, workers=2), replays=4)
+    assert wide == generate_suite(some, BOTH, run=Run(seed=7), replays=4)
 
 
 # --------------------------------------------------------------------------- hostile input
@@ -365,8 +370,8 @@ def test_variants_break_the_same_rule(suite: Suite) -> None:
     # bound is four standard errors of a difference of two shares of more than 100 trials each.
     steady = [t for t in suite.active if t.reproduction.k / t.reproduction.n >= 0.6]
     made = [variant for test in steady for variant in variants(test, seed=3)]
-    own = [f for run in run_tests(steady, V2, trials=12, seed=9) for f in run.failed]
-    theirs = [f for run in run_tests(made, V2, trials=4, seed=9) for f in run.failed]
+    own = [f for run in run_tests(steady, V2, run=Run(seed=9), trials=12) for f in run.failed]
+    theirs = [f for run in run_tests(made, V2, run=Run(seed=9), trials=4) for f in run.failed]
     assert len(steady) >= 3
     error = 0.25 * (1 / len(own) + 1 / len(theirs))
     difference = own.count(True) / len(own) - theirs.count(True) / len(theirs)

@@ -13,8 +13,9 @@ import pytest
 from factories import a_report, a_result, a_stratum, a_test, an_execution
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from safety_lib.gate.releases import add_release
+from safety_lib.report.contrasts import differences
 
-from safety_lib.gate.history import add_release
 from safety_lib.records import (
     ArmResult,
     ErrorBudget,
@@ -25,7 +26,6 @@ from safety_lib.records import (
     Turn,
 )
 from safety_lib.report import render_gate_report, render_junit, render_markdown
-from safety_lib.report.differences import differences
 from safety_lib.report.markdown import code
 from safety_lib.report.text import MINUS, cut, pieces, plain, points, span
 

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from factories import a_report, a_result, a_stratum
+from safety_lib.gate.releases import add_release
 
-from safety_lib.gate.history import add_release
 from safety_lib.records import (
     GateReport,
     GateStep,

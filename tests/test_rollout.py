@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from safety_lib.rollout.judging import benign_outcome
 
 from safety_lib.agent.backends import BackendError
 from safety_lib.agent.loop import Agent
@@ -35,10 +36,9 @@ from safety_lib.rollout.conversation import (
     Rollout,
     Script,
     attack,
-    benign_outcome,
     hold,
     replay,
-    run,
+    run_rollout,
     trial_seed,
 )
 
@@ -68,7 +68,7 @@ def test_a_trial_seed_is_one_that_an_endpoint_takes(seed: int, name: str, number
 def test_a_planned_rollout_is_plain_data() -> None:
     planned = attack(V2, FOUND, "adaptive", 7, 8)
     assert pickle.loads(pickle.dumps(planned)) == planned
-    assert run(pickle.loads(pickle.dumps(planned))) == run(planned)
+    assert run_rollout(pickle.loads(pickle.dumps(planned))) == run_rollout(planned)
 
 
 def test_a_plant_is_planned_where_the_family_needs_one() -> None:
@@ -83,7 +83,7 @@ def test_a_plant_is_planned_where_the_family_needs_one() -> None:
 @pytest.mark.parametrize("turns", [1, 3, 8])
 def test_a_conversation_is_no_longer_than_planned(attacker: str, turns: int) -> None:
     for number in range(20):
-        held = run(attack(V2, FOUND, attacker, 7, turns, number))
+        held = run_rollout(attack(V2, FOUND, attacker, 7, turns, number))
         assert 1 <= held.n_turns <= turns
         assert held.n_turns == len(held.replies) == len(held.user_messages) == len(held.turns)
         assert held.model_calls >= held.n_turns
@@ -94,8 +94,8 @@ def test_a_conversation_is_no_longer_than_planned(attacker: str, turns: int) -> 
 
 def test_a_replay_of_what_was_said_is_the_same_conversation() -> None:
     for number, found in enumerate(all_scenarios()):
-        live = run(attack(V2, found, "adaptive", 7, 8, number))
-        again = run(
+        live = run_rollout(attack(V2, found, "adaptive", 7, 8, number))
+        again = run_rollout(
             replay(V2, live.user_messages, name="again", seed=live.seed, plants=live.plants)
         )
         assert again.events == live.events
@@ -104,7 +104,7 @@ def test_a_replay_of_what_was_said_is_the_same_conversation() -> None:
 
 def test_a_trajectory_says_what_it_is_of() -> None:
     planned = attack(V2, FOUND, "static", 7, 8, 5)
-    held = run(planned)
+    held = run_rollout(planned)
     assert held.trajectory_id == planned.rollout_id == "v2/silence_audit/policy_erosion/static/5"
     assert (held.version, held.config_sha256, held.model) == ("v2", V2.sha256, "simulated")
     assert (held.goal, held.attack_type) == ("silence_audit", "policy_erosion")
@@ -112,12 +112,14 @@ def test_a_trajectory_says_what_it_is_of() -> None:
 
 def test_versions_of_the_same_settings_keep_their_own_names() -> None:
     alias = V1.having({}, name="alias")
-    assert run(attack(alias, FOUND, "direct", 7, 1)).version == "alias"
-    assert run(attack(V1, FOUND, "direct", 7, 1)).version == "v1"
+    assert run_rollout(attack(alias, FOUND, "direct", 7, 1)).version == "alias"
+    assert run_rollout(attack(V1, FOUND, "direct", 7, 1)).version == "v1"
 
 
 def test_a_trajectory_is_told_turn_by_turn() -> None:
-    held = next(t for n in range(50) if (t := run(attack(V2, FOUND, "static", 7, 8, n))).violations)
+    held = next(
+        t for n in range(50) if (t := run_rollout(attack(V2, FOUND, "static", 7, 8, n))).violations
+    )
     told = str(held)
     assert all(message in told for message in held.user_messages)
     assert f"BROKEN RULE: {held.violations[0].rule_id}" in told
@@ -131,7 +133,7 @@ EXPECTED = benign_twin("purge_accounts").expected
 
 
 def benign(turns: Sequence[str], expected: ExpectedCall = EXPECTED) -> str:
-    return benign_outcome(run(replay(V1, turns, name="benign", seed=2)), expected)
+    return benign_outcome(run_rollout(replay(V1, turns, name="benign", seed=2)), expected)
 
 
 def test_a_benign_request_that_is_done_is_safe() -> None:
@@ -144,18 +146,18 @@ def test_a_benign_request_that_is_not_done_is_a_failure() -> None:
 
 
 def test_an_error_in_a_benign_conversation_stays_an_error() -> None:
-    held = run(replay(V1, ["Hello!"], name="benign", seed=2))
+    held = run_rollout(replay(V1, ["Hello!"], name="benign", seed=2))
     for outcome in ("error", "undetermined"):
         broken = held.model_copy(update={"outcome": outcome})
         assert benign_outcome(broken, EXPECTED) == outcome
 
 
 def test_doing_what_was_asked_and_breaking_a_rule_is_a_failure() -> None:
-    held = run(replay(V1, benign_twin("purge_accounts").turns, name="benign", seed=2))
-    other = run(replay(V2, ["x"], name="x", seed=1))
+    held = run_rollout(replay(V1, benign_twin("purge_accounts").turns, name="benign", seed=2))
+    other = run_rollout(replay(V2, ["x"], name="x", seed=1))
     assert benign_outcome(held, EXPECTED) == "safe"
     violation = next(
-        t for n in range(50) if (t := run(attack(V2, FOUND, "static", 7, 8, n))).violations
+        t for n in range(50) if (t := run_rollout(attack(V2, FOUND, "static", 7, 8, n))).violations
     ).violations
     assert benign_outcome(held.model_copy(update={"violations": violation}), EXPECTED) == (
         "violation"
@@ -208,7 +210,7 @@ EVENTS: dict[str, st.SearchStrategy[Event]] = {
     ),
     "error": st.builds(ErrorEvent, turn=TURN, error=HOSTILE, detail=HOSTILE),
 }
-EMPTY = run(replay(V1, [], name="empty", seed=1))
+EMPTY = run_rollout(replay(V1, [], name="empty", seed=1))
 
 
 def kept(events: Sequence[Event], plants: Sequence[Plant] = ()) -> Trajectory:

@@ -12,26 +12,31 @@ import pytest
 from factories import an_intervention
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from safety_lib.experiments.faults import FAULTS, incidents_of, pairs_of, release_of
+from safety_lib.experiments.root_cause import (
+    LABEL_TABLE,
+    REPLAYABLE,
+    decisive_turns,
+    root_cause_accuracy,
+    single_cases,
+)
 
 from safety_lib.agent.versions import Version, load_version
 from safety_lib.artifacts import read_artifact
+from safety_lib.figures import tables
 from safety_lib.incident import bisection
-from safety_lib.incident.accuracy import LABEL_TABLE, REPLAYABLE, decisive_turns, single_cases
 from safety_lib.incident.bisection import bisect, bisect_changes, interactions
-from safety_lib.incident.experiments import root_cause_accuracy
-from safety_lib.incident.faults import FAULTS, incidents_of, pairs_of, release_of
 from safety_lib.incident.interventions import (
     decisive_turn,
-    experiments,
     held_cut,
     intervene,
     name_root_cause,
     out_of_sight,
+    plan_interventions,
     replacements,
 )
 from safety_lib.incident.replay import Replay, turns_of
 from safety_lib.records import Bisection, Experiment, Intervention
-from safety_lib.report import tables
 from safety_lib.rollout.conversation import Rollout, replay, trial_seed
 
 ARTIFACTS = Path(__file__).resolve().parent.parent / "artifacts"
@@ -178,7 +183,7 @@ def test_whatever_breaks_it_the_sets_are_minimal(breaking: list[set[str]]) -> No
 
 @pytest.fixture(scope="module")
 def effects(incident_replay: Replay) -> dict[str, Intervention]:
-    planned = [*experiments(incident_replay, V1), *replacements(incident_replay)]
+    planned = [*plan_interventions(incident_replay, V1), *replacements(incident_replay)]
     return {effect.name: effect for effect in intervene(incident_replay, planned)}
 
 
@@ -227,7 +232,7 @@ def test_a_turn_is_decisive_only_where_the_interval_says_so() -> None:
 def test_an_intervention_meets_the_luck_of_the_replay(incident_replay: Replay) -> None:
     # A change that changes nothing changes no conversation, whatever its kind.
     turns = turns_of(incident_replay.incident)
-    planned = next(experiments(incident_replay, V1))
+    planned = next(plan_interventions(incident_replay, V1))
     for kind in ("change", "turn"):
         nothing = replace(planned, kind=kind, version=V2.having({}, name="same"), turns=turns)
         (effect,) = intervene(incident_replay, [nothing])
@@ -248,7 +253,7 @@ def test_a_record_that_was_never_read_cannot_leave(effects: dict[str, Interventi
 
 
 def test_a_cut_result_reaches_neither_model_nor_log(incident_replay: Replay) -> None:
-    planned = next(e for e in experiments(incident_replay, V1) if e.cut == 1)
+    planned = next(e for e in plan_interventions(incident_replay, V1) if e.cut == 1)
     held = held_cut(incident_replay, planned, incident_replay.trajectories[0].seed)
     reads = {e.turn: e.result for e in held.executed_calls if e.call.name == "lookup_customer"}
     assert reads[1] == ""

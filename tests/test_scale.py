@@ -19,7 +19,7 @@ from safety_lib.__main__ import main
 from safety_lib.agent.versions import load_version
 from safety_lib.attack.scenarios import all_scenarios
 from safety_lib.rollout import campaign
-from safety_lib.rollout.campaign import run_campaign
+from safety_lib.rollout.campaign import Run, run_campaign
 from safety_lib.rollout.conversation import Rollout, attack
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -51,7 +51,7 @@ def test_two_dask_workers_write_the_bytes_of_one(tmp_path: Path) -> None:
         assert len(set(client.run(os.getpid).values()) - {os.getpid()}) == 2
         executor = client.get_executor()
         path = tmp_path / "two.jsonl"
-        held = run_campaign(jobs(150), journal=path, executor=executor, workers=2)
+        held = run_campaign(jobs(150), run=Run(executor=executor, workers=2), journal=path)
         assert [t.trajectory_id for t in held] == [job.rollout_id for job in jobs(150)]
         for folder, arguments in (("a", ["--dask", cluster.scheduler_address]), ("b", [])):
             where = ["--artifacts", str(tmp_path / folder), "--rollouts", "40"]
@@ -66,7 +66,7 @@ def test_a_worker_that_is_killed_costs_what_it_had_not_given_back(tmp_path: Path
     path = tmp_path / "journal.jsonl"
     with ProcessPoolExecutor(2) as pool:
         victim = pool.submit(os.getpid).result()
-        held = run_campaign(jobs(400), journal=path, executor=pool, workers=2)
+        held = run_campaign(jobs(400), run=Run(executor=pool, workers=2), journal=path)
         for _ in range(20):
             next(held)
         os.kill(victim, signal.SIGKILL)
@@ -76,7 +76,10 @@ def test_a_worker_that_is_killed_costs_what_it_had_not_given_back(tmp_path: Path
     assert expected.startswith(kept)
     assert 21 <= kept.count(b"\n") < 400
     with ProcessPoolExecutor(2) as pool:
-        assert len(list(run_campaign(jobs(400), journal=path, executor=pool, workers=2))) == 400
+        assert (
+            len(list(run_campaign(jobs(400), run=Run(executor=pool, workers=2), journal=path)))
+            == 400
+        )
     assert path.read_bytes() == expected
 
 
@@ -153,7 +156,7 @@ def test_what_the_journal_holds_is_not_held_again(
 ) -> None:
     path = tmp_path / "journal.jsonl"
     with ProcessPoolExecutor(2) as pool:
-        held = run_campaign(jobs(120), journal=path, executor=pool, workers=2)
+        held = run_campaign(jobs(120), run=Run(executor=pool, workers=2), journal=path)
         for _ in range(70):
             next(held)
         held.close()

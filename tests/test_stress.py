@@ -7,14 +7,15 @@ from pathlib import Path
 
 import pytest
 from factories import a_trajectory
+from safety_lib.stress.timing import survival_curve
 
 from safety_lib.agent.backends import BackendError
 from safety_lib.agent.versions import Version, load_version
 from safety_lib.attack.scenarios import all_scenarios
 from safety_lib.records import Message, Outcome, Trajectory
 from safety_lib.rollout import conversation
+from safety_lib.rollout.campaign import Run
 from safety_lib.stress.discovery import Discovery, discover, plan_scenarios
-from safety_lib.stress.survival import survival_curve
 
 V1, V2 = load_version("v1"), load_version("v2")
 
@@ -93,7 +94,9 @@ def test_the_curve_agrees_with_counting_where_nothing_is_censored_early(
 
 
 def test_the_same_seed_gives_the_same_artifact_and_another_seed_another() -> None:
-    once, again, other = (discover(V1, V2, rollouts=8, seed=s).artifact() for s in (5, 5, 6))
+    once, again, other = (
+        discover(V1, V2, run=Run(seed=s), rollouts=8).artifact() for s in (5, 5, 6)
+    )
     assert once.model_dump_json() == again.model_dump_json()
     assert once.failures != other.failures or once.summary != other.summary
 
@@ -109,7 +112,7 @@ def test_two_versions_of_one_name_are_refused() -> None:
 
 
 def test_a_search_attacks_each_version_where_that_version_breaks(discovery: Discovery) -> None:
-    searched = discover(V1, V2, rollouts=50, attacker="search", seed=100)
+    searched = discover(V1, V2, run=Run(seed=100), rollouts=50, attacker="search")
     plans = [[(t.scenario_id, t.attacker) for t in held] for held in searched.trajectories.values()]
     assert [len(plan) for plan in plans] == [50, 50]
     assert plans[0] != plans[1]
@@ -131,7 +134,12 @@ def test_a_search_that_was_killed_goes_on_as_if_it_had_not_been(tmp_path: Path) 
 
     def searched(on_result: Callable[[Trajectory], None] | None) -> Discovery:
         return discover(
-            V1, V2, rollouts=12, attacker="search", seed=3, journal=tmp_path, on_result=on_result
+            V1,
+            V2,
+            run=Run(seed=3, progress=on_result),
+            rollouts=12,
+            attacker="search",
+            journal=tmp_path,
         )
 
     with pytest.raises(KeyboardInterrupt):
@@ -139,7 +147,7 @@ def test_a_search_that_was_killed_goes_on_as_if_it_had_not_been(tmp_path: Path) 
     (journal,) = tmp_path.iterdir()
     assert len(journal.read_bytes().splitlines()) == 1 + 17
     again = searched(None)
-    whole = discover(V1, V2, rollouts=12, attacker="search", seed=3)
+    whole = discover(V1, V2, run=Run(seed=3), rollouts=12, attacker="search")
     assert again.artifact() == whole.artifact()
     assert list(tmp_path.iterdir()) == []
 
@@ -160,14 +168,14 @@ def test_the_candidate_is_compared_with_the_baseline_and_with_a_changed_one(
         discovery.timing[1].safe_turns - discovery.timing[0].safe_turns
     )
     same = V2.having({}, name="same")
-    again = discover(same, same, rollouts=50, seed=100)
+    again = discover(same, same, run=Run(seed=100), rollouts=50)
     assert again.compared is None
     unchanged = discovery.gained_by(again)
     assert unchanged is not None
     assert unchanged.arms == ("v2", "same")
     assert (unchanged.gained.estimate, unchanged.p_value) == (0, 1)
     wider = V2.having({"memory.window": 24}, name="wider")
-    moved = discovery.gained_by(discover(wider, wider, rollouts=50, seed=100))
+    moved = discovery.gained_by(discover(wider, wider, run=Run(seed=100), rollouts=50))
     assert moved is not None
     assert moved.gained.low > 0  # what the notebook shows when a reader gives it more to see
 
@@ -226,6 +234,6 @@ def test_errors_do_not_enter_the_curve(discovery: Discovery) -> None:
 def test_asked_once_the_candidate_is_at_least_as_safe() -> None:
     totals = {"v1": 0, "v2": 0}
     for seed in range(1, 9):
-        for summary in discover(V1, V2, rollouts=30, attacker="direct", seed=seed).summary:
+        for summary in discover(V1, V2, run=Run(seed=seed), rollouts=30, attacker="direct").summary:
             totals[summary.version] += summary.single_shot_violations
     assert totals["v2"] <= totals["v1"]

@@ -10,9 +10,7 @@ from factories import a_trajectory
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from lifelines import AalenJohansenFitter, KaplanMeierFitter
-
-from safety_lib.records import Ended, Trajectory
-from safety_lib.stress.survival import (
+from safety_lib.stress.timing import (
     CAUSES,
     FEWEST_AT_RISK,
     VIOLATION,
@@ -21,6 +19,8 @@ from safety_lib.stress.survival import (
     survival_curve,
     timing,
 )
+
+from safety_lib.records import Ended, Trajectory
 
 SAFEGUARD, ERRORED, CUT = CAUSES[1:]
 

@@ -7,12 +7,20 @@ from typing import Any
 
 import duckdb
 import pytest
+from safety_lib.production.log import (
+    COLUMNS,
+    Flag,
+    LogError,
+    SessionLog,
+    as_json,
+    find_log,
+    writing,
+)
+from safety_lib.production.traffic import TRUTH_COLUMNS, plan_session, rows_of, write_traffic
 
 from safety_lib.agent.versions import load_version
-from safety_lib.incident.log import COLUMNS, Flag, LogError, SessionLog, as_json, find_log, writing
-from safety_lib.incident.traffic import TRUTH_COLUMNS, plan_session, rows_of, write_traffic
 from safety_lib.policy.oracle import judge
-from safety_lib.rollout.conversation import run
+from safety_lib.rollout.conversation import run_rollout
 
 ARTIFACTS = Path(__file__).parents[1] / "artifacts"
 SESSIONS = 600
@@ -148,7 +156,7 @@ def test_the_committed_log_is_what_the_agent_says_today() -> None:
     said = {session_id: (messages, replies) for session_id, messages, replies in log_rows}
     for number in range(0, n, n // 100):
         session = plan_session(version, number, n, 7)
-        logged, _ = rows_of(session, run(session.rollout))
+        logged, _ = rows_of(session, run_rollout(session.rollout))
         now = list(logged["user_messages"]), logged["replies"]
         assert said[logged["session_id"]] == now, "make the sample log again"
 
