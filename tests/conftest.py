@@ -1,4 +1,4 @@
-"""What several test modules share: a browser, and the site that it opens."""
+"""What several test modules share: one search, one suite, one incident; a browser and a site."""
 
 from __future__ import annotations
 
@@ -11,7 +11,14 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from safety_lib.agent.versions import load_version
+from safety_lib.artifacts import read_incident
+from safety_lib.incident.replay import Replay, replay_incident
 from safety_lib.pipeline.plan import CHECKOUT
+from safety_lib.records import Incident, StressFailures, Suite
+from safety_lib.regression.generate import generate_suite
+from safety_lib.rollout.campaign import Known, Run
+from safety_lib.stress.discovery import Discovery, discover
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser
@@ -19,6 +26,45 @@ if TYPE_CHECKING:
 # A shell's background job ignores Ctrl-C and hands that on to every process it starts; some tests
 # press it.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+BOTH = {name: load_version(name) for name in ("v1", "v2")}
+
+
+@pytest.fixture(scope="session")
+def discovery() -> Discovery:
+    """Return v1 and v2 as they were attacked, in fifty conversations each."""
+    return discover(*BOTH.values(), run=Run(seed=100), rollouts=50)
+
+
+@pytest.fixture(scope="session")
+def stressed(discovery: Discovery) -> StressFailures:
+    """Return what stage 1 writes of it."""
+    return discovery.artifact()
+
+
+@pytest.fixture(scope="session")
+def suite(stressed: StressFailures) -> Suite:
+    """Return the suite that stage 2 makes of it."""
+    return generate_suite(stressed, BOTH, run=Run(seed=stressed.seed))
+
+
+@pytest.fixture(scope="session")
+def known() -> Known:
+    """Return the conversations that gates have held so far, so that no gate holds them again."""
+    return {}
+
+
+@pytest.fixture(scope="session")
+def incident() -> Incident:
+    """Return the incident of the sample inputs."""
+    return read_incident(CHECKOUT / "artifacts" / "incident_example.json")
+
+
+@pytest.fixture(scope="session")
+def incident_replay(incident: Incident) -> Replay:
+    """Return it as it came back on v2, forty times."""
+    return replay_incident(incident, BOTH["v2"], run=Run(seed=7), replays=40)
 
 
 # Not for the session: as long as playwright's driver runs, asyncio.run() is refused everywhere in

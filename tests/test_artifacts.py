@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from factories import a_suite, a_test
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -28,56 +29,12 @@ from safety_lib.records import (
     BenignTwin,
     ExpectedCall,
     GateReport,
-    RegressionTest,
     Reproduction,
     StressFailures,
     Suite,
-    TestSource,
 )
 
 SAMPLE = Path(__file__).parents[1] / "artifacts" / "incident_example.json"
-
-
-def a_test(**changes: Any) -> RegressionTest:
-    """Return a regression test with some fields changed."""
-    fields: dict[str, Any] = {
-        "test_id": "T-1",
-        "source_failure_id": "F-1",
-        "name": "mails a record",
-        "category": "policy_erosion",
-        "family": "mail",
-        "signature": "R1/send_mail",
-        "rule_id": "R1",
-        "severity": "critical",
-        "description": "",
-        "attack_turns": ("hello",),
-        "expected_behavior": "refuse",
-        "tags": (),
-        "lifecycle": "active",
-        "reproduction": Reproduction(version="v2", k=8, n=10, ci_low=0.1, ci_high=0.9),
-        "benign_twin": BenignTwin(
-            twin_id="B-1", turns=("hi",), expected=ExpectedCall(name="read", arguments={})
-        ),
-        "source": TestSource(stage="stress", version="v2", seed=7),
-    }
-    return RegressionTest(**{**fields, **changes})
-
-
-def a_suite(**changes: Any) -> Suite:
-    """Return a suite of one test with some fields changed."""
-    fields: dict[str, Any] = {
-        "artifact": "regression_tests",
-        "schema_version": 1,
-        "seed": 7,
-        "model": "simulated",
-        "config_sha256": {"v1": "aa", "v2": "bb"},
-        "policy_sha256": "cc",
-        "baseline": "v1",
-        "candidate": "v2",
-        "funnel": {"found": 3, "active": 1},
-        "tests": (a_test(),),
-    }
-    return Suite(**{**fields, **changes})
 
 
 def message_for(path: Path, text: str | bytes, kind: Any = Suite) -> str:

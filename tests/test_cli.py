@@ -14,6 +14,7 @@ import tomllib
 from pathlib import Path
 from typing import Any
 
+import click
 import pytest
 
 from safety_lib.__main__ import cli, main
@@ -24,6 +25,7 @@ from safety_lib.records import GateReport, Suite
 
 ROOT = Path(__file__).resolve().parent.parent
 SAMPLES = ROOT / "artifacts"
+POSTMORTEM = Path("docs") / "postmortem.md"
 
 
 def command(*arguments: str, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
@@ -38,46 +40,77 @@ def command(*arguments: str, cwd: Path | None = None) -> subprocess.CompletedPro
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Artifacts of stages 1 and 2, made by the command."""
+def loop(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[str]]:
+    """Everything that the four commands write by default, and what the gate and the replay say."""
     made = tmp_path_factory.mktemp("artifacts")
     for name in ("incident_example.json", "production_log.parquet"):
         shutil.copy(SAMPLES / name, made / name)
-    assert command("stress", "--rollouts", "50", "--artifacts", str(made)).returncode == 0
-    source = str(made / "stress_failures.json")
-    done = command("regress", "--input", source, "--artifacts", str(made))
-    assert done.returncode == 0
-    return made
+    said = []
+    for name, code in {"stress": 0, "regress": 0, "gate": 2, "replay": 0}.items():
+        done = command(name, "--artifacts", str(made))
+        assert (done.returncode, done.stderr) == (code, "")
+        said.append(done.stdout)
+        if name == "gate":
+            shutil.copy(made / "regression_tests.json", made / "before.json")
+    return made, said
 
 
 @pytest.fixture
-def copy(folder: Path, tmp_path: Path) -> Path:
-    return Path(shutil.copytree(folder, tmp_path / "artifacts"))
+def copy(tmp_path: Path) -> Path:
+    """Artifacts as they are after stages 1 and 2."""
+    folder = tmp_path / "artifacts"
+    folder.mkdir()
+    for name in ("incident_example.json", "production_log.parquet", "stress_failures.json"):
+        shutil.copy(SAMPLES / name, folder)
+    write_artifact(folder, read_artifact(SAMPLES, Suite).only("stress"))
+    return folder
 
 
-@pytest.mark.parametrize(
-    ("candidate", "verdict", "code"), [("v1", "OK", 0), ("v2", "BLOCK", 2), ("v3", "OK", 0)]
-)
-def test_the_exit_code_of_the_gate_is_its_verdict(
-    copy: Path, candidate: str, verdict: str, code: int
-) -> None:
-    done = command("gate", "--baseline", "v1", "--candidate", candidate, "--artifacts", str(copy))
-    assert (done.returncode, done.stderr) == (code, "")
-    report = json.loads((copy / "gate_report.json").read_text(encoding="utf-8"))
-    assert report["verdict"] == verdict
-    assert f"Release verdict: {verdict}" in done.stdout
+def test_the_commands_write_what_is_committed(loop: tuple[Path, list[str]]) -> None:
+    folder, _ = loop
+    for path in (*SAMPLES.glob("*.json"), SAMPLES / "gate_report.html", SAMPLES / POSTMORTEM):
+        assert (folder / path.relative_to(SAMPLES)).read_bytes() == path.read_bytes(), path.name
+
+
+def test_the_gate_says_its_verdict_and_writes_all_of_it(loop: tuple[Path, list[str]]) -> None:
+    folder, said = loop
+    report = json.loads((folder / "gate_report.json").read_text(encoding="utf-8"))
+    assert report["verdict"] == "BLOCK"
+    assert "Release verdict: BLOCK" in said[2]
     fields = {
         "verdict", "baseline", "candidate", "baseline_pass_rate", "candidate_pass_rate", "delta",
         "ci_low", "ci_high", "p_value", "n_tests", "n_families", "trials", "test_results",
         "schema_version", "seed", "config_sha256",
     }  # fmt: skip
     assert fields <= report.keys()
-    assert (
-        (copy / "gate_report.html")
-        .read_text(encoding="utf-8")
-        .lower()
-        .startswith("<!doctype html>")
-    )
+    page = (folder / "gate_report.html").read_text(encoding="utf-8")
+    assert page.lower().startswith("<!doctype html>")
+
+
+@pytest.mark.parametrize(
+    ("given", "verdict", "code"),
+    [
+        (["--candidate", "v1"], "OK", 0),
+        (["--candidate", "v2", "--trials", "3"], "BLOCK", 2),
+        (["--candidate", "reference", "--trials", "3"], "OK", 0),
+        (["--candidate", "v2", "--trials", "1"], "WARN", 1),
+    ],
+)
+def test_the_exit_code_of_the_gate_is_its_verdict(
+    copy: Path,
+    given: list[str],
+    verdict: str,
+    code: int,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    suite = read_artifact(copy, Suite)
+    if verdict == "WARN":  # four families cannot tell a loss from chance
+        few = {test.family: test for test in suite.active}
+        suite = suite.model_copy(update={"tests": tuple(few.values())[:4]})
+        write_artifact(copy, suite)
+    assert main(["gate", *given, "--artifacts", str(copy)]) == code
+    assert f"Release verdict: {verdict}" in capsys.readouterr().out
+    assert read_artifact(copy, GateReport).verdict == verdict
 
 
 def test_a_suite_of_one_trial_warns_or_decides_but_is_never_a_crash(copy: Path) -> None:
@@ -141,6 +174,49 @@ def test_everything_that_is_not_a_verdict_is_three(
 def test_usage_errors_of_the_real_process_are_three(copy: Path) -> None:
     assert command("gate", "--bogus").returncode == 3
     assert command("gate", "--suite", str(copy / "absent.json")).returncode == 3
+
+
+CRASHES = (KeyError, AttributeError, AssertionError, RecursionError, MemoryError, StopIteration)
+
+
+@pytest.mark.parametrize("name", sorted(cli.commands))
+def test_a_crash_in_any_command_is_three_and_never_a_warning(
+    name: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    asked = ["x" for given in cli.commands[name].params if isinstance(given, click.Argument)]
+    for kind in CRASHES:
+
+        def crash(*_: Any, kind: type[Exception] = kind, **__: Any) -> None:
+            raise kind("out of the blue")
+
+        monkeypatch.setattr(cli.commands[name], "callback", crash)
+        assert main([name, *asked]) == 3
+        assert capsys.readouterr().err.splitlines()[-1].startswith("error: ")
+
+
+CRASH = """
+import runpy, sys
+from safety_lib import artifacts
+def crash(*_, **__):
+    raise KeyError("out of the blue")
+artifacts.read_artifact = crash
+runpy.run_module("safety_lib", run_name="__main__", alter_sys=True)
+"""
+
+
+def test_a_process_that_crashes_in_the_middle_of_the_gate_exits_with_three(copy: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", CRASH, "gate", "--artifacts", str(copy)],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == 3
+    assert "Traceback" in done.stderr  # a bug is worth one
+    assert done.stderr.splitlines()[-1].startswith("error: this is a bug: KeyError")
+    assert not list(copy.glob("gate_report.*"))
 
 
 def test_help_is_no_error() -> None:
@@ -248,21 +324,18 @@ def test_a_missing_field_of_an_incident_is_named(
     assert field in capsys.readouterr().err
 
 
-def test_the_incident_replays_and_the_suite_grows_once(copy: Path) -> None:
-    before = json.loads((copy / "regression_tests.json").read_text(encoding="utf-8"))
-    incident = str(copy / "incident_example.json")
-    arguments = ["replay", "--incident", incident, "--artifacts", str(copy)]
-    first = command(*arguments)
-    assert (first.returncode, first.stderr) == (0, "")
-    made = {name: (copy / name).read_bytes() for name in ("regression_tests.json",)}
-    report = json.loads((copy / "incident_replay.json").read_text(encoding="utf-8"))
+def test_the_incident_replays_and_the_suite_grows(loop: tuple[Path, list[str]]) -> None:
+    folder, _ = loop
+    before, after = (
+        json.loads((folder / name).read_text(encoding="utf-8"))["tests"]
+        for name in ("before.json", "regression_tests.json")
+    )
+    report = json.loads((folder / "incident_replay.json").read_text(encoding="utf-8"))
     assert {"incident_id", "root_cause", "blast_radius", "new_tests"} <= report.keys()
     radius = {"estimate", "ci_low", "ci_high", "population_n", "audited_n", "method"}
     assert radius <= report["blast_radius"].keys()
-    grown = json.loads(made["regression_tests.json"])
-    assert len(grown["tests"]) >= len(before["tests"]) + 2
-    assert command(*arguments).returncode == 0
-    assert (copy / "regression_tests.json").read_bytes() == made["regression_tests.json"]
+    assert len(after) >= len(before) + 2
+    assert [test for test in after if test["source"]["stage"] == "stress"] == before
 
 
 @pytest.mark.parametrize("attacker", ["adaptive", "static", "direct", "search"])

@@ -28,12 +28,10 @@ from safety_lib.regression.exports import (
     to_openai,
     to_promptfoo,
 )
-from safety_lib.regression.generate import generate_suite
 from safety_lib.regression.signature import test_id as id_of
 from safety_lib.rollout.campaign import Run
-from safety_lib.stress.discovery import discover
 
-V1, V2 = load_version("v1"), load_version("v2")
+V2 = load_version("v2")
 ROOT = Path(__file__).resolve().parent.parent
 FORMATS = sorted(WRITERS)
 
@@ -41,12 +39,6 @@ FORMATS = sorted(WRITERS)
 TEXT = st.text(max_size=40) | st.sampled_from(
     ["{{ secret }}", "{% raw %}", "file:///etc/passwd", "a\u2028b", "- x: y", "'\"", " lead", "\n"]
 )
-
-
-@pytest.fixture(scope="module")
-def suite() -> Suite:
-    found = discover(V1, V2, run=Run(seed=7), rollouts=50).artifact()
-    return generate_suite(found, {"v1": V1, "v2": V2}, run=Run(seed=7), replays=6)
 
 
 @pytest.fixture(scope="module")

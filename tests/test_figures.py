@@ -10,6 +10,7 @@ from typing import Any
 import matplotlib as mpl
 import numpy as np
 import pytest
+from factories import a_report, a_result, a_stratum, a_test, an_intervention, reproduced
 
 mpl.use("Agg")
 
@@ -36,18 +37,12 @@ from safety_lib.figures.style import drawable, sheet, spread
 from safety_lib.pipeline.plan import CHECKOUT
 from safety_lib.records import (
     ArmResult,
-    BenignTwin,
     BlastRadius,
-    ExpectedCall,
     GateReport,
     Intervention,
-    RegressionTest,
-    Reproduction,
-    StratumResult,
     StressSummary,
     SurvivalCurve,
     TestResult,
-    TestSource,
     TimelineEntry,
 )
 from safety_lib.report.text import MINUS
@@ -163,117 +158,36 @@ def curve(version: str, *rows: tuple[int, int, int, float]) -> SurvivalCurve:
 
 def made_test(number: int, k: int = 10, family: str = "payment/user", **changes: Any) -> Any:
     rate = wilson(k, 10)
-    fields: dict[str, Any] = {
-        "test_id": f"T-{number:03d}",
-        "source_failure_id": "F-1",
-        "name": f"payment by erosion {number}",
-        "category": "policy_erosion",
-        "family": family,
-        "signature": "s",
-        "rule_id": "unapproved_payment",
-        "severity": "high",
-        "description": "",
-        "attack_turns": ("pay",),
-        "expected_behavior": "refuses",
-        "tags": (),
-        "lifecycle": "active",
-        "reproduction": Reproduction(version="v2", k=k, n=10, ci_low=rate.low, ci_high=rate.high),
-        "benign_twin": BenignTwin(
-            twin_id="B-1", turns=("pay",), expected=ExpectedCall(name="pay", arguments={})
-        ),
-        "source": TestSource(stage="stress", version="v2", seed=7),
-    }
-    return RegressionTest(**(fields | changes))
+    seen = reproduced(k, ci_low=rate.low, ci_high=rate.high)
+    return a_test(number, **({"family": family, "reproduction": seen} | changes))
 
 
 def result(number: int, before: int, after: int, **changes: Any) -> TestResult:
-    fields: dict[str, Any] = {
-        "test_id": f"T-{number:03d}",
-        "name": f"test {number}",
-        "stratum": "baseline_found",
-        "family": "payment/user",
-        "category": "policy_erosion",
-        "rule_id": "unapproved_payment",
-        "severity": "high",
-        "baseline": ArmResult(passed=before, failed=10 - before, errors=0),
-        "candidate": ArmResult(passed=after, failed=10 - after, errors=0),
-        "delta": (after - before) / 10,
-    }
-    return TestResult(**(fields | changes))
-
-
-def stratum(name: str, delta: float, low: float, high: float) -> StratumResult:
-    return StratumResult(
-        stratum=name,
-        n_tests=6,
-        n_families=3,
-        baseline_pass_rate=0.9,
-        candidate_pass_rate=0.9 + delta,
-        delta=delta,
-        ci_low=low,
-        ci_high=high,
-        p_value=0.01,
-    )
+    fields = {"name": f"test {number}", "family": "payment/user"}
+    return a_result(number, before, after, **(fields | changes))
 
 
 def report(**changes: Any) -> GateReport:
-    fields: dict[str, Any] = {
-        "artifact": "gate_report",
-        "schema_version": 1,
-        "seed": 7,
-        "model": "simulated",
-        "config_sha256": {},
-        "policy_sha256": "",
-        "verdict": "BLOCK",
-        "evidence_status": "sufficient",
-        "reasons": (),
-        "baseline": "v1",
-        "candidate": "v2",
-        "baseline_pass_rate": 0.9,
-        "candidate_pass_rate": 0.66,
-        "delta": -0.24,
+    parts: dict[str, Any] = {
         "ci_low": -0.37,
         "ci_high": -0.11,
-        "p_value": 0.004,
-        "n_tests": 12,
-        "n_families": 6,
-        "trials": 10,
-        "minimum_detectable_effect": None,
-        "suite_sha256": "",
-        "gate_policy_sha256": "",
-        "steps": (),
         "strata": (
-            stratum("candidate_found", -0.42, -0.6, -0.24),
-            stratum("control", -0.04, -0.12, 0.04),
-            stratum("benign", 0.0, -0.03, 0.03),
+            a_stratum("candidate_found", -0.42, -0.6, -0.24),
+            a_stratum("control", -0.04, -0.12, 0.04),
+            a_stratum("benign", 0.0, -0.03, 0.03),
         ),
         "by_category": {"intent_drift": {"delta": -0.1}, "policy_erosion": {"delta": -0.3}},
-        "executions": (),
         "test_results": (result(1, 9, 2), result(2, 10, 10), result(3, 5, 7)),
     }
-    return GateReport(**(fields | changes))
+    return a_report(**(parts | changes))
 
 
 def entry(turn: int, what: Any, detail: str = "x") -> TimelineEntry:
     return TimelineEntry(turn=turn, what=what, detail=detail)
 
 
-def intervention(name: str, k: int, kind: Any = "change", spare: float = 0.1) -> Intervention:
-    effect = (34 - k) / 40
-
-    def runs(k: int) -> Reproduction:
-        return Reproduction(version="v2", k=k, n=40, ci_low=0.0, ci_high=1.0)
-
-    return Intervention(
-        name=name,
-        kind=kind,
-        description="",
-        factual=runs(34),
-        counterfactual=runs(k),
-        effect=effect,
-        ci_low=effect - spare,
-        ci_high=effect + spare,
-    )
+def intervention(name: str, k: int, kind: Any = "change") -> Intervention:
+    return an_intervention(name, kind, 34, k)
 
 
 RADIUS = BlastRadius(
@@ -410,7 +324,7 @@ def test_reproduction_draws_the_shakiest_sixteen(read: Read) -> None:
 
 
 def test_a_test_that_never_ran_has_no_interval(read: Read) -> None:
-    never = Reproduction(version="v2", k=0, n=0, errors=10, ci_low=0.0, ci_high=1.0)
+    never = reproduced(0, 0, errors=10)
     assert "0/0" in read(reproduction, [made_test(1, reproduction=never)])
 
 
@@ -449,7 +363,7 @@ def test_forest_without_a_valid_test(read: Read) -> None:
 
 
 def test_forest_survives_an_interval_without_an_end(read: Read) -> None:
-    wide = report(strata=(stratum("control", -0.1, float("-inf"), float("inf")),))
+    wide = report(strata=(a_stratum("control", -0.1, float("-inf"), float("inf")),))
     read(forest, wide)
     assert "no interval" in words()
 

@@ -10,6 +10,8 @@ import matplotlib as mpl
 import numpy as np
 import pytest
 
+from safety_lib.rollout.campaign import Run
+
 mpl.use("Agg")
 
 import matplotlib.pyplot as plt
@@ -48,7 +50,7 @@ EXPERIMENTS = {
 
 @cache
 def found() -> Discovery:
-    return discover(load_version("v1"), load_version("v2"), rollouts=20, seed=5)
+    return discover(load_version("v1"), load_version("v2"), run=Run(seed=5), rollouts=20)
 
 
 def given(name: str) -> tuple[Any, ...]:

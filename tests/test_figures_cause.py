@@ -8,6 +8,7 @@ from typing import Any
 
 import matplotlib as mpl
 import pytest
+from factories import an_intervention, reproduced
 
 mpl.use("Agg")
 
@@ -21,7 +22,6 @@ from safety_lib.records import (
     Contribution,
     Intervention,
     MitigationResult,
-    Reproduction,
 )
 
 ARTIFACTS = Path(__file__).resolve().parent.parent / "artifacts"
@@ -53,21 +53,8 @@ def title() -> str:
     return plt.gcf().axes[0].get_title(loc="left").replace("\n", " ")
 
 
-def seen(k: int, n: int = 40) -> Reproduction:
-    return Reproduction(version="v", k=k, n=n, ci_low=0.0, ci_high=1.0)
-
-
 def effect(name: str, kind: Any, removed: int) -> Intervention:
-    return Intervention(
-        name=name,
-        kind=kind,
-        description="",
-        factual=seen(20),
-        counterfactual=seen(20 - removed),
-        effect=removed / 40,
-        ci_low=removed / 40 - 0.1,
-        ci_high=removed / 40 + 0.1,
-    )
+    return an_intervention(name, kind, 20, 20 - removed)
 
 
 def search(*enough: str, why_not: str = "") -> Bisection:
@@ -91,10 +78,10 @@ def fix(name: str, incident: int, held_out: int, benign: int, pareto: bool) -> M
     return MitigationResult(
         name=name,
         changes=(),
-        incident=seen(incident),
+        incident=reproduced(incident, 40),
         at_most=0.07,
-        held_out=seen(held_out),
-        benign=seen(benign),
+        held_out=reproduced(held_out, 40),
+        benign=reproduced(benign, 40),
         pareto=pareto,
     )
 

@@ -9,19 +9,16 @@ import matplotlib as mpl
 import numpy as np
 import pytest
 
-from safety_lib.rollout.campaign import Run
-
 mpl.use("Agg")
 
 import matplotlib.pyplot as plt
 from matplotlib.patches import Rectangle
 from matplotlib.text import Text
 
-from safety_lib.agent.versions import load_version
 from safety_lib.artifacts import read_experiment
 from safety_lib.figures import coverage_map, other_endings, safeguard_credit, tables, undiscovered
 from safety_lib.stress.coverage import coverage
-from safety_lib.stress.discovery import Discovery, discover
+from safety_lib.stress.discovery import Discovery
 from safety_lib.stress.timing import CAUSES, Endings
 from safety_lib.stress.unseen import unseen
 
@@ -53,11 +50,6 @@ def read(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) ->
     plt.close("all")
 
 
-@pytest.fixture(scope="module")
-def found() -> Discovery:
-    return discover(load_version("v1"), load_version("v2"), run=Run(seed=5), rollouts=40)
-
-
 def words() -> list[str]:
     return [t.get_text() for t in plt.gcf().findobj(Text) if t.get_text()]
 
@@ -72,8 +64,8 @@ def inside() -> bool:
     )
 
 
-def test_the_map_says_every_cell_in_words_and_in_shade(read: Read, found: Discovery) -> None:
-    laid = coverage(found.trajectories["v2"])
+def test_the_map_says_every_cell_in_words_and_in_shade(read: Read, discovery: Discovery) -> None:
+    laid = coverage(discovery.trajectories["v2"])
     reading = read(coverage_map, laid)
     said = words()
     for cell in laid.scenarios:
@@ -89,8 +81,8 @@ def test_the_map_says_every_cell_in_words_and_in_shade(read: Read, found: Discov
     assert f"v2: {len([c for c in laid.scenarios if c.tried])} of 30 scenarios tried" in reading
 
 
-def test_what_was_never_tried_is_hatched_and_not_a_zero(read: Read, found: Discovery) -> None:
-    laid = coverage(found.trajectories["v2"][:9])
+def test_what_was_never_tried_is_hatched_and_not_a_zero(read: Read, discovery: Discovery) -> None:
+    laid = coverage(discovery.trajectories["v2"][:9])
     read(coverage_map, laid)
     untried = sum(1 for cell in laid.scenarios if not cell.tried)
     assert words().count("never tried") == untried > 0
@@ -98,8 +90,10 @@ def test_what_was_never_tried_is_hatched_and_not_a_zero(read: Read, found: Disco
     assert len(hatched) == untried
 
 
-def test_the_search_shows_what_was_found_and_what_may_be_left(read: Read, found: Discovery) -> None:
-    searches = [unseen(held) for held in found.trajectories.values()]
+def test_the_search_shows_what_was_found_and_what_may_be_left(
+    read: Read, discovery: Discovery
+) -> None:
+    searches = [unseen(held) for held in discovery.trajectories.values()]
     reading = read(undiscovered, searches)
     _, above = plt.gcf().axes[0].child_axes
     steps = [line for line in above.lines if line.get_drawstyle() == "steps-post"]
@@ -108,18 +102,18 @@ def test_the_search_shows_what_was_found_and_what_may_be_left(read: Read, found:
     assert reading.count("not below 5% yet") == 2
     assert inside()
     for search in searches:
-        assert f"{search.version}: {len(search.modes)} modes in 40 rollouts" in reading
+        assert f"{search.version}: {len(search.modes)} modes in 50 rollouts" in reading
 
 
-def test_a_search_that_may_stop_says_when(read: Read, found: Discovery) -> None:
-    search = unseen(found.trajectories["v1"])
+def test_a_search_that_may_stop_says_when(read: Read, discovery: Discovery) -> None:
+    search = unseen(discovery.trajectories["v1"])
     at = search.stops_at(0.5)
     assert at is not None
     assert f"below 50% after {at} rollouts" in read(undiscovered, [search], 0.5)
 
 
-def test_a_search_without_a_failure_is_drawn(read: Read, found: Discovery) -> None:
-    safe = [t for t in found.trajectories["v1"] if t.outcome == "safe"]
+def test_a_search_without_a_failure_is_drawn(read: Read, discovery: Discovery) -> None:
+    safe = [t for t in discovery.trajectories["v1"] if t.outcome == "safe"]
     assert "no failure in" in read(undiscovered, [unseen(safe)])
     assert np.isfinite(plt.gcf().axes[0].child_axes[1].get_ylim()).all()
 

@@ -4,91 +4,68 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 
+import bank
 import pytest
+from factories import an_execution, entry, outcomes, trials
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.stats import t as student
 
 from safety_lib.agent.versions import load_version
 from safety_lib.gate.decide import compare, decide
 from safety_lib.gate.release_gate import run_gate
 from safety_lib.gate.rules import GateRules, load_rules
-from safety_lib.gate.trials import Case, CaseTrials, Trials
-from safety_lib.records import Execution, GateReport, Outcome, Stratum, Suite
-from safety_lib.regression.generate import generate_suite
-from safety_lib.rollout.campaign import Run
-from safety_lib.stress.discovery import discover
+from safety_lib.gate.trials import CaseTrials, cases_of, run_trials
+from safety_lib.records import Execution, GateReport, Suite, Trajectory
+from safety_lib.rollout.campaign import Known, Run
 
 V1, V2, V3 = (load_version(name) for name in ("v1", "v2", "v3"))
 RULES = load_rules()
+BANK = bank.lines()
 
 
-def case(
-    family: str, base: Sequence[Outcome], cand: Sequence[Outcome], stratum: Stratum = "control"
-) -> CaseTrials:
-    described = Case(f"{family}-{id(base)}", family, stratum, family, "x", "r", "high", len(base))
-    return CaseTrials(described, list(base), list(cand))
+SIZES = (2, 1, 3)  # tests of a family: with one each, nothing tells a family from a test
 
 
-def ran(errors: int = 0, conversations: int = 100, calls: int = 200) -> Execution:
-    return Execution(
-        version="v",
-        config_sha256="c",
-        conversations=conversations,
-        model_calls=calls,
-        errors=errors,
-        transcript_sha256="t",
-    )
-
-
-def outcomes(passed: int, failed: int) -> list[Outcome]:
-    return ["safe"] * passed + ["violation"] * failed
-
-
-def trials(
-    losses: Sequence[int], benign: Sequence[int] = (0,) * 8, proof: Execution | None = None
-) -> Trials:
-    """Ten trials a test, one test a family; the candidate loses so many of them."""
-    cases = [
-        case(f"f{i}", outcomes(9, 1), outcomes(9 - loss, 1 + loss), "candidate_found")
+def losing(losses: Sequence[int]) -> list[CaseTrials]:
+    """Ten trials a test; the candidate loses so many of them in every test of a family."""
+    return [
+        entry(f"f{i}.{n}", outcomes(9, 1), outcomes(9 - loss, 1 + loss))
         for i, loss in enumerate(losses)
+        for n in range(SIZES[i % len(SIZES)])
     ]
-    cases += [
-        case(f"b{i}", outcomes(10, 0), outcomes(10 - loss, loss), "benign")
-        for i, loss in enumerate(benign)
-    ]
-    cases += [case(f"c{i}", outcomes(3, 0), outcomes(3, 0)) for i in range(8)]
-    return Trials(tuple(cases), (proof or ran(), proof or ran()))
 
 
 def test_a_large_loss_in_all_families_blocks() -> None:
-    assert decide(trials([4] * 8), RULES).verdict == "BLOCK"
+    assert decide(trials(losing([4] * 8)), RULES).verdict == "BLOCK"
 
 
 def test_no_difference_is_ok() -> None:
-    assert decide(trials([0] * 12), RULES).verdict == "OK"
+    assert decide(trials(losing([0] * 12)), RULES).verdict == "OK"
 
 
 def test_a_gain_is_ok() -> None:
-    assert decide(trials([0, 0, 0, -1] * 4), RULES).verdict == "OK"
+    assert decide(trials(losing([0, 0, 0, -1] * 4)), RULES).verdict == "OK"
 
 
 def test_a_large_loss_in_four_families_cannot_be_significant_and_warns() -> None:
     # 1/16 is the smallest p that four families can give.
-    decision = decide(trials([5] * 4), RULES)
+    decision = decide(trials(losing([5] * 4)), RULES)
     assert decision.safety is not None and decision.safety.p_value == pytest.approx(1 / 16)
     assert decision.verdict == "WARN"
 
 
 def test_not_significant_is_not_ok() -> None:
-    decision = decide(trials([3, -1, 2, -1, 2, -1, -1, -1]), RULES)
+    decision = decide(trials(losing([3, -1, 2, -1, 2, -1, -1, -1])), RULES)
     assert decision.safety is not None and decision.safety.p_value > 0.05
     assert decision.verdict == "WARN"
     assert "families would settle it" in decision.reasons[0]
 
 
 def test_refusing_everything_blocks_on_usefulness() -> None:
-    decision = decide(trials([-1] * 8, benign=[10] * 8), RULES)
+    decision = decide(trials(losing([-1] * 8), refused=10), RULES)
     assert decision.verdict == "BLOCK"
     assert "benign" in decision.reasons[0]
 
@@ -96,13 +73,13 @@ def test_refusing_everything_blocks_on_usefulness() -> None:
 @pytest.mark.parametrize(
     ("proof", "said"),
     [
-        (ran(conversations=0, calls=0), "never ran"),
-        (ran(calls=0), "never ran"),
-        (ran(errors=11), "were errors"),
+        (an_execution(conversations=0, model_calls=0), "never ran"),
+        (an_execution(model_calls=0), "never ran"),
+        (an_execution(errors=11), "were errors"),
     ],
 )
 def test_a_run_that_proves_nothing_has_no_verdict(proof: Execution, said: str) -> None:
-    decision = decide(trials([0] * 8, proof=proof), RULES)
+    decision = decide(trials(losing([0] * 8), proof), RULES)
     assert decision.verdict is None
     assert said in decision.reasons[0]
 
@@ -112,36 +89,59 @@ def test_an_empty_suite_has_no_verdict() -> None:
 
 
 def test_one_family_has_no_verdict() -> None:
-    same = case("f", outcomes(9, 1), outcomes(9, 1), "candidate_found")
-    benign = [case(f"b{i}", outcomes(5, 0), outcomes(5, 0), "benign") for i in range(3)]
-    decision = decide(Trials((same, same, *benign), (ran(), ran())), RULES)
+    decision = decide(trials(losing([0])), RULES)
     assert decision.verdict is None
+    assert "families (1)" in decision.reasons[0]
 
 
 def test_an_error_removes_its_pair_and_nothing_else() -> None:
-    clean = [case(f"f{i}", outcomes(9, 1), outcomes(6, 4)) for i in range(6)]
+    clean = [entry(f"f{i}", outcomes(9, 1), outcomes(6, 4)) for i in range(6)]
     with_errors = [
-        case(f"f{i}", ["error", *outcomes(9, 1)], ["safe", *outcomes(6, 4)]) for i in range(6)
+        entry(f"f{i}", ["error", *outcomes(9, 1)], ["safe", *outcomes(6, 4)]) for i in range(6)
     ]
     assert compare(clean, RULES) == compare(with_errors, RULES)
 
 
 def test_undetermined_trials_never_count() -> None:
-    unclear = [case(f"f{i}", ["undetermined"] * 3, outcomes(3, 0)) for i in range(6)]
+    unclear = [entry(f"f{i}", ["undetermined"] * 3, outcomes(3, 0)) for i in range(6)]
     assert compare(unclear, RULES) is None
 
 
 def test_zero_difference_does_not_claim_certainty() -> None:
-    seen = compare([case(f"f{i}", outcomes(10, 0), outcomes(10, 0)) for i in range(8)], RULES)
+    seen = compare([entry(f"f{i}", outcomes(10, 0), outcomes(10, 0)) for i in range(8)], RULES)
     assert seen is not None
     assert seen.ci_low < 0 < seen.ci_high
     assert seen.lower == pytest.approx(-(1 - 0.05 ** (1 / 80)), abs=1e-6)
 
 
+def test_a_test_that_is_asked_twice_is_no_new_evidence() -> None:
+    once = losing([3, 0, 4, -1, 2, 5])
+    twice = [replace(e, case=replace(e.case, case_id=e.case.case_id + "+")) for e in once]
+    alone, doubled = compare(once, RULES), compare([*once, *twice], RULES)
+    assert alone is not None and doubled is not None
+    assert (doubled.n_tests, doubled.n_pairs) == (2 * alone.n_tests, 2 * alone.n_pairs)
+    for name in ("n_families", "delta", "ci_low", "ci_high", "lower", "p_value"):
+        assert getattr(doubled, name) == pytest.approx(getattr(alone, name), abs=2e-6)
+
+
+def test_the_mean_is_over_tests_and_its_error_over_families() -> None:
+    # Families of 2, 1 and 3 tests that lose 4, 0 and 1 of ten trials: by hand, in tests.
+    seen = compare(losing([4, 0, 1]), RULES)
+    assert seen is not None
+    mean = -(2 * 0.4 + 1 * 0.0 + 3 * 0.1) / 6
+    left = [2 * (-0.4 - mean), 1 * (0.0 - mean), 3 * (-0.1 - mean)]
+    error = math.sqrt(3 / 2 * sum(part**2 for part in left)) / 6
+    assert seen.delta == pytest.approx(mean, abs=1e-6)
+    assert seen.ci_low == pytest.approx(mean + student.ppf(0.025, 2) * error, abs=1e-6)
+    assert seen.ci_high == pytest.approx(mean + student.ppf(0.975, 2) * error, abs=1e-6)
+    assert seen.lower == pytest.approx(mean + student.ppf(0.05, 2) * error, abs=1e-6)
+    assert seen.p_value == 0.25  # two families fell, one did not move: 2 of 8 signs are as bad
+
+
 @settings(max_examples=60, deadline=None)
 @given(st.lists(st.integers(-1, 9), min_size=2, max_size=14))
 def test_the_numbers_are_coherent(losses: list[int]) -> None:
-    seen = compare([c for c in trials(losses).cases if c.case.stratum != "benign"], RULES)
+    seen = compare(losing(losses), RULES)
     assert seen is not None
     assert seen.ci_low <= seen.delta <= seen.ci_high
     assert seen.ci_low <= seen.lower <= seen.delta
@@ -152,7 +152,7 @@ def test_the_numbers_are_coherent(losses: list[int]) -> None:
 @settings(max_examples=40, deadline=None)
 @given(st.lists(st.integers(-1, 0), min_size=6, max_size=14))
 def test_no_change_or_improvement_never_blocks(losses: list[int]) -> None:
-    assert decide(trials(losses), RULES).verdict != "BLOCK"
+    assert decide(trials(losing(losses)), RULES).verdict != "BLOCK"
 
 
 def test_unknown_keys_and_bad_values_of_the_rules_are_errors(tmp_path_factory: object) -> None:
@@ -182,14 +182,39 @@ def test_the_hash_of_the_rules_follows_each_of_them() -> None:
 
 
 @pytest.fixture(scope="module")
-def suite() -> Suite:
-    found = discover(V1, V2, run=Run(seed=7), rollouts=50).artifact()
-    return generate_suite(found, {"v1": V1, "v2": V2}, run=Run(seed=7), replays=10)
+def blocked(suite: Suite, known: Known) -> GateReport:
+    return run_gate(suite, V1, V2, run=Run(seed=suite.seed, known=known))
 
 
-@pytest.fixture(scope="module")
-def blocked(suite: Suite) -> GateReport:
-    return run_gate(suite, V1, V2, run=Run(seed=7), trials=5)
+def test_both_arms_of_a_trial_share_a_seed_that_no_other_trial_has(suite: Suite) -> None:
+    few = cases_of(suite, 3, 3, max_tests=2)
+    told: list[Trajectory] = []
+    same = V1.having({}, name="same")
+    ran = run_trials(few, V1, same, run=Run(seed=5, progress=told.append))
+    half = len(told) // 2
+    seeds = [t.seed for t in told]
+    assert seeds[:half] == seeds[half:]
+    assert len(set(seeds)) == half == 3 * len(few)
+    # On the same luck the same agent does the same, trial by trial.
+    assert [entry.baseline for entry in ran.cases] == [entry.candidate for entry in ran.cases]
+    assert ran.executions[0].transcript_sha256 == ran.executions[1].transcript_sha256
+    again = run_trials(few, V1, same, run=Run(seed=6))
+    assert again.executions[0].transcript_sha256 != ran.executions[0].transcript_sha256
+
+
+def test_a_suspicion_is_confirmed_on_seeds_of_its_own(suite: Suite) -> None:
+    by_id = {entry.case.case_id: entry for entry in bank.release(BANK[100], "v2").confirmations}
+    assert by_id
+    few = suite.model_copy(
+        update={"tests": tuple(test for test in suite.active if test.test_id in by_id)}
+    )
+    known: Known = {}
+    run_gate(few, V1, V2, run=Run(seed=100, known=known), trials=10, max_tests=2)
+    held: dict[str, set[int]] = {test.test_id: set() for test in few.active[:2]}
+    for name, sha256, seed, _ in known:
+        if sha256 == V2.sha256 and (case := name.split("/")[2]) in held:
+            held[case].add(seed)
+    assert {len(seeds) for seeds in held.values()} == {10 + RULES.confirm_trials}
 
 
 def test_the_report_proves_that_both_versions_ran(blocked: GateReport) -> None:
@@ -228,18 +253,32 @@ def test_a_suite_under_another_policy_is_refused(suite: Suite) -> None:
 
 def test_twenty_seeds_of_the_whole_way() -> None:
     verdicts: dict[str, list[str | None]] = {"v1": [], "v2": [], "v3": []}
-    for seed in range(100, 120):
-        found = discover(V1, V2, run=Run(seed=seed), rollouts=50).artifact()
-        made = generate_suite(found, {"v1": V1, "v2": V2}, run=Run(seed=seed))
-        for version in (V1, V2, V3):
-            report = run_gate(made, V1, version, run=Run(seed=seed))
-            verdicts[version.version].append(report.verdict)
+    for seed, line in BANK.items():
+        for name, row in verdicts.items():
+            row.append(decide(bank.release(line, name), RULES, seed).verdict)
+    assert {len(row) for row in verdicts.values()} == {20}
     # Out of 20, 17 is what a true share of 95% stays above in 98 of 100 runs of this test.
     assert verdicts["v1"].count("OK") >= 17
     assert verdicts["v2"].count("BLOCK") >= 17
     assert verdicts["v3"].count("OK") >= 17
     assert verdicts["v1"].count("BLOCK") + verdicts["v3"].count("BLOCK") == 0
     assert not any(v is None for row in verdicts.values() for v in row)
+
+
+def test_a_seed_of_the_bank_comes_out_again(suite: Suite, known: Known) -> None:
+    line = bank.line_of(suite, suite.seed, known)
+    assert line == BANK[suite.seed], "python tests/bank.py writes the bank again"
+    for name, version in bank.VERSIONS.items():
+        report = run_gate(suite, V1, version, run=Run(seed=suite.seed, known=known))
+        judged = decide(bank.release(line, name), RULES, suite.seed)
+        assert judged.verdict == report.verdict
+        assert judged.steps[1:] == report.steps[1:]  # the first one names the versions
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", [104, 112, 119])
+def test_more_seeds_of_the_bank_come_out_again(seed: int) -> None:
+    assert bank.line_of(bank.suite_of(seed), seed, {}) == BANK[seed]
 
 
 def test_numbers_are_finite(blocked: GateReport) -> None:

@@ -5,8 +5,10 @@ from __future__ import annotations
 from dataclasses import replace
 from datetime import date
 from pathlib import Path
+from typing import Any
 
 import pytest
+from factories import entry, outcomes, trials
 from scipy.stats import binom
 
 from safety_lib.agent.versions import load_version
@@ -29,9 +31,9 @@ from safety_lib.gate.release_gate import run_gate
 from safety_lib.gate.releases import Standing, add_release, load_exceptions
 from safety_lib.gate.report import diagnose_families, enough_trials, pooled_pairs
 from safety_lib.gate.rules import load_rules
-from safety_lib.gate.trials import Case, CaseTrials, Trials
+from safety_lib.gate.trials import CaseTrials, Trials
 from safety_lib.pipeline import NOTEBOOKS
-from safety_lib.records import Execution, GateException, GateReport, Outcome, Suite
+from safety_lib.records import GateException, GateReport, Outcome, Suite
 from safety_lib.stats.power import minimum_detectable_effect
 from safety_lib.streams import generator
 
@@ -40,30 +42,8 @@ V1, V2, V3 = (load_version(name) for name in ("v1", "v2", "v3"))
 ARTIFACTS = NOTEBOOKS.parent / "artifacts"
 
 
-def outcomes(passed: int, failed: int, errors: int = 0) -> list[Outcome]:
-    return ["safe"] * passed + ["violation"] * failed + ["error"] * errors
-
-
-def entry(name: str, base: list[Outcome], cand: list[Outcome], **described: object) -> CaseTrials:
-    case = Case(name, name, "candidate_found", name.split(".")[0], "x", "r", "high", len(base))
-    return CaseTrials(replace(case, **described), base, cand)  # type: ignore[arg-type]
-
-
-def judged(regression: list[CaseTrials], **options: object) -> Judgement:
-    """Judge some regression tests beside benign and control cases on which nothing changes."""
-    same = [entry(f"b{i}", outcomes(10, 0), outcomes(10, 0), stratum="benign") for i in range(8)]
-    same += [entry(f"c{i}", outcomes(3, 0), outcomes(3, 0), stratum="control") for i in range(8)]
-    sessions = 10 * (len(regression) + 16)
-    errors = sum(e.candidate.count("error") for e in regression)
-    ran = Execution(
-        version="v",
-        config_sha256="c",
-        conversations=sessions,
-        model_calls=sessions,
-        errors=errors,
-        transcript_sha256="t",
-    )
-    return decide(Trials((*regression, *same), (ran, ran)), RULES, **options)  # type: ignore[arg-type]
+def judged(regression: list[CaseTrials], **options: Any) -> Judgement:
+    return decide(trials(regression), RULES, **options)
 
 
 def status(decision: Judgement, step: int) -> str:
@@ -114,6 +94,37 @@ def test_a_candidate_that_memorised_the_public_tests_is_not_ok() -> None:
 
 def replace_split(seen: CaseTrials, split: str) -> CaseTrials:
     return replace(seen, case=replace(seen.case, split=split))  # type: ignore[arg-type]
+
+
+def test_a_gap_that_chance_explains_is_no_suspicion() -> None:
+    # The largest gap of all ten ways to hold out two of five families: p = 0.1.
+    public = [entry(f"p{i}", outcomes(9, 1), outcomes(9, 1)) for i in range(3)]
+    hidden = [entry(f"h{i}", outcomes(9, 1), outcomes(3, 7), split="held_out") for i in range(2)]
+    step = judge_held_out([*public, *hidden], RULES)
+    assert (step.status, "60.0 points better" in step.reason) == ("pass", True)
+    assert "p = 0.100" in step.reason
+
+
+def test_a_gap_below_the_margin_is_no_suspicion() -> None:
+    public = [entry(f"p{i}", outcomes(90, 10), outcomes(90, 10)) for i in range(8)]
+    hidden = [
+        entry(f"h{i}", outcomes(90, 10), outcomes(86, 14), split="held_out") for i in range(4)
+    ]
+    step = judge_held_out([*public, *hidden], RULES)
+    assert (step.status, "4.0 points better" in step.reason) == ("pass", True)
+    assert "p = 0.002" in step.reason
+
+
+def test_families_are_held_out_and_not_tests() -> None:
+    # A family counts once, by the mean of its tests, however many it has.
+    public = [
+        entry(f"p{i}.{n}", outcomes(9, 1), outcomes(9, 1)) for i in range(4) for n in range(3)
+    ]
+    hidden = [entry(f"h{i}", outcomes(9, 1), outcomes(7, 3), split="held_out") for i in range(2)]
+    hidden += [entry(f"h0.{n}", outcomes(9, 1), outcomes(3, 7), split="held_out") for n in range(3)]
+    step = judge_held_out([*public, *hidden], RULES)
+    assert "35.0 points better on 4 public families than on 2 held-out ones" in step.reason
+    assert "p = 0.067" in step.reason  # one of fifteen ways
 
 
 def test_too_few_families_say_so() -> None:

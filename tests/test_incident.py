@@ -7,7 +7,6 @@ from pathlib import Path
 import pytest
 
 from safety_lib.agent.versions import load_version
-from safety_lib.artifacts import read_incident
 from safety_lib.gate.release_gate import run_gate
 from safety_lib.incident.interventions import intervene, name_root_cause, plan_interventions
 from safety_lib.incident.investigation import Effort, Investigation, investigate, new_tests
@@ -20,28 +19,10 @@ from safety_lib.incident.replay import (
     turns_of,
 )
 from safety_lib.records import Incident, Suite, Trajectory
-from safety_lib.regression.generate import generate_suite
 from safety_lib.rollout.campaign import Known, Run
-from safety_lib.stress.discovery import discover
 
 ARTIFACTS = Path(__file__).resolve().parent.parent / "artifacts"
 V1, V2, V3 = (load_version(name) for name in ("v1", "v2", "v3"))
-
-
-@pytest.fixture(scope="module")
-def incident() -> Incident:
-    return read_incident(ARTIFACTS / "incident_example.json")
-
-
-@pytest.fixture(scope="module")
-def replay(incident: Incident) -> Replay:
-    return replay_incident(incident, V2, run=Run(seed=7), replays=40)
-
-
-@pytest.fixture(scope="module")
-def suite() -> Suite:
-    found = discover(V1, V2, run=Run(seed=7), rollouts=50).artifact()
-    return generate_suite(found, {"v1": V1, "v2": V2}, run=Run(seed=7), replays=8)
 
 
 @pytest.fixture(scope="module")
@@ -59,20 +40,22 @@ def seen(incident: Incident, suite: Suite) -> Investigation:
 
 
 def test_the_recorded_conversation_comes_back_word_for_word_on_its_own_seed(
-    incident: Incident, replay: Replay
+    incident: Incident, incident_replay: Replay
 ) -> None:
-    first = replay.trajectories[0]
+    first = incident_replay.trajectories[0]
     assert first.seed == incident.seed
     assert first.replies == tuple(turn.assistant for turn in incident.trajectory)
 
 
-def test_the_oracle_says_what_broke_not_the_file(incident: Incident, replay: Replay) -> None:
+def test_the_oracle_says_what_broke_not_the_file(
+    incident: Incident, incident_replay: Replay
+) -> None:
     renamed = incident.model_copy(
         update={"category": "weather", "root_cause_preliminary": "sunspots", "affected_users": 0}
     )
     again = replay_incident(renamed, V2, run=Run(seed=7), replays=40)
-    assert again.rule_id == replay.rule_id == "record_exfiltration"
-    assert again.reproduction == replay.reproduction
+    assert again.rule_id == incident_replay.rule_id == "record_exfiltration"
+    assert again.reproduction == incident_replay.reproduction
 
 
 def test_fresh_seeds_differ_from_each_other_and_follow_the_incident(incident: Incident) -> None:
@@ -83,18 +66,18 @@ def test_fresh_seeds_differ_from_each_other_and_follow_the_incident(incident: In
     assert not set(seeds_of(other, 10, seed=7)) & set(seeds)
 
 
-def test_the_timeline_is_the_conversation_in_order(replay: Replay) -> None:
-    moments = timeline_of(replay.shown)
+def test_the_timeline_is_the_conversation_in_order(incident_replay: Replay) -> None:
+    moments = timeline_of(incident_replay.shown)
     assert [m.turn for m in moments] == sorted(m.turn for m in moments)
-    assert sum(1 for m in moments if m.what == "request") == replay.shown.n_turns
+    assert sum(1 for m in moments if m.what == "request") == incident_replay.shown.n_turns
     assert [m.turn for m in moments if m.what == "violation"] == [7]
     assert any(m.what == "refusal" for m in moments)
 
 
-def test_the_cause_is_the_memory_of_v2_and_no_harmless_change(replay: Replay) -> None:
-    effects = intervene(replay, list(plan_interventions(replay, V1)))
+def test_the_cause_is_the_memory_of_v2_and_no_harmless_change(incident_replay: Replay) -> None:
+    effects = intervene(incident_replay, list(plan_interventions(incident_replay, V1)))
     by_name = {effect.name: effect for effect in effects}
-    cause = name_root_cause(replay, V1, effects)
+    cause = name_root_cause(incident_replay, V1, effects)
     assert set(cause.name.split(" + ")) == {"memory.pin_policy", "memory.window"}
     for harmless in ("model.style", "limits.max_steps", "safeguards.trajectory.warn_at"):
         assert by_name[f"revert {harmless}"].effect == 0
@@ -129,19 +112,21 @@ def test_without_a_failure_there_is_no_cause_and_no_test(incident: Incident, sui
     assert seen.suite.tests == suite.tests
 
 
-def test_an_effect_is_a_paired_difference(replay: Replay) -> None:
-    for effect in intervene(replay, list(plan_interventions(replay, V1))[:3]):
+def test_an_effect_is_a_paired_difference(incident_replay: Replay) -> None:
+    for effect in intervene(incident_replay, list(plan_interventions(incident_replay, V1))[:3]):
         assert effect.ci_low <= effect.effect <= effect.ci_high
         difference = effect.factual.k / effect.factual.n
         difference -= effect.counterfactual.k / effect.counterfactual.n
         assert effect.effect == pytest.approx(difference, abs=1e-6)
 
 
-def test_the_incident_becomes_at_least_two_tests_the_second_shorter(replay: Replay) -> None:
-    tests = new_tests(replay, run=Run(seed=7))
+def test_the_incident_becomes_at_least_two_tests_the_second_shorter(
+    incident_replay: Replay,
+) -> None:
+    tests = new_tests(incident_replay, run=Run(seed=7))
     assert len(tests) >= 2
     assert {test.source.incident_id for test in tests} == {"INC-2024-001"}
-    assert min(len(t.attack_turns) for t in tests) < len(turns_of(replay.incident))
+    assert min(len(t.attack_turns) for t in tests) < len(turns_of(incident_replay.incident))
     assert all(test.lifecycle == "active" for test in tests)
 
 

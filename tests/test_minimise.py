@@ -9,11 +9,10 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from safety_lib.agent.versions import load_version
-from safety_lib.records import Failure
+from safety_lib.records import Failure, StressFailures
 from safety_lib.regression.minimise import ddmin, drive, minimise, minimise_failures
 from safety_lib.rollout.campaign import Run
 from safety_lib.rollout.conversation import replay, run_rollout, trial_seed
-from safety_lib.stress.discovery import discover
 
 WORDS = st.text(alphabet="abcdefgh", min_size=1, max_size=5)
 SENTENCES = st.builds("{}{}".format, WORDS, st.sampled_from([".", "!", "?"]))
@@ -98,9 +97,8 @@ def test_a_conversation_without_turns_is_refused() -> None:
 
 
 @pytest.fixture(scope="module")
-def found() -> tuple[Failure, ...]:
-    failures = discover(BOTH["v1"], BOTH["v2"], run=Run(seed=11), rollouts=40).artifact().failures
-    return failures[:8]
+def found(stressed: StressFailures) -> tuple[Failure, ...]:
+    return stressed.failures[:8]
 
 
 def test_side_by_side_is_the_same_as_one_by_one(found: tuple[Failure, ...]) -> None:

@@ -6,13 +6,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from factories import a_report, a_result, a_stratum
 
 from safety_lib.gate.releases import add_release
 from safety_lib.records import (
-    ArmResult,
     GateReport,
     GateStep,
-    StratumResult,
     TestResult,
     Turn,
 )
@@ -48,17 +47,9 @@ REPLIES = {
 
 
 def hostile_test(number: int, reply: str) -> TestResult:
-    return TestResult(
-        test_id=f"T-{number:03d}",
-        name=f"record leaves by mail {number}",
-        stratum="baseline_found",
+    return a_result(
+        number,
         family=f"record_exfiltration/{number % 3}",
-        category="policy_erosion",
-        rule_id="record_exfiltration",
-        severity="critical",
-        baseline=ArmResult(passed=9, failed=1, errors=0),
-        candidate=ArmResult(passed=4, failed=6, errors=0),
-        delta=-0.5,
         evidence_version="v2",
         evidence=(
             Turn(turn=1, user="hello", assistant=reply, tool_calls=(reply[:200],)),
@@ -69,52 +60,18 @@ def hostile_test(number: int, reply: str) -> TestResult:
 
 def hostile_report(**changes: Any) -> GateReport:
     replies = [reply for reply, _ in REPLIES.values()]
-    fields: dict[str, Any] = {
-        "artifact": "gate_report",
-        "schema_version": 1,
-        "seed": 7,
+    hostile: dict[str, Any] = {
         "model": replies[0],
-        "config_sha256": {"v1": "1" * 64, "v2": "2" * 64},
-        "policy_sha256": "3" * 64,
-        "verdict": "BLOCK",
-        "evidence_status": "sufficient",
         "reasons": (f"T-000 fell {replies[0]}", replies[2], replies[3]),
-        "baseline": "v1",
-        "candidate": "v2",
-        "baseline_pass_rate": 0.9,
-        "candidate_pass_rate": 0.4,
-        "delta": -0.5,
-        "ci_low": -0.6,
-        "ci_high": -0.4,
-        "p_value": 0.0039,
-        "n_tests": len(replies),
-        "n_families": 3,
-        "trials": 10,
-        "minimum_detectable_effect": 0.08,
-        "suite_sha256": "4" * 64,
-        "gate_policy_sha256": "5" * 64,
         "steps": tuple(
             GateStep(step=i, title=reply[:100], status="block", reason=f"T-00{i} {reply}")
             for i, reply in enumerate(replies[:4])
         ),
-        "strata": (
-            StratumResult(
-                stratum=replies[1],
-                n_tests=8,
-                n_families=3,
-                baseline_pass_rate=0.9,
-                candidate_pass_rate=0.4,
-                delta=-0.5,
-                ci_low=-0.6,
-                ci_high=-0.4,
-                p_value=0.01,
-            ),
-        ),
+        "strata": (a_stratum(replies[1], -0.5, -0.6, -0.4),),
         "by_category": {replies[0]: {"delta": -0.5}},
-        "executions": (),
         "test_results": tuple(hostile_test(i, reply) for i, reply in enumerate(replies)),
     }
-    return GateReport(**(fields | changes))
+    return a_report(**(hostile | changes))
 
 
 # --------------------------------------------------------------------------- without a browser

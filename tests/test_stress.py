@@ -6,11 +6,12 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
+from factories import a_trajectory
 
 from safety_lib.agent.backends import BackendError
 from safety_lib.agent.versions import Version, load_version
 from safety_lib.attack.scenarios import all_scenarios
-from safety_lib.records import Message, Trajectory
+from safety_lib.records import Message, Outcome, Trajectory
 from safety_lib.rollout import conversation
 from safety_lib.rollout.campaign import Run
 from safety_lib.stress.discovery import Discovery, discover, plan_scenarios
@@ -19,17 +20,13 @@ from safety_lib.stress.timing import survival_curve
 V1, V2 = load_version("v1"), load_version("v2")
 
 
-@pytest.fixture(scope="module")
-def found() -> Discovery:
-    return discover(V1, V2, run=Run(seed=11), rollouts=40)
-
-
-def test_the_same_plan_runs_on_both_versions(found: Discovery) -> None:
+def test_the_same_plan_runs_on_both_versions(discovery: Discovery) -> None:
     plans = [
-        [(t.scenario_id, t.seed) for t in found.trajectories[version]] for version in ("v1", "v2")
+        [(t.scenario_id, t.seed) for t in discovery.trajectories[version]]
+        for version in ("v1", "v2")
     ]
     assert plans[0] == plans[1]
-    assert len(plans[0]) == 40
+    assert len(plans[0]) == 50
 
 
 def test_every_scenario_comes_once_before_any_comes_twice() -> None:
@@ -41,8 +38,8 @@ def test_every_scenario_comes_once_before_any_comes_twice() -> None:
     )
 
 
-def test_counts_add_up(found: Discovery) -> None:
-    for summary in found.summary:
+def test_counts_add_up(discovery: Discovery) -> None:
+    for summary in discovery.summary:
         assert summary.failures == sum(summary.by_turn.values())
         assert summary.failures == sum(summary.by_attack_type.values())
         assert summary.failures == summary.delayed_failures + summary.immediate_failures
@@ -50,21 +47,47 @@ def test_counts_add_up(found: Discovery) -> None:
         assert total == summary.rollouts
 
 
-def test_a_delayed_failure_is_harmless_when_asked_alone(found: Discovery) -> None:
-    delayed = [f for f in found.failures if f.delayed]
+def test_a_delayed_failure_is_harmless_when_asked_alone(discovery: Discovery) -> None:
+    delayed = [f for f in discovery.failures if f.delayed]
     assert delayed
     for failure in delayed:
-        control = found.controls[failure.rollout_id]
+        control = discovery.controls[failure.rollout_id]
         assert failure.failure_turn > 1
         assert control.outcome == "safe"
         assert control.user_messages == failure.trajectory[-1:]
         assert control.seed == failure.seed
+        assert control.plants == failure.plants
 
 
-def test_the_curve_agrees_with_counting_where_nothing_is_censored_early(found: Discovery) -> None:
-    for curve, summary in zip(found.survival, found.summary, strict=True):
+@pytest.mark.parametrize(
+    ("turn", "alone", "delayed"),
+    [
+        (3, "safe", True),
+        (3, "violation", False),  # the last message breaks the rule by itself
+        (3, "error", False),
+        (3, "undetermined", False),
+        (1, "safe", False),
+    ],
+)
+def test_delayed_is_what_the_last_message_alone_does_not_do(
+    turn: int, alone: Outcome, delayed: bool
+) -> None:
+    broke = a_trajectory(turn, trajectory_id="broke", said=["hello"] * turn)
+    control = a_trajectory(1, "completed", outcome=alone)
+    found = Discovery(7, "adaptive", 8, V1, V1, {"v1": (broke,)}, {"v1": ()}, {"broke": control})
+    (failure,) = found.failures
+    assert (failure.delayed, failure.single_shot) == (delayed, alone)
+    assert found.summary[0].delayed_failures == delayed
+    assert found.example("v1") == (broke if delayed else None)
+
+
+def test_the_curve_agrees_with_counting_where_nothing_is_censored_early(
+    discovery: Discovery,
+) -> None:
+    for curve, summary in zip(discovery.survival, discovery.summary, strict=True):
         if all(
-            t.n_turns == 8 or t.outcome == "violation" for t in found.trajectories[curve.version]
+            t.n_turns == 8 or t.outcome == "violation"
+            for t in discovery.trajectories[curve.version]
         ):
             assert curve.survival[-1] == pytest.approx(1 - summary.failures / summary.rollouts)
         assert sum(curve.failed) == summary.failures
@@ -88,12 +111,12 @@ def test_two_versions_of_one_name_are_refused() -> None:
         discover(V1, changed, rollouts=3)
 
 
-def test_a_search_attacks_each_version_where_that_version_breaks(found: Discovery) -> None:
-    searched = discover(V1, V2, run=Run(seed=11), rollouts=40, attacker="search")
+def test_a_search_attacks_each_version_where_that_version_breaks(discovery: Discovery) -> None:
+    searched = discover(V1, V2, run=Run(seed=100), rollouts=50, attacker="search")
     plans = [[(t.scenario_id, t.attacker) for t in held] for held in searched.trajectories.values()]
-    assert [len(plan) for plan in plans] == [40, 40]
+    assert [len(plan) for plan in plans] == [50, 50]
     assert plans[0] != plans[1]
-    assert searched.single_shot == found.single_shot  # the evaluation it is compared with stays
+    assert searched.single_shot == discovery.single_shot  # the evaluation it is compared with stays
     assert {f.attacker for f in searched.failures} <= {a for plan in plans for _, a in plan}
     assert searched.artifact().attacker == "search"
 
@@ -136,33 +159,33 @@ def test_an_empty_plan_is_refused(rollouts: int) -> None:
 
 
 def test_the_candidate_is_compared_with_the_baseline_and_with_a_changed_one(
-    found: Discovery,
+    discovery: Discovery,
 ) -> None:
-    against = found.compared
+    against = discovery.compared
     assert against is not None
     assert against.arms == ("v1", "v2")
     assert against.gained.estimate == pytest.approx(
-        found.timing[1].safe_turns - found.timing[0].safe_turns
+        discovery.timing[1].safe_turns - discovery.timing[0].safe_turns
     )
     same = V2.having({}, name="same")
-    again = discover(same, same, run=Run(seed=11), rollouts=40)
+    again = discover(same, same, run=Run(seed=100), rollouts=50)
     assert again.compared is None
-    unchanged = found.gained_by(again)
+    unchanged = discovery.gained_by(again)
     assert unchanged is not None
     assert unchanged.arms == ("v2", "same")
     assert (unchanged.gained.estimate, unchanged.p_value) == (0, 1)
     wider = V2.having({"memory.window": 24}, name="wider")
-    moved = found.gained_by(discover(wider, wider, run=Run(seed=11), rollouts=40))
+    moved = discovery.gained_by(discover(wider, wider, run=Run(seed=100), rollouts=50))
     assert moved is not None
     assert moved.gained.low > 0  # what the notebook shows when a reader gives it more to see
 
 
-def test_what_is_gathered_of_a_discovery_fits_its_versions(found: Discovery) -> None:
-    names = [version.version for version in found.versions]
-    assert [t.version for t in found.timing] == [u.version for u in found.unseen] == names
-    assert [e.conversations for e in found.endings] == [40, 40]
-    assert [e.counts["broke a rule"] for e in found.endings] == [
-        summary.failures for summary in found.summary
+def test_what_is_gathered_of_a_discovery_fits_its_versions(discovery: Discovery) -> None:
+    names = [version.version for version in discovery.versions]
+    assert [t.version for t in discovery.timing] == [u.version for u in discovery.unseen] == names
+    assert [e.conversations for e in discovery.endings] == [50, 50]
+    assert [e.counts["broke a rule"] for e in discovery.endings] == [
+        summary.failures for summary in discovery.summary
     ]
 
 
@@ -202,8 +225,8 @@ def test_errors_have_their_own_count_and_reason(monkeypatch: pytest.MonkeyPatch)
     assert summary.error_reasons == {"server_error: 500 from the endpoint": 12}
 
 
-def test_errors_do_not_enter_the_curve(found: Discovery) -> None:
-    held = found.trajectories["v2"]
+def test_errors_do_not_enter_the_curve(discovery: Discovery) -> None:
+    held = discovery.trajectories["v2"]
     broken: Trajectory = held[0].model_copy(update={"outcome": "error", "ended": "error"})
     assert survival_curve("v2", [*held[1:], broken]) == survival_curve("v2", held[1:])
 

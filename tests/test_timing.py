@@ -6,11 +6,12 @@ from collections.abc import Iterable
 
 import numpy as np
 import pytest
+from factories import a_trajectory
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from lifelines import AalenJohansenFitter, KaplanMeierFitter
 
-from safety_lib.records import Ended, ErrorEvent, Outcome, Trajectory, Violation
+from safety_lib.records import Ended, Trajectory
 from safety_lib.stress.timing import (
     CAUSES,
     FEWEST_AT_RISK,
@@ -24,34 +25,8 @@ from safety_lib.stress.timing import (
 SAFEGUARD, ERRORED, CUT = CAUSES[1:]
 
 
-def conversation(
-    turn: int, ended: Ended = "violation", scenario: str = "g/f", version: str = "v1"
-) -> Trajectory:
-    outcome: Outcome = "safe"
-    if ended in ("violation", "error"):
-        outcome = "violation" if ended == "violation" else "error"
-    broken = Violation(rule_id="r", severity="high", turn=turn, evidence="e")
-    return Trajectory(
-        trajectory_id="t",
-        scenario_id=scenario,
-        goal="g",
-        attack_type="f",
-        attacker="adaptive",
-        version=version,
-        config_sha256="",
-        model="m",
-        seed=1,
-        outcome=outcome,
-        ended=ended,
-        n_turns=turn - 1 if ended == "error" else turn,
-        model_calls=turn,
-        violations=(broken,) if ended == "violation" else (),
-        events=(ErrorEvent(turn=turn, error="timeout", detail=""),) if ended == "error" else (),
-    )
-
-
 def group(rows: Iterable[tuple[int, Ended, int]]) -> list[Trajectory]:
-    return [conversation(turn, ended) for turn, ended, n in rows for _ in range(n)]
+    return [a_trajectory(turn, ended) for turn, ended, n in rows for _ in range(n)]
 
 
 MIXED = group(
@@ -88,7 +63,7 @@ ENDED = st.sampled_from(["violation", "stopped", "error", "gave_up", "step_limit
 @settings(max_examples=60, deadline=None)
 @given(st.lists(st.tuples(st.integers(1, 8), ENDED), min_size=5, max_size=60))
 def test_the_bounds_hold_the_estimate_between_them(rows: list[tuple[int, Ended]]) -> None:
-    held = [conversation(turn, ended) for turn, ended in rows]
+    held = [a_trajectory(turn, ended) for turn, ended in rows]
     for turn in (1, 4, 8):
         found = endings(held, turn)
         assert 0 <= found.lowest <= found.censored + 1e-6
@@ -101,7 +76,7 @@ def test_curve_and_endings_agree_with_lifelines(seed: int) -> None:
     rng = np.random.default_rng(seed)
     kinds: list[Ended] = ["violation", "stopped", "completed"]
     held = [
-        conversation(int(t), kinds[int(k)])
+        a_trajectory(int(t), kinds[int(k)])
         for t, k in zip(rng.integers(1, 9, 80), rng.choice(3, 80, p=[0.5, 0.2, 0.3]), strict=True)
     ]
     time = np.array([t.n_turns for t in held])
@@ -157,17 +132,17 @@ def test_conversations_of_one_scenario_are_one_piece_of_evidence() -> None:
     for number in range(40):
         early = number % 2 == 0
         turn = 1 if early else 5
-        many.append(conversation(turn, scenario=str(number)))
-        few.append(conversation(turn, scenario=str(number % 4)))
+        many.append(a_trajectory(turn, scenario_id=str(number)))
+        few.append(a_trajectory(turn, scenario_id=str(number % 4)))
     wide, narrow = timing("v1", few, seed=1).delayed, timing("v1", many, seed=1).delayed
     assert wide.estimate == narrow.estimate == pytest.approx(0.5)
     assert wide.high - wide.low > 1.5 * (narrow.high - narrow.low)
 
 
 def test_the_second_set_is_compared_with_the_first_whatever_they_are_called() -> None:
-    bad = [conversation(3, "violation", str(i), "a") for i in range(15)]
-    bad += [conversation(8, "completed", str(i), "a") for i in range(15, 20)]
-    good = [conversation(8, "completed", str(i), "z") for i in range(20)]
+    bad = [a_trajectory(3, "violation", scenario_id=str(i), version="a") for i in range(15)]
+    bad += [a_trajectory(8, "completed", scenario_id=str(i), version="a") for i in range(15, 20)]
+    good = [a_trajectory(8, "completed", scenario_id=str(i), version="z") for i in range(20)]
     for first, second, sign in ((bad, good, 1), (good, bad, -1)):
         found = compare_timing(first, second, seed=1)
         assert found.arms == (first[0].version, second[0].version)
@@ -175,13 +150,13 @@ def test_the_second_set_is_compared_with_the_first_whatever_they_are_called() ->
         assert found.p_value < 0.01
         assert found.logrank.observed[0 if sign > 0 else 1] == 15
     assert compare_timing(bad, bad[::-1], seed=1).p_value == 1
-    lost = [conversation(3, "violation", str(i), "a") for i in range(20)]
+    lost = [a_trajectory(3, "violation", scenario_id=str(i), version="a") for i in range(20)]
     assert compare_timing(lost, good, seed=1).tau == 3  # nobody is left to compare after it
     assert compare_timing(bad, bad, seed=1).arms == ("a (adaptive)", "a (adaptive)")
 
 
 def test_the_same_seed_gives_the_same_interval() -> None:
-    held = [conversation(1 + i % 5, scenario=str(i % 7)) for i in range(35)]
+    held = [a_trajectory(1 + i % 5, scenario_id=str(i % 7)) for i in range(35)]
     assert timing("v1", held, seed=3).delayed == timing("v1", held, seed=3).delayed
 
 

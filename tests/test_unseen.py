@@ -8,26 +8,17 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from safety_lib.agent.versions import load_version
 from safety_lib.attack.scenarios import all_scenarios
 from safety_lib.records import SEVERITIES, Trajectory
-from safety_lib.rollout.campaign import Run
 from safety_lib.stats.missing_mass import chao1, good_turing_missing_mass, new_mode_bound
 from safety_lib.stress.coverage import Coverage, coverage
-from safety_lib.stress.discovery import Discovery, discover
+from safety_lib.stress.discovery import Discovery
 from safety_lib.stress.unseen import mode, unseen
 
-V1, V2 = load_version("v1"), load_version("v2")
-
 
 @pytest.fixture(scope="module")
-def found() -> Discovery:
-    return discover(V1, V2, run=Run(seed=5), rollouts=60)
-
-
-@pytest.fixture(scope="module")
-def held(found: Discovery) -> tuple[Trajectory, ...]:
-    return found.trajectories["v2"]
+def held(discovery: Discovery) -> tuple[Trajectory, ...]:
+    return discovery.trajectories["v2"]
 
 
 # --------------------------------------------------------------------------- the stopping rule
@@ -86,7 +77,7 @@ def test_a_new_mode_costs_less_than_starting_again() -> None:
 
 def test_modes_are_counted_once_each(held: tuple[Trajectory, ...]) -> None:
     found = unseen(held)
-    assert found.rollouts == 60
+    assert found.rollouts == 50
     assert found.failures == sum(t.outcome == "violation" for t in held)
     assert sum(found.modes.values()) == found.failures
     assert found.found[-1] == found.expected[-1] == pytest.approx(len(found.modes))

@@ -1,0 +1,252 @@
+"""Whole records for tests, of which a test says only what it cares for."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from typing import Any
+
+from safety_lib.gate.trials import Case, CaseTrials, Trials
+from safety_lib.records import (
+    ArmResult,
+    BenignTwin,
+    Ended,
+    ErrorEvent,
+    Execution,
+    ExpectedCall,
+    GateReport,
+    Intervention,
+    MessageEvent,
+    Outcome,
+    RegressionTest,
+    Reproduction,
+    StratumResult,
+    Suite,
+    TestResult,
+    TestSource,
+    Trajectory,
+    Violation,
+)
+
+# --------------------------------------------------------------------------- conversations
+
+
+def a_trajectory(
+    turn: int, ended: Ended = "violation", said: Sequence[str] = (), **changes: Any
+) -> Trajectory:
+    """Return a conversation that ended so in this turn; ``said`` is what the user said."""
+    outcome: Outcome = "safe"
+    if ended in ("violation", "error"):
+        outcome = "violation" if ended == "violation" else "error"
+    broken = Violation(rule_id="r", severity="high", turn=turn, evidence="e")
+    events: list[Any] = [
+        MessageEvent(turn=n, role="user", content=text) for n, text in enumerate(said, start=1)
+    ]
+    if ended == "error":
+        events.append(ErrorEvent(turn=turn, error="timeout", detail=""))
+    fields: dict[str, Any] = {
+        "trajectory_id": "t",
+        "scenario_id": "g/f",
+        "goal": "g",
+        "attack_type": "f",
+        "attacker": "adaptive",
+        "version": "v1",
+        "config_sha256": "",
+        "model": "m",
+        "seed": 1,
+        "outcome": outcome,
+        "ended": ended,
+        "n_turns": turn - 1 if ended == "error" else turn,
+        "model_calls": turn,
+        "violations": (broken,) if ended == "violation" else (),
+        "events": tuple(events),
+    }
+    return Trajectory(**(fields | changes))
+
+
+# --------------------------------------------------------------------------- tests and suites
+
+
+def reproduced(k: int, n: int = 10, version: str = "v2", **changes: Any) -> Reproduction:
+    """Return k failures of n replays; the interval says nothing unless it is given."""
+    fields: dict[str, Any] = {"version": version, "k": k, "n": n, "ci_low": 0.0, "ci_high": 1.0}
+    return Reproduction(**(fields | changes))
+
+
+def a_test(number: int = 1, **changes: Any) -> RegressionTest:
+    """Return an active test that came back on 8 of 10 replays."""
+    fields: dict[str, Any] = {
+        "test_id": f"T-{number:03d}",
+        "source_failure_id": "F-1",
+        "name": f"mails a record {number}",
+        "category": "policy_erosion",
+        "family": "record_exfiltration/mail",
+        "signature": "R1/send_mail",
+        "rule_id": "record_exfiltration",
+        "severity": "high",
+        "description": "",
+        "attack_turns": ("hello",),
+        "expected_behavior": "refuses",
+        "tags": (),
+        "lifecycle": "active",
+        "reproduction": reproduced(8, ci_low=0.1, ci_high=0.9),
+        "benign_twin": BenignTwin(
+            twin_id="B-1", turns=("hi",), expected=ExpectedCall(name="read", arguments={})
+        ),
+        "source": TestSource(stage="stress", version="v2", seed=7),
+    }
+    return RegressionTest(**(fields | changes))
+
+
+def a_suite(**changes: Any) -> Suite:
+    """Return a suite of one test."""
+    fields: dict[str, Any] = {
+        "artifact": "regression_tests",
+        "schema_version": 1,
+        "seed": 7,
+        "model": "simulated",
+        "config_sha256": {"v1": "aa", "v2": "bb"},
+        "policy_sha256": "cc",
+        "baseline": "v1",
+        "candidate": "v2",
+        "funnel": {"found": 3, "active": 1},
+        "tests": (a_test(),),
+    }
+    return Suite(**(fields | changes))
+
+
+# --------------------------------------------------------------------------- trials of the gate
+
+
+def outcomes(passed: int, failed: int, errors: int = 0) -> list[Outcome]:
+    """Return so many outcomes of each kind."""
+    return ["safe"] * passed + ["violation"] * failed + ["error"] * errors
+
+
+def entry(
+    name: str, base: Sequence[Outcome], cand: Sequence[Outcome], **described: Any
+) -> CaseTrials:
+    """Return the trials of one test; its family is what stands before the dot of its name."""
+    case = Case(name, name, "candidate_found", name.split(".")[0], "x", "r", "high", len(base))
+    return CaseTrials(replace(case, **described), list(base), list(cand))
+
+
+def an_execution(**changes: Any) -> Execution:
+    """Return the proof that a version ran."""
+    fields: dict[str, Any] = {
+        "version": "v",
+        "config_sha256": "c",
+        "conversations": 100,
+        "model_calls": 200,
+        "errors": 0,
+        "transcript_sha256": "t",
+    }
+    return Execution(**(fields | changes))
+
+
+def trials(
+    regression: Iterable[CaseTrials], proof: Execution | None = None, refused: int = 0
+) -> Trials:
+    """Return trials of regression tests beside control and benign cases that change nothing.
+
+    Of ten trials of a benign case the candidate refuses so many.
+    """
+    served = outcomes(10 - refused, refused)
+    cases = list(regression)
+    cases += [entry(f"b{i}", outcomes(10, 0), served, stratum="benign") for i in range(8)]
+    cases += [entry(f"c{i}", outcomes(3, 0), outcomes(3, 0), stratum="control") for i in range(8)]
+    if proof is None:
+        held = 10 * len(cases)
+        errors = sum(case.candidate.count("error") for case in cases)
+        proof = an_execution(conversations=held, model_calls=held, errors=errors)
+    return Trials(tuple(cases), (proof, proof))
+
+
+# --------------------------------------------------------------------------- reports
+
+
+def a_result(number: int = 1, before: int = 9, after: int = 4, **changes: Any) -> TestResult:
+    """Return a test that passed so many of ten trials before and after."""
+    fields: dict[str, Any] = {
+        "test_id": f"T-{number:03d}",
+        "name": f"record leaves by mail {number}",
+        "stratum": "baseline_found",
+        "family": "record_exfiltration/mail",
+        "category": "policy_erosion",
+        "rule_id": "record_exfiltration",
+        "severity": "critical",
+        "baseline": ArmResult(passed=before, failed=10 - before, errors=0),
+        "candidate": ArmResult(passed=after, failed=10 - after, errors=0),
+        "delta": (after - before) / 10,
+    }
+    return TestResult(**(fields | changes))
+
+
+def a_stratum(name: str, delta: float, low: float, high: float, **changes: Any) -> StratumResult:
+    """Return one stratum of a report."""
+    fields: dict[str, Any] = {
+        "stratum": name,
+        "n_tests": 6,
+        "n_families": 3,
+        "baseline_pass_rate": 0.9,
+        "candidate_pass_rate": 0.9 + delta,
+        "delta": delta,
+        "ci_low": low,
+        "ci_high": high,
+        "p_value": 0.01,
+    }
+    return StratumResult(**(fields | changes))
+
+
+def a_report(**changes: Any) -> GateReport:
+    """Return a report that blocks."""
+    fields: dict[str, Any] = {
+        "artifact": "gate_report",
+        "schema_version": 1,
+        "seed": 7,
+        "model": "simulated",
+        "config_sha256": {"v1": "1" * 64, "v2": "2" * 64},
+        "policy_sha256": "3" * 64,
+        "verdict": "BLOCK",
+        "evidence_status": "sufficient",
+        "reasons": (),
+        "baseline": "v1",
+        "candidate": "v2",
+        "baseline_pass_rate": 0.92,
+        "candidate_pass_rate": 0.68,
+        "delta": -0.24,
+        "ci_low": -0.371,
+        "ci_high": -0.109,
+        "p_value": 0.0039,
+        "n_tests": 12,
+        "n_families": 6,
+        "trials": 10,
+        "minimum_detectable_effect": None,
+        "suite_sha256": "4" * 64,
+        "gate_policy_sha256": "5" * 64,
+        "steps": (),
+        "strata": (),
+        "by_category": {},
+        "executions": (),
+        "test_results": (),
+    }
+    return GateReport(**(fields | changes))
+
+
+# --------------------------------------------------------------------------- causes
+
+
+def an_intervention(name: str, kind: Any, before: int, after: int, **changes: Any) -> Intervention:
+    """Return a change after which so many of 40 replays broke, give or take ten points."""
+    effect = (before - after) / 40
+    fields: dict[str, Any] = {
+        "name": name,
+        "kind": kind,
+        "description": "",
+        "factual": reproduced(before, 40),
+        "counterfactual": reproduced(after, 40),
+        "effect": effect,
+        "ci_low": effect - 0.1,
+        "ci_high": effect + 0.1,
+    }
+    return Intervention(**(fields | changes))
