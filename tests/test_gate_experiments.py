@@ -18,6 +18,7 @@ from safety_lib.experiments.characteristics import (
     simulate,
 )
 from safety_lib.experiments.real_releases import harmless_releases, weak_spots
+from safety_lib.experiments.results import mined_suite
 from safety_lib.gate.release_gate import run_gate
 from safety_lib.gate.rules import load_rules
 from safety_lib.pipeline import NOTEBOOKS
