@@ -11,7 +11,6 @@ from safety_lib.records.base import (
     CallStatus,
     Decision,
     Ended,
-    Experiment,
     HookName,
     Outcome,
     Record,
@@ -34,6 +33,7 @@ from safety_lib.records.conversations import (
     Turn,
     Violation,
 )
+from safety_lib.records.experiments import Experiment
 from safety_lib.records.failures import (
     Failure,
     StressFailures,
