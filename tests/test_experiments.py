@@ -9,6 +9,7 @@ from typing import Any, get_type_hints
 
 import pytest
 
+from safety_lib import figures
 from safety_lib.artifacts import ArtifactError, read_experiment, sha256_of, write_artifact
 from safety_lib.experiments.registry import EXPERIMENTS, ExperimentError, run_experiments
 from safety_lib.figures import tables
@@ -116,6 +117,16 @@ TAKERS: dict[str, Callable[[Any], Any]] = {
     "safeguard_ablation": tables.safeguards_table,
     "detection_latency": trained_monitors,
 }
+FIGURES: list[tuple[Callable[[Any], Any], str]] = [
+    (figures.detection, "detection_latency"),
+    (figures.near_misses, "early_warning"),
+    (figures.early_warning, "early_warning"),
+    (figures.root_cause_accuracy, "root_cause_accuracy"),
+    (figures.radius_coverage, "blast_radius_coverage"),
+    (figures.loop_rounds, "loop_against_no_loop"),
+    (figures.safeguard_credit, "safeguard_ablation"),
+    (figures.operating_characteristics, "operating_characteristics"),
+]
 
 
 @pytest.mark.parametrize("name", TAKERS)
@@ -125,6 +136,14 @@ def test_whoever_is_given_the_wrong_experiment_says_which_is_needed(name: str) -
         TAKERS[name](other)
     assert "\n" not in str(refused.value)
     TAKERS[name](read_experiment(ARTIFACTS, name))
+
+
+@pytest.mark.parametrize(("draw", "name"), FIGURES)
+def test_a_figure_of_the_wrong_experiment_says_which_is_needed(
+    draw: Callable[[Any], Any], name: str
+) -> None:
+    with pytest.raises(ValueError, match=f"{name}.*not 'mutators_effect'"):
+        draw(read_experiment(ARTIFACTS, "mutators_effect"))
 
 
 def test_an_experiment_that_there_is_not_is_refused_before_any_is_run(tmp_path: Path) -> None:

@@ -20,7 +20,7 @@ from safety_lib.gate.decide import compare, decide, suspected
 from safety_lib.gate.rules import GateRules, load_rules
 from safety_lib.gate.trials import REGRESSION_STRATA, Case, CaseTrials, Trials
 from safety_lib.records import Execution, Experiment, Outcome, Stratum, Verdict
-from safety_lib.records.experiments import Estimate, OperatingCharacteristics, Result
+from safety_lib.records.experiments import Curve, Estimate, OperatingCharacteristics, Result
 from safety_lib.stats.intervals import wilson
 from safety_lib.streams import generator
 
@@ -205,7 +205,7 @@ def run_operating_characteristics() -> Experiment[OperatingCharacteristics]:
     """Judge simulated releases of known loss, by this gate's rule and by the original's."""
     rules = load_rules()
 
-    def curve(shape: Shape, original: bool = False) -> dict[float, dict[Verdict, Estimate]]:
+    def curve(shape: Shape, original: bool = False) -> Curve:
         return {
             loss: simulate(shape, loss, rules, runs=RUNS, seed=SEED, original=original).shares
             for loss in LOSSES

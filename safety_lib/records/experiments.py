@@ -319,20 +319,23 @@ class MutationAdequacy(ExperimentResult, Spread):
     suites: dict[int, SuiteAdequacy]
 
 
+Curve = dict[float, dict[Verdict, Estimate]]  # true loss in [0, 1] to the share of each verdict
+
+
 class OperatingCharacteristics(ExperimentResult):
     """How often releases of a known loss get each verdict.
 
     Attributes
     ----------
     curves : dict
-        Rule and suite to the true loss in mean pass rate, in [0, 1], to the share of each verdict.
+        Rule and suite to its curve over the loss in mean pass rate.
     coverage : dict
         Suite to the share of releases whose interval held the true loss.
     """
 
     NAME: ClassVar[str] = "operating_characteristics"
 
-    curves: dict[str, dict[float, dict[Verdict, Estimate]]]
+    curves: dict[str, Curve]
     coverage: dict[str, float]
 
 
