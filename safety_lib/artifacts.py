@@ -190,7 +190,7 @@ def read_artifact(path: str | Path, kind: type[A]) -> A:
     return artifact
 
 
-def read_experiment(folder: str | Path, name: str) -> Experiment:
+def read_experiment(folder: str | Path, name: str) -> Experiment[Any]:
     """Read the result of an experiment: from the folder of this run, else the one in the checkout.
 
     An experiment has parameters of its own, so a run into another folder shows the same one.

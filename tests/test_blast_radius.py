@@ -13,8 +13,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from safety_lib.artifacts import read_artifact
-from safety_lib.experiments.radius_coverage import all_logs, covered_row, simulated_incidents
+from safety_lib.artifacts import read_experiment
+from safety_lib.experiments.radius_coverage import all_logs, simulated_incidents
 from safety_lib.figures import tables
 from safety_lib.policy import load_policy
 from safety_lib.policy.oracle import CHECKS, judge
@@ -32,6 +32,7 @@ from safety_lib.production.blast_radius import (
 from safety_lib.production.log import COLUMNS, LogError, SessionLog, as_json, writing
 from safety_lib.production.traffic import TRUTH_COLUMNS
 from safety_lib.records import Experiment
+from safety_lib.records.experiments import BlastRadiusCoverage
 from safety_lib.streams import key
 
 ARTIFACTS = Path(__file__).parents[1] / "artifacts"
@@ -345,22 +346,27 @@ def test_an_opinion_without_a_positive_to_learn_from_says_so() -> None:
 
 
 @pytest.fixture(scope="module")
-def stored() -> Experiment:
-    return read_artifact(ARTIFACTS / "experiments" / "blast_radius_coverage.json", Experiment)
+def stored() -> Experiment[BlastRadiusCoverage]:
+    return read_experiment(ARTIFACTS, "blast_radius_coverage")
 
 
-def test_the_stored_coverage_is_what_was_promised(stored: Experiment) -> None:
-    ours = stored.result["all"]["stratified audit"]
-    assert ours["n"] >= 200
-    assert 0.93 <= ours["ci_low"] <= ours["k"] / ours["n"] <= ours["ci_high"] <= 0.97
-    others = [stored.result["all"][name] for name in ("prediction-powered", "Lang-Reiczigel")]
-    assert all(ours["median_width"] < other["median_width"] for other in others)
+def test_the_stored_coverage_is_what_was_promised(
+    stored: Experiment[BlastRadiusCoverage],
+) -> None:
+    table = stored.result.all.estimators
+    ours = table["stratified audit"]
+    assert ours.n >= 200
+    assert 0.93 <= ours.ci_low <= ours.estimate <= ours.ci_high <= 0.97
+    others = [table[name] for name in ("prediction-powered", "Lang-Reiczigel")]
+    assert all(ours.median_width < other.median_width for other in others)
 
 
-def test_a_slice_of_the_coverage_comes_out_the_same(stored: Experiment) -> None:
+def test_a_slice_of_the_coverage_comes_out_the_same(
+    stored: Experiment[BlastRadiusCoverage],
+) -> None:
     logs = all_logs(ARTIFACTS, sessions=stored.parameters["sessions"], seed=stored.seed)
     again = simulated_incidents(logs, incidents=20, seed=stored.seed)
-    assert [covered_row(case) for case in again] == stored.result["first"]
+    assert tuple(drawn.row for drawn in again) == stored.result.first
 
 
 # --------------------------------------------------------------------------- users, and size

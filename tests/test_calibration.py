@@ -7,48 +7,46 @@ from pathlib import Path
 import pytest
 
 from safety_lib.agent.versions import load_version
-from safety_lib.artifacts import read_artifact
+from safety_lib.artifacts import read_experiment
 from safety_lib.experiments.calibration import (
     first_failures,
     hold_search,
-    next_scenarios_gain,
     predict,
-    undiscovered_prediction,
+    run_next_scenarios_gain,
+    run_undiscovered_prediction,
 )
 from safety_lib.figures.tables import predictions_table
-from safety_lib.records import Experiment
+from safety_lib.records.experiments import NextScenariosGain, UndiscoveredPrediction
 
-STORED = Path(__file__).resolve().parent.parent / "artifacts" / "experiments"
-
-
-def stored(name: str) -> Experiment:
-    return read_artifact(STORED / f"{name}.json", Experiment)
+ARTIFACTS = Path(__file__).resolve().parent.parent / "artifacts"
+PREDICTION = read_experiment(ARTIFACTS, "undiscovered_prediction")
+GAIN = read_experiment(ARTIFACTS, "next_scenarios_gain")
 
 
 def test_a_slice_of_the_predictions_comes_out_as_stored() -> None:
-    kept = stored("undiscovered_prediction")
-    made = undiscovered_prediction(seeds=kept.parameters["seeds"][:1])
-    for order in ("planned", "shuffled"):
-        assert made.result[order]["chao1_each"] == kept.result[order]["chao1_each"][:1]
+    kept = PREDICTION.expect(UndiscoveredPrediction)
+    made = run_undiscovered_prediction(seeds=PREDICTION.parameters["seeds"][:1]).result
+    assert made.planned.chao1_each == kept.planned.chao1_each[:1]
+    assert made.shuffled.chao1_each == kept.shuffled.chao1_each[:1]
 
 
 def test_a_slice_of_the_suggestions_comes_out_as_stored() -> None:
-    kept = stored("next_scenarios_gain")
-    made = next_scenarios_gain(seeds=kept.parameters["seeds"][:8])
-    assert made.result["suggested_each"] == kept.result["suggested_each"][:8]
+    kept = GAIN.expect(NextScenariosGain)
+    made = run_next_scenarios_gain(seeds=GAIN.parameters["seeds"][:8]).result
+    assert made.suggested_each == kept.suggested_each[:8]
 
 
 def test_what_is_stored_bears_out_what_the_modules_say() -> None:
-    said = stored("undiscovered_prediction").result
-    planned, shuffled = said["planned"], said["shuffled"]
+    said = PREDICTION.expect(UndiscoveredPrediction)
+    planned, shuffled = said.planned, said.shuffled
     # Exchangeable draws are predicted well; the plan finds sooner, so that less is left than said.
-    assert shuffled["missing"] == pytest.approx(shuffled["missing_later"], abs=0.05)
-    assert planned["missing"] > planned["missing_later"] + 0.1
-    assert planned["found"] > shuffled["found"]
+    assert shuffled.missing == pytest.approx(shuffled.missing_later, abs=0.05)
+    assert planned.missing > planned.missing_later + 0.1
+    assert planned.found > shuffled.found
     for order in (planned, shuffled):
-        assert order["found"] < order["chao1"] <= order["found_later"] + 1
-        assert order["bound_held"] == said["searches"]
-    assert stored("next_scenarios_gain").result["gain_over_plan"][1] > 0
+        assert order.found < order.chao1 <= order.found_later + 1
+        assert order.bound_held == said.searches
+    assert GAIN.expect(NextScenariosGain).gain_over_plan.low > 0
 
 
 def test_a_prediction_needs_a_future() -> None:
@@ -66,7 +64,7 @@ def test_every_way_gets_the_same_number_of_rollouts() -> None:
 
 
 def test_the_table_shows_both_orders_with_what_was_said_and_what_came() -> None:
-    table = predictions_table(stored("undiscovered_prediction"))
+    table = predictions_table(PREDICTION)
     assert list(table.index) == ["planned", "shuffled"]
     assert (table["bound held"] == "20 of 20").all()
     assert table.loc["shuffled", "next is new, said"] == "38%"

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from safety_lib.agent.versions import load_version
-from safety_lib.artifacts import read_artifact, read_incident
-from safety_lib.experiments.rounds import SLIPS, Round, propose_releases, run_rounds, without_budget
+from safety_lib.artifacts import read_experiment, read_incident
+from safety_lib.experiments.rounds import SLIPS, propose_releases, run_rounds, without_budget
 from safety_lib.figures import tables
 from safety_lib.gate.release_gate import run_gate
 from safety_lib.incident.bisection import bisect
@@ -24,6 +24,7 @@ from safety_lib.incident.closure import (
 from safety_lib.incident.investigation import new_tests
 from safety_lib.incident.replay import Replay, replay_incident, turns_of
 from safety_lib.records import Experiment, MitigationResult, RegressionTest
+from safety_lib.records.experiments import ClosingTheLoop, LoopAgainstNoLoop
 from safety_lib.regression.generate import merge
 from safety_lib.rollout.campaign import Run
 
@@ -181,32 +182,33 @@ def test_both_arms_meet_the_same_releases_until_one_has_learnt() -> None:
 
 
 @pytest.fixture(scope="module")
-def stored() -> Experiment:
-    return read_artifact(ARTIFACTS / "experiments" / "loop_against_no_loop.json", Experiment)
+def stored() -> Experiment[LoopAgainstNoLoop]:
+    return read_experiment(ARTIFACTS, "loop_against_no_loop")
 
 
-def test_the_loop_lets_fewer_incidents_escape(stored: Experiment) -> None:
-    fewer = stored.result["fewer_escaped_a_run"]
-    assert fewer["ci_low"] > 0
-    loop, without = stored.result["loop"], stored.result["no loop"]
-    assert loop["recurrence"]["ci_high"] < without["recurrence"]["ci_low"]
-    assert loop["held_out_violations"]["ci_high"] < without["held_out_violations"]["ci_low"]
-    assert loop["conversations_a_round"] > without["conversations_a_round"]  # it is not free
-    assert loop["final_suite"] > without["final_suite"]
+def test_the_loop_lets_fewer_incidents_escape(stored: Experiment[LoopAgainstNoLoop]) -> None:
+    fewer = stored.result.fewer_escaped_a_run
+    assert fewer.ci_low is not None
+    assert fewer.ci_low > 0
+    loop, without = stored.result.arms["loop"], stored.result.arms["no loop"]
+    assert loop.recurrence and without.recurrence
+    assert loop.recurrence.ci_high < without.recurrence.ci_low
+    assert loop.held_out_violations.ci_high < without.held_out_violations.ci_low
+    assert loop.conversations_a_round > without.conversations_a_round  # it is not free
+    assert loop.final_suite > without.final_suite
 
 
-def test_a_slice_of_the_rounds_comes_out_the_same(stored: Experiment) -> None:
+def test_a_slice_of_the_rounds_comes_out_the_same(stored: Experiment[LoopAgainstNoLoop]) -> None:
     proposed = propose_releases(4, seed=stored.seed)
     for arm, learn in (("no loop", False), ("loop", True)):
-        rows = [Round(**row) for row in stored.result["first_run"][arm][:4]]
-        assert list(run_rounds(proposed, learn=learn, seed=stored.seed)) == rows
+        again = tuple(run_rounds(proposed, learn=learn, seed=stored.seed))
+        assert again == stored.result.first_run[arm][:4]
 
 
 def test_the_stored_closure_is_the_one_that_was_asked_for() -> None:
-    closed = read_artifact(ARTIFACTS / "experiments" / "closing_the_loop.json", Experiment)
-    assert [gate["verdict"] for gate in closed.result["gates"]] == ["OK", "BLOCK", "OK"]
-    rows = [MitigationResult.model_validate(row) for row in closed.result["mitigations"]]
-    best = next(row for row in rows if row.incident.k == 0)
+    closed = read_experiment(ARTIFACTS, "closing_the_loop").expect(ClosingTheLoop)
+    assert [gate.verdict for gate in closed.gates] == ["OK", "BLOCK", "OK"]
+    best = next(row for row in closed.mitigations if row.incident.k == 0)
     assert best.at_most <= 3 / best.incident.n
 
 

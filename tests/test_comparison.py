@@ -8,23 +8,30 @@ from typing import Any
 import pytest
 
 from safety_lib.agent.versions import load_version
-from safety_lib.artifacts import read_artifact
+from safety_lib.artifacts import read_experiment
 from safety_lib.attack.mutators import mutators
 from safety_lib.attack.scenarios import all_scenarios
-from safety_lib.experiments.ablation import SAFEGUARDS, Ablation, ablate, safeguard_ablation
-from safety_lib.experiments.equal_budget import Hunt, Way, attackers_at_equal_budget, hunt, lead
-from safety_lib.experiments.levers import memory_window, mutators_effect
-from safety_lib.experiments.registry import EXPERIMENTS
-from safety_lib.records import Experiment
+from safety_lib.experiments.ablation import SAFEGUARDS, ablate, run_safeguard_ablation
+from safety_lib.experiments.equal_budget import (
+    WAYS,
+    Hunt,
+    Way,
+    hunt,
+    lead,
+    run_attackers_at_equal_budget,
+)
+from safety_lib.experiments.levers import run_memory_window, run_mutators_effect
+from safety_lib.records.experiments import (
+    Ablation,
+    AttackersAtEqualBudget,
+    MemoryWindow,
+    MutatorsEffect,
+    SafeguardAblation,
+)
 from safety_lib.stress.search import ThompsonSearch
 
-STORED = Path(__file__).resolve().parent.parent / "artifacts" / "experiments"
+ARTIFACTS = Path(__file__).resolve().parent.parent / "artifacts"
 V2 = load_version("v2")
-WAYS: tuple[Way, ...] = ("static", "adaptive", "search")
-
-
-def stored(name: str) -> Experiment:
-    return read_artifact(STORED / f"{name}.json", Experiment)
 
 
 # --------------------------------------------------------------------------- attackers
@@ -79,11 +86,11 @@ def test_a_lead_is_the_mean_of_paired_differences() -> None:
         hunts("static", [1, 2, 3, 4, 2, 1]), hunts("adaptive", [3, 4, 5, 6, 4, 3]), "modes", 1
     )
     assert one.gain == pytest.approx(2)
-    assert one.test.p_value == pytest.approx(2 / 2**6)
-    assert "adaptive against static: +2.00 modes" in str(one)
+    assert one.p_value == pytest.approx(2 / 2**6)
+    assert (one.of, one.over) == ("adaptive", "static")
     none = lead(hunts("static", [1, 5, 3]), hunts("adaptive", [5, 1, 3]), "violations", 1)
     assert none.low < 0 < none.high
-    assert none.test.p_value == 1
+    assert none.p_value == 1
     with pytest.raises(ValueError, match="same budgets"):
         lead(hunts("static", [1, 2]), hunts("adaptive", [1, 2], 50), "modes", 1)
 
@@ -108,15 +115,14 @@ def test_every_combination_meets_the_same_number_of_attacks(strict: Ablation) ->
 def test_the_credit_adds_up_to_what_all_safeguards_prevent(strict: Ablation) -> None:
     none, every = strict.combinations[0], strict.combinations[-1]
     prevented = (none.broke - every.broke) / none.attacks
-    assert sum(i.estimate for i in strict.prevented.values()) == pytest.approx(prevented)
-    assert all(i.low <= i.estimate <= i.high for i in strict.prevented.values())
+    credit = sum(share.value for share in strict.prevented.values())
+    assert credit == pytest.approx(prevented, abs=2e-4)  # each is rounded to four places
+    assert all(i.low <= i.value <= i.high for i in strict.prevented.values())
 
 
 def test_a_safeguard_that_ends_sessions_gets_the_credit_for_it(strict: Ablation) -> None:
     assert strict.prevented["trajectory"].low > 0
-    assert strict.prevented["trajectory"].estimate == max(
-        i.estimate for i in strict.prevented.values()
-    )
+    assert strict.prevented["trajectory"].value == max(i.value for i in strict.prevented.values())
     alone = strict.combinations[1 << SAFEGUARDS.index("trajectory")]
     assert alone.broke < strict.combinations[0].broke
 
@@ -137,52 +143,45 @@ def test_no_repeats_are_refused() -> None:
 
 
 def test_a_slice_of_the_attackers_comes_out_as_stored() -> None:
-    kept = stored("attackers_at_equal_budget")
-    made = attackers_at_equal_budget(names=["v2"], budgets=[200], seeds=[1, 2])
+    kept = read_experiment(ARTIFACTS, "attackers_at_equal_budget").expect(AttackersAtEqualBudget)
+    made = run_attackers_at_equal_budget(names=["v2"], budgets=[200], seeds=[1, 2]).result
     for way in WAYS:
-        row, old = (
-            r["v2, 200 turns"]["found"][way]["violations_each"] for r in (made.result, kept.result)
-        )
+        row, old = (r.budgets["v2, 200 turns"].found[way].violations_each for r in (made, kept))
         assert row == old[:2]
 
 
 def test_a_slice_of_the_memories_comes_out_as_stored() -> None:
-    kept = stored("memory_window")
-    chosen = kept.result["window"][-2:]
-    made = memory_window(windows=chosen)
-    for pinned in ("pinned", "unpinned"):
-        assert made.result[pinned] == kept.result[pinned][-2:]
+    kept = read_experiment(ARTIFACTS, "memory_window").expect(MemoryWindow)
+    made = run_memory_window(windows=kept.window[-2:]).result
+    assert made.pinned == kept.pinned[-2:]
+    assert made.unpinned == kept.unpinned[-2:]
 
 
 def test_a_slice_of_the_ablation_comes_out_as_stored() -> None:
-    kept = stored("safeguard_ablation").parameters
-    assert kept["repeats"] == 10
-    few = safeguard_ablation(names=["v2"], repeats=1)
-    assert set(few.result) == {"v2", "v2, strict monitor"}
-    for name, stored_result in stored("safeguard_ablation").result.items():
-        broke = [c["broke"] for c in stored_result["combinations"]]
-        total = sum(i[0] for i in stored_result["prevented"].values())
+    kept = read_experiment(ARTIFACTS, "safeguard_ablation")
+    assert kept.parameters["repeats"] == 10
+    few = run_safeguard_ablation(names=["v2"], repeats=1).result
+    assert set(few.versions) == {"v2", "v2, strict monitor"}
+    for name, seen in kept.expect(SafeguardAblation).versions.items():
+        broke = [c.broke for c in seen.combinations]
+        total = sum(share.value for share in seen.prevented.values())
         assert (broke[0] - broke[-1]) / 300 == pytest.approx(total, abs=2e-4), name
 
 
 def test_a_slice_of_the_mutators_comes_out_as_stored() -> None:
-    kept = stored("mutators_effect").result
-    made = mutators_effect(only=["as_agreed"]).result
-    assert made["mutators"]["as_agreed"] == kept["mutators"]["as_agreed"]
-    assert made["broke_without"] == kept["broke_without"]
-    assert kept["mutators"].keys() == mutators().keys()
+    kept = read_experiment(ARTIFACTS, "mutators_effect").expect(MutatorsEffect)
+    made = run_mutators_effect(only=["as_agreed"]).result
+    assert made.mutators["as_agreed"] == kept.mutators["as_agreed"]
+    assert made.broke_without == kept.broke_without
+    assert kept.mutators.keys() == mutators().keys()
 
 
 def test_what_is_stored_bears_out_what_the_notebook_says() -> None:
-    large = stored("attackers_at_equal_budget").result["v2, 800 turns"]
-    (modes,) = (x for x in large["leads"] if (x["of"], x["what"]) == ("search", "modes"))
-    assert modes["low"] > 0
-    memory = stored("memory_window").result
-    assert memory["unpinned"][-1]["failures"] < memory["unpinned"][-3]["failures"] / 4
-    strict = stored("safeguard_ablation").result["v2, strict monitor"]["prevented"]
-    assert strict["trajectory"][1] > 0
-
-
-def test_every_experiment_has_a_file_of_its_name() -> None:
-    for name in EXPERIMENTS:
-        assert stored(name).name == name
+    attackers = read_experiment(ARTIFACTS, "attackers_at_equal_budget")
+    large = attackers.expect(AttackersAtEqualBudget).budgets["v2, 800 turns"]
+    (modes,) = (x for x in large.leads if (x.of, x.what) == ("search", "modes"))
+    assert modes.low > 0
+    memory = read_experiment(ARTIFACTS, "memory_window").expect(MemoryWindow)
+    assert memory.unpinned[-1].failures < memory.unpinned[-3].failures / 4
+    ablation = read_experiment(ARTIFACTS, "safeguard_ablation").expect(SafeguardAblation)
+    assert ablation.versions["v2, strict monitor"].prevented["trajectory"].low > 0

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from safety_lib.agent.versions import load_version
 from safety_lib.artifacts import read_experiment
-from safety_lib.experiments.alarms import days, early_warning
+from safety_lib.experiments.alarms import days, run_early_warning
 from safety_lib.production.log import COLUMNS, LOG_NAME, LoggedSession, SessionLog, as_json, writing
 from safety_lib.production.monitors import (
     Monitor,
@@ -39,6 +39,7 @@ from safety_lib.production.near_misses import (
     signs_of,
 )
 from safety_lib.production.traffic import write_traffic
+from safety_lib.records.experiments import DetectionLatency, EarlyWarning
 from safety_lib.rollout.campaign import Run
 
 ARTIFACTS = Path(__file__).resolve().parent.parent / "artifacts"
@@ -280,20 +281,19 @@ def test_false_alarms_stay_within_their_budget_where_it_is_learned(seed: int, mo
 
 
 def test_early_warning_comes_out_the_same_on_the_log_of_the_checkout() -> None:
-    stored = read_experiment(ARTIFACTS, "early_warning")
-    again = early_warning(per_stratum=30)
-    for name in ("rule", "learned_on", "scored_on", "first_refusal"):
-        assert again.result[name] == stored.result[name], name
-    assert again.result["margins"][0] == stored.result["margins"][0]  # all of them were drawn
-    recall, naive = stored.result["scored_on"]["recall"], stored.result["first_refusal"]["recall"]
-    assert recall["ci_low"] > naive["ci_high"]
-    assert stored.result["scored_on"]["median_lead"] >= 1
+    stored = read_experiment(ARTIFACTS, "early_warning").expect(EarlyWarning)
+    again = run_early_warning(per_stratum=30).result
+    assert again.margins[0] == stored.margins[0]  # all of them were drawn
+    assert again.model_copy(update={"margins": stored.margins}) == stored
+    assert stored.scored_on.recall.ci_low > stored.first_refusal.recall.ci_high
+    assert stored.scored_on.median_lead is not None
+    assert stored.scored_on.median_lead >= 1
 
 
 def test_a_bad_release_of_the_experiment_is_seen_again(tmp_path: Path) -> None:
     stored = read_experiment(ARTIFACTS, "detection_latency")
     monitors, expected = trained_monitors(stored)
-    seen = stored.result["monitors"]
+    seen = stored.expect(DetectionLatency).monitors
     log, _ = write_traffic(
         tmp_path, load_version("v2"), stored.parameters["sessions"], days(stored.seed, 0)
     )
@@ -301,9 +301,9 @@ def test_a_bad_release_of_the_experiment_is_seen_again(tmp_path: Path) -> None:
         alarms = watch(opened, "v2", monitors, expected)
     assert {alarm.monitor for alarm in alarms} == {"canary", "audit of warnings"}
     for alarm in alarms:
-        assert alarm.sessions in seen[alarm.monitor]["sessions"]
-    assert seen["audit of warnings"]["detected"]["k"] == stored.parameters["incidents"]
-    assert seen["audit of warnings"]["on_good"]["k"] == 0
+        assert alarm.sessions in seen[alarm.monitor].sessions
+    assert seen["audit of warnings"].detected.k == stored.parameters["incidents"]
+    assert seen["audit of warnings"].on_good.k == 0
 
 
 def test_margins_of_a_log_that_is_short(tmp_path: Path) -> None:

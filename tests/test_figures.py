@@ -375,14 +375,14 @@ def test_operating_characteristics_draw_what_is_stored(
     stored = read_experiment(CHECKOUT / "artifacts", "operating_characteristics")
     figures.operating_characteristics(stored)
     curves = {
-        name: ([100 * float(loss) for loss in curve], [s["BLOCK"][0] for s in curve.values()])
-        for name, curve in stored.result["curves"].items()
+        name: ([100 * loss for loss in curve], [s["BLOCK"].value for s in curve.values()])
+        for name, curve in stored.result.curves.items()
     }
     drawn = [points_of(line) for line in axes().lines if line.get_marker() != "None"]
     names = ("this suite", "families that differ", "30 families", "the original's rule, 8 tests")
     assert drawn == [curves[name] for name in names]
     assert all(name in words() for name in names)
-    share = stored.result["curves"]["this suite"]["0.07"]["BLOCK"][0]
+    share = stored.result.curves["this suite"][0.07]["BLOCK"].value
     assert f"A loss of 7 points: blocked in {share:.0%} of releases" in title()
     reading = capsys.readouterr().out
     assert len(reading.splitlines()) <= 3

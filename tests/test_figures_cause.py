@@ -144,9 +144,9 @@ def test_an_experiment_is_drawn_as_it_is_stored(
     stored = read_experiment(ARTIFACTS, name)
     reading = read(helper, stored)
     numbers = {
-        "single": lambda: f"{stored.result['single']['search']['k']} of",
-        "all": lambda: f"{stored.result['all']['stratified audit']['median_width']:,.0f}",
-        "loop": lambda: f"loop: {stored.result['loop']['escaped_incidents']:,} escaped",
+        "single": lambda: f"{stored.result.single.search.k} of",
+        "all": lambda: f"{stored.result.all.estimators['stratified audit'].median_width:,.0f}",
+        "loop": lambda: f"loop: {stored.result.arms['loop'].escaped_incidents:,} escaped",
     }
     assert numbers[says]() in reading
 
@@ -154,12 +154,12 @@ def test_an_experiment_is_drawn_as_it_is_stored(
 def test_detection_and_warnings_are_drawn_as_they_are_stored(read: Read) -> None:
     found = read_experiment(ARTIFACTS, "detection_latency")
     reading = read(figures.detection, found)
-    best = found.result["monitors"]["audit of warnings"]
-    assert f"after {best['median_sessions']:,.0f} sessions" in reading
+    best = found.result.monitors["audit of warnings"]
+    assert f"after {best.median_sessions:,.0f} sessions" in reading
     assert "1 of 4 monitors sees every bad release and no good one" in title()
     warned = read_experiment(ARTIFACTS, "early_warning")
-    near = {row["name"]: row["near"] for row in warned.result["margins"]}
+    near = {row.name: row.near for row in warned.result.margins}
     reading = read(figures.near_misses, warned)
-    assert f"refused or hesitated {near['refused']['k']} of {near['refused']['n']}" in reading
+    assert f"refused or hesitated {near['refused'].k} of {near['refused'].n}" in reading
     reading = read(figures.early_warning, warned)
-    assert f"learned rule: warned of {warned.result['scored_on']['recall']['k']} of" in reading
+    assert f"learned rule: warned of {warned.result.scored_on.recall.k} of" in reading

@@ -139,12 +139,12 @@ def test_the_credit_of_each_safeguard_is_drawn_with_its_interval(read: Read) -> 
     kept = read_experiment("artifacts", "safeguard_ablation")
     reading = read(safeguard_credit, kept)
     said = words()
-    for seen in kept.result.values():
-        for value, _, _ in seen["prevented"].values():
+    for seen in kept.result.versions.values():
+        for value, _, _ in seen.prevented.values():
             assert any(text.startswith(f"{100 * (value + 0.0):.1f}% [") for text in said)
     assert not any(text.startswith("-0.0%") or "[-0.0%" in text for text in said)
     assert {"pre\naction", "trajectory", "post\naction"} <= set(said)
-    assert reading.count("legitimate requests were not served") == len(kept.result)
+    assert reading.count("legitimate requests were not served") == len(kept.result.versions)
     assert inside()
 
 

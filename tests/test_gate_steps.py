@@ -330,9 +330,9 @@ def test_the_stated_detectable_loss_is_detected_with_the_stated_power() -> None:
 def test_the_original_rule_warns_about_a_version_compared_with_itself() -> None:
     ours = simulate(Shape(), 0.07, RULES, runs=200, seed=2)
     theirs = simulate(Shape(), 0.07, RULES, runs=200, seed=2, original=True)
-    assert theirs.share("BLOCK")[0] < ours.share("BLOCK")[1]
+    assert theirs.share("BLOCK").value < ours.share("BLOCK").low
     same = simulate(Shape(), 0.0, RULES, runs=200, seed=2, original=True)
-    assert same.share("WARN")[0] > 0.2
+    assert same.share("WARN").value > 0.2
     nothing = [entry("f", outcomes(1, 0), outcomes(1, 0))]
     assert original_rule(Trials(tuple(nothing), ())) == "OK"  # type: ignore[arg-type]
 

@@ -3,23 +3,25 @@
 from safety_lib.artifacts import read_experiment
 from safety_lib.experiments.mutants import ROLLOUTS, adequacy_of
 from safety_lib.pipeline import NOTEBOOKS
+from safety_lib.records.experiments import MutationAdequacy
 
 STORED = read_experiment(NOTEBOOKS.parent / "artifacts", "mutation_adequacy")
+SUITES = STORED.expect(MutationAdequacy).suites
 
 
 def test_a_slice_of_the_stored_result_comes_out_again() -> None:
-    row = STORED.result[str(ROLLOUTS[0])]
     names = ("policy not pinned", "mail never held", "another style")
-    for seen in adequacy_of(ROLLOUTS[0], names=names).results:
-        stored = row["mutant"][seen.mutant.name]
-        assert stored == {"kind": seen.mutant.kind, "killed": seen.killed, "why": seen.why}
+    stored = SUITES[ROLLOUTS[0]]
+    seen = adequacy_of(ROLLOUTS[0], names)
+    assert seen.mutant == {name: stored.mutant[name] for name in names}
+    assert (seen.tests, seen.mutants, seen.harmless) == (stored.tests, 2, 1)
 
 
-def test_the_score_is_printed_with_its_interval_and_every_survivor_with_its_reason() -> None:
-    for row in STORED.result.values():
-        harmful = {n: m for n, m in row["mutant"].items() if m["kind"] != "harmless"}
-        assert row["mutants"] == len(harmful) >= 15
-        assert row["killed"] == sum(m["killed"] for m in harmful.values())
-        assert row["ci_low"] < row["score"] == round(row["killed"] / row["mutants"], 6)
-        assert row["score"] < row["ci_high"]
-        assert all(m["why"] for m in harmful.values() if not m["killed"])
+def test_the_score_is_kept_with_its_interval_and_every_survivor_with_its_reason() -> None:
+    for suite in SUITES.values():
+        harmful = [mutant for mutant in suite.mutant.values() if mutant.kind != "harmless"]
+        assert suite.mutants == len(harmful) >= 15
+        assert suite.killed == sum(mutant.killed for mutant in harmful)
+        assert suite.ci_low < suite.score == round(suite.killed / suite.mutants, 6)
+        assert suite.score < suite.ci_high
+        assert all(mutant.why for mutant in harmful if not mutant.killed)

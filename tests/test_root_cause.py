@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import asdict, replace
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 from types import SimpleNamespace
@@ -14,14 +14,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from safety_lib.agent.versions import Version, load_version
-from safety_lib.artifacts import read_artifact
+from safety_lib.artifacts import read_experiment
 from safety_lib.experiments.faults import FAULTS, incidents_of, pairs_of, release_of
 from safety_lib.experiments.root_cause import (
     LABEL_TABLE,
     REPLAYABLE,
     decisive_turns,
-    root_cause_accuracy,
-    single_cases,
+    run_root_cause_accuracy,
+    search_single_faults,
 )
 from safety_lib.figures import tables
 from safety_lib.incident import bisection
@@ -37,6 +37,7 @@ from safety_lib.incident.interventions import (
 )
 from safety_lib.incident.replay import Replay, turns_of
 from safety_lib.records import Bisection, Experiment, Intervention
+from safety_lib.records.experiments import DecisiveTurnAccuracy, RootCauseAccuracy
 from safety_lib.rollout.conversation import Rollout, replay, trial_seed
 
 ARTIFACTS = Path(__file__).resolve().parent.parent / "artifacts"
@@ -310,61 +311,55 @@ def test_an_incident_says_the_same_again_on_any_version() -> None:
 
 
 @pytest.fixture(scope="module")
-def stored() -> Experiment:
-    return read_artifact(ARTIFACTS / "experiments" / "root_cause_accuracy.json", Experiment)
+def stored() -> Experiment[RootCauseAccuracy]:
+    return read_experiment(ARTIFACTS, "root_cause_accuracy")
 
 
-def test_at_least_four_of_five_single_faults_are_named_first(stored: Experiment) -> None:
-    single = stored.result["single"]["search"]
-    assert single["k"] / single["n"] >= 0.8
-    assert single["ci_low"] >= 0.8
-    assert stored.result["single"]["label"]["ci_high"] < single["ci_low"]
-    met = [row for row in stored.result["single_by_fault"] if row["population"]]
+def test_at_least_four_of_five_single_faults_are_named_first(
+    stored: Experiment[RootCauseAccuracy],
+) -> None:
+    result = stored.result
+    assert result.single
+    assert result.single.search.estimate >= 0.8
+    assert result.single.search.ci_low >= 0.8
+    assert result.single.label.ci_high < result.single.search.ci_low
+    met = [row for row in result.single_by_fault if row.population]
     assert len(met) >= 12
     # Cautiously, as incidents of one fault are alike: a fault counts where none of them is missed.
-    assert stored.result["faults_always_named"]["n"] == len(met)
-    assert stored.result["faults_always_named"]["ci_low"] >= 0.8
-    assert {row["component"] for row in met} == {"safeguard", "memory", "permission"}
+    assert result.faults_always_named
+    assert result.faults_always_named.n == len(met)
+    assert result.faults_always_named.ci_low >= 0.8
+    assert {row.component for row in met} == {"safeguard", "memory", "permission"}
 
 
-def test_every_miss_is_told(stored: Experiment) -> None:
-    missed = sum(
-        stored.result[kind]["search"]["n"] - stored.result[kind]["search"]["k"]
-        for kind in ("single", "pairs")
-    )
-    assert len(stored.result["misses"]) == missed
+def test_every_miss_is_told(stored: Experiment[RootCauseAccuracy]) -> None:
+    counted = [seen.search for seen in (stored.result.single, stored.result.pairs) if seen]
+    assert len(counted) == 2
+    assert len(stored.result.misses) == sum(search.n - search.k for search in counted)
 
 
-def test_a_slice_of_the_experiment_comes_out_the_same(stored: Experiment) -> None:
+def test_a_slice_of_the_experiment_comes_out_the_same(
+    stored: Experiment[RootCauseAccuracy],
+) -> None:
     chosen = [fault for fault in FAULTS if fault.key == "permissions"][:2]
     names = {fault.name for fault in chosen}
     parameters = stored.parameters
-    rows = [row for row in stored.result["cases"] if row["fault"] in names]
-    cases = single_cases(
+    rows = [row for row in stored.result.cases if row.fault in names]
+    searches = search_single_faults(
         chosen, per_fault=parameters["per_fault"], replays=parameters["replays"], seed=stored.seed
     )
-    again = [
-        {
-            "fault": case.faults[0],
-            "rule": case.injected.rule_id,
-            "label": case.injected.label,
-            "rate": round(case.rate, 4),
-            "told": case.told,
-            "one_by_one": case.one_by_one,
-        }
-        for case in cases
-        if case.in_population
-    ]
     assert rows
-    assert again == rows
+    assert [case.row for case in searches if case.in_population] == rows
 
 
 def test_what_does_not_come_back_is_not_investigated() -> None:
-    small = root_cause_accuracy(FAULTS[4:5], per_fault=1, replays=5, fewer=())
-    assert small.result["single"] == {"n": 0}
+    small = run_root_cause_accuracy(FAULTS[4:5], per_fault=1, replays=5, fewer=(2,)).result
+    assert small.single is None
+    assert small.by_replays == ()
+    assert small.faults_always_named is None
     assert all(
         case.found is None
-        for case in single_cases(FAULTS[4:5], per_fault=1, replays=5, seed=7)
+        for case in search_single_faults(FAULTS[4:5], per_fault=1, replays=5, seed=7)
         if case.rate < REPLAYABLE
     )
 
@@ -373,15 +368,13 @@ def test_what_does_not_come_back_is_not_investigated() -> None:
 
 
 def test_the_decisive_turn_is_found_more_often_than_it_is_the_one_that_broke() -> None:
-    stored = read_artifact(ARTIFACTS / "experiments" / "decisive_turn_accuracy.json", Experiment)
-    search, naive = stored.result["search"], stored.result["turn_that_broke"]
-    assert stored.result["incidents"] >= 30
-    assert search["ci_low"] > naive["ci_high"]
-    cases = stored.result["cases"]
-    assert search["k"] == sum(case["told"] == case["truth"] for case in cases)
+    stored = read_experiment(ARTIFACTS, "decisive_turn_accuracy").expect(DecisiveTurnAccuracy)
+    assert stored.incidents >= 30
+    assert stored.search.ci_low > stored.turn_that_broke.ci_high
+    assert stored.search.k == sum(case.told == case.truth for case in stored.cases)
 
 
 def test_a_slice_of_the_decisive_turns_comes_out_the_same() -> None:
-    stored = read_artifact(ARTIFACTS / "experiments" / "decisive_turn_accuracy.json", Experiment)
-    first = islice(decisive_turns(**stored.parameters, seed=stored.seed), 3)
-    assert [asdict(entry) for entry in first] == stored.result["cases"][:3]
+    stored = read_experiment(ARTIFACTS, "decisive_turn_accuracy")
+    first = tuple(islice(decisive_turns(**stored.parameters, seed=stored.seed), 3))
+    assert first == stored.expect(DecisiveTurnAccuracy).cases[:3]

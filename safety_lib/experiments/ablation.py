@@ -7,96 +7,33 @@ switching them on (Shapley).
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
 from itertools import groupby
-from typing import Any
 
 import numpy as np
 
 from safety_lib.agent.versions import Version, load_version
 from safety_lib.attack.scenarios import all_scenarios, benign_twin, load_goals
-from safety_lib.experiments.results import as_experiment
-from safety_lib.records import Experiment, Trajectory
-from safety_lib.rollout.campaign import Run, run_campaign
+from safety_lib.experiments.results import SEED, as_experiment, rounded_estimate
+from safety_lib.records import Experiment, HookName, Trajectory
+from safety_lib.records.experiments import Ablation, Combination, Estimate, SafeguardAblation
+from safety_lib.rollout.campaign import run_campaign
 from safety_lib.rollout.conversation import Rollout, attack, replay, trial_seed
 from safety_lib.rollout.judging import benign_outcome
 from safety_lib.stats.attribution import shapley_intervals
-from safety_lib.stats.intervals import FloatArray, Interval
+from safety_lib.stats.intervals import FloatArray
 from safety_lib.streams import generator
 
-SAFEGUARDS = ("pre_action", "trajectory", "post_action")
-
-
-@dataclass(frozen=True)
-class Combination:
-    """One combination of safeguards: what got through, what was wrongly stopped, what it cost.
-
-    Attributes
-    ----------
-    on : tuple of str
-        The safeguards that are switched on.
-    attacks, broke : int
-        Valid attacked conversations, and those that broke a rule.
-    requests, refused : int
-        Valid legitimate requests, and those that were not served.
-    calls : float
-        Calls of the model for each turn of a legitimate request: what a user waits for. The
-        safeguards' own computing takes microseconds, a model's answer seconds.
-    """
-
-    on: tuple[str, ...]
-    attacks: int
-    broke: int
-    requests: int
-    refused: int
-    calls: float
-
-    def __str__(self) -> str:
-        return (
-            f"{' + '.join(self.on) or 'none'}: {self.broke} of {self.attacks} attacks broke a "
-            f"rule, {self.refused} of {self.requests} legitimate requests were not served, "
-            f"{self.calls:.2f} calls a turn"
-        )
-
-
-@dataclass(frozen=True)
-class Ablation:
-    """Every combination of safeguards on one version, and the credit of each safeguard.
-
-    Attributes
-    ----------
-    version : str
-        The version, whatever it had switched on itself.
-    combinations : tuple of Combination
-        All of them: bit i of the index says that safeguard i is on.
-    prevented : mapping
-        Safeguard to the share of attacks that it keeps from breaking a rule (Shapley), with an
-        interval that resamples scenarios.
-    refused : mapping
-        Safeguard to the share of legitimate requests that it costs, with an interval that resamples
-        goals.
-    """
-
-    version: str
-    combinations: tuple[Combination, ...]
-    prevented: Mapping[str, Interval]
-    refused: Mapping[str, Interval]
-
-    def __str__(self) -> str:
-        lines = [f"{self.version}: share of attacks that each safeguard prevents"]
-        lines += [f"  {name}: {interval}" for name, interval in self.prevented.items()]
-        return "\n".join(lines)
+SAFEGUARDS: tuple[HookName, ...] = ("pre_action", "trajectory", "post_action")
 
 
 def ablate(
     version: Version,
     *,
     repeats: int = 1,
-    seed: int = 7,
+    seed: int = SEED,
     attacker: str = "adaptive",
     max_turns: int = 8,
-    model: str = "",
 ) -> Ablation:
     """Run every combination of safeguards on the same attacks and the same legitimate requests.
 
@@ -111,9 +48,12 @@ def ablate(
     attacker : str
         ``direct``, ``static`` or ``adaptive``.
     max_turns : int
-        The longest conversation.
-    model : str, optional
-        The model to use in place of the one that the version names.
+        The longest conversation, at least 1.
+
+    Returns
+    -------
+    Ablation
+        Every combination, whatever the version had switched on itself.
 
     Raises
     ------
@@ -134,26 +74,21 @@ def ablate(
     for on in _subsets():
         changes = {f"safeguards.{name}.enabled": name in on for name in SAFEGUARDS}
         changed = version.having(changes, name=version.version)
-        attacked = tuple(
-            run_campaign(
-                list(_attacks(changed, attacker, seed, max_turns, repeats)), Run(model=model)
-            )
-        )
-        served = tuple(run_campaign(list(_requests(changed, seed, repeats)), Run(model=model)))
+        attacked = tuple(run_campaign(_attacks(changed, attacker, seed, max_turns, repeats)))
+        served = tuple(run_campaign(_requests(changed, seed, repeats)))
         broke = [_failed(t.outcome) for t in attacked]
         refused = [_failed(benign_outcome(t, benign_twin(t.goal).expected)) for t in served]
         broke_of.append(_means([t.scenario_id for t in attacked], broke))
         refused_of.append(_means([t.goal for t in served], refused))
         combinations.append(_combination(on, broke, refused, served))
     return Ablation(
-        version=version.version,
         combinations=tuple(combinations),
         prevented=_credit(1 - np.array(broke_of).T, seed, "prevented"),
         refused=_credit(np.array(refused_of).T, seed, "refused"),
     )
 
 
-def _subsets() -> Iterator[tuple[str, ...]]:
+def _subsets() -> Iterator[tuple[HookName, ...]]:
     for mask in range(2 ** len(SAFEGUARDS)):
         yield tuple(name for i, name in enumerate(SAFEGUARDS) if mask >> i & 1)
 
@@ -187,7 +122,7 @@ def _means(labels: Sequence[str], values: Sequence[float]) -> list[float]:
 
 
 def _combination(
-    on: tuple[str, ...],
+    on: tuple[HookName, ...],
     broke: Sequence[float],
     refused: Sequence[float],
     served: Sequence[Trajectory],
@@ -204,48 +139,48 @@ def _combination(
     )
 
 
-def _credit(outcomes: FloatArray, seed: int, what: str) -> dict[str, Interval]:
+def _credit(outcomes: FloatArray, seed: int, what: str) -> dict[HookName, Estimate]:
     found = shapley_intervals(outcomes, generator(seed, "stress", "ablation", what))
-    return dict(zip(SAFEGUARDS, found, strict=True))
+    return {
+        name: rounded_estimate(share.estimate, share.low, share.high)
+        for name, share in zip(SAFEGUARDS, found, strict=True)
+    }
 
 
-def safeguard_ablation(
+def run_safeguard_ablation(
     names: Sequence[str] = ("v1", "v2"),
     repeats: int = 10,
-    seed: int = 7,
+    seed: int = SEED,
     strict_stop_at: float = 2.0,
-) -> Experiment:
+) -> Experiment[SafeguardAblation]:
     """Run every combination of safeguards on the same attacks and legitimate requests.
 
     The last version is tried once more with a monitor that ends sessions early.
+
+    Parameters
+    ----------
+    names : sequence of str
+        Released versions, at least one.
+    repeats : int
+        As in :func:`ablate`.
+    seed : int
+        The run's seed.
+    strict_stop_at : float
+        Risk, above 0, at which the stricter monitor ends a session.
+
+    Returns
+    -------
+    Experiment
+        ``safeguard_ablation``.
     """
     versions = {name: load_version(name) for name in names}
     changes = {"safeguards.trajectory.stop_at": strict_stop_at}
     strict = f"{names[-1]}, strict monitor"
     versions[strict] = versions[names[-1]].having(changes, name=strict)
-    result: dict[str, Any] = {}
-    for name, version in versions.items():
-        seen = ablate(version, repeats=repeats, seed=seed)
-        result[name] = {
-            "combinations": [
-                {
-                    "on": list(one.on),
-                    "attacks": one.attacks,
-                    "broke": one.broke,
-                    "requests": one.requests,
-                    "refused": one.refused,
-                    "calls": one.calls,
-                }
-                for one in seen.combinations
-            ],
-            "prevented": _intervals(seen.prevented),
-            "refused": _intervals(seen.refused),
+    result = SafeguardAblation(
+        versions={
+            name: ablate(version, repeats=repeats, seed=seed) for name, version in versions.items()
         }
+    )
     parameters = {"versions": list(names), "repeats": repeats, "strict_stop_at": strict_stop_at}
-    return as_experiment("safeguard_ablation", seed, parameters, result, names)
-
-
-def _intervals(of: Mapping[str, Any]) -> dict[str, list[float]]:
-    return {
-        name: [round(x + 0.0, 4) for x in (i.estimate, i.low, i.high)] for name, i in of.items()
-    }
+    return as_experiment(result, parameters, seed=seed, versions=names)

@@ -5,12 +5,12 @@ from __future__ import annotations
 import tempfile
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
-from typing import Any
 
-from safety_lib.agent.versions import load_version
-from safety_lib.experiments.results import ARTIFACTS, as_experiment, k_of_n
+from safety_lib.agent.versions import Version, load_version
+from safety_lib.experiments.results import ARTIFACTS, SEED, as_experiment, proportion
 from safety_lib.production.log import LOG_NAME, SessionLog
 from safety_lib.production.monitors import (
     APART,
@@ -36,20 +36,27 @@ from safety_lib.production.near_misses import (
 )
 from safety_lib.production.traffic import write_traffic
 from safety_lib.records import Experiment
+from safety_lib.records.experiments import (
+    DetectionLatency,
+    EarlyWarning,
+    ExpectedHits,
+    MarginShares,
+    MonitorLatency,
+    WarningAccuracy,
+)
 from safety_lib.rollout.campaign import Run
 from safety_lib.stats.intervals import clopper_pearson_upper
 from safety_lib.streams import key
 
 
-def early_warning(
+def run_early_warning(
     *,
     log: str | Path = ARTIFACTS / LOG_NAME,
     version: str = "v2",
     per_stratum: int = 200,
     replays: int = 20,
-    most_false: float = MOST_FALSE,
-    seed: int = 7,
-) -> Experiment:
+    seed: int = SEED,
+) -> Experiment[EarlyWarning]:
     """Learn what warns of a violation on the first half of a log, and score it on the second.
 
     Beside it: how near sessions that broke nothing came to it, by how they went.
@@ -61,11 +68,14 @@ def early_warning(
     version : str
         The version whose sessions are followed.
     per_stratum, replays : int
-        Sessions of each stratum that are held again, and how often.
-    most_false : float
-        Share of the harmless sessions that the rule may warn of where it is learned.
+        Sessions of each stratum that are held again, and how often; at least 1.
     seed : int
         The run's seed.
+
+    Returns
+    -------
+    Experiment
+        ``early_warning``.
     """
     with SessionLog(log) as opened:
         seen = follow(opened, version)
@@ -73,37 +83,43 @@ def early_warning(
             opened, load_version(version), Run(seed=seed), per_stratum=per_stratum, replays=replays
         )
     first, later = seen.part(0, len(seen) // 2), seen.part(len(seen) // 2, len(seen))
-    rule = learn_rule(first, most_false=most_false)
-    result = {
-        "rule": str(rule),
-        "clauses": [[list(sign) for sign in clause] for clause in rule.clauses],
-        "learned_on": _score(score_rule(rule, first)),
-        "scored_on": _score(score_rule(rule, later)),
-        "first_refusal": _score(score_rule(FIRST_REFUSAL, later)),
-        "margins": [_margin(stratum) for stratum in strata],
-    }
+    rule = learn_rule(first, most_false=MOST_FALSE)
+    result = EarlyWarning(
+        rule=str(rule),
+        clauses=rule.clauses,
+        learned_on=_accuracy_of(score_rule(rule, first)),
+        scored_on=_accuracy_of(score_rule(rule, later)),
+        first_refusal=_accuracy_of(score_rule(FIRST_REFUSAL, later)),
+        margins=tuple(_shares_of(stratum) for stratum in strata),
+    )
     parameters = {
         "log": Path(log).name,
         "version": version,
         "per_stratum": per_stratum,
         "replays": replays,
-        "most_false": most_false,
+        "most_false": MOST_FALSE,
     }
-    return as_experiment("early_warning", seed, parameters, result)
+    return as_experiment(result, parameters, seed=seed)
 
 
-def detection_latency(
+@dataclass(frozen=True)
+class Watched:
+    """One release in made-up traffic: the alarms, and the sessions in which a rule broke."""
+
+    alarms: tuple[Alarm, ...]
+    broken: tuple[str, ...]
+
+
+def run_detection_latency(
     *,
     incidents: int = 10,
     sessions: int = 4_000,
     reference: int = 20_000,
     baseline: str = "v1",
     candidate: str = "v2",
-    factor: float = FACTOR,
-    apart: int = APART,
     workers: int = 2,
-    seed: int = 7,
-) -> Experiment:
+    seed: int = SEED,
+) -> Experiment[DetectionLatency]:
     """Release a bad version into made-up traffic, again and again, and see which monitor sees it.
 
     What a monitor expects, and the rule of the one that follows warnings, come from traffic of the
@@ -113,19 +129,22 @@ def detection_latency(
     Parameters
     ----------
     incidents : int
-        Stretches of traffic, each held on the bad version and on the good one.
+        Stretches of traffic, at least 1, each held on the bad version and on the good one.
     sessions : int
         Length of each: what is not seen in it was missed.
     reference : int
         Sessions of the good version that come first.
     baseline, candidate : str
         The good and the bad version.
-    factor, apart
-        As in :func:`~safety_lib.production.monitors.watch`.
     workers : int
-        Processes that hold the traffic; the result does not depend on it.
+        Processes that hold the traffic, at least 1; the result does not depend on it.
     seed : int
         The run's seed.
+
+    Returns
+    -------
+    Experiment
+        ``detection_latency``.
     """
     good, bad = load_version(baseline), load_version(candidate)
     with tempfile.TemporaryDirectory() as folder:
@@ -142,44 +161,38 @@ def detection_latency(
             ]
             counted = expected_rates(before, baseline, monitors)
         expected = {name: clopper_pearson_upper(hits, n) for name, (hits, _, n) in counted.items()}
-        held: dict[str, list[_Held]] = {baseline: [], candidate: []}
-        for number in range(incidents):
-            for version in (good, bad):
-                files = write_traffic(
-                    folder, version, sessions, days(seed, number), workers=workers
-                )
-                with SessionLog(files[0]) as after:
-                    alarms = watch(
-                        after, version.version, monitors, expected, factor=factor, apart=apart
-                    )
-                held[version.version].append((alarms, _broken(files[1])))
-    result = {
-        "rule": str(rule),
-        "clauses": [[list(sign) for sign in clause] for clause in rule.clauses],
-        "share_judged": round(share, 4),
-        "expected": {
-            name: {"hits": hits, "judged": judged, "sessions": n}
+
+        def watched(version: Version, number: int) -> Watched:
+            traffic, truth = write_traffic(
+                folder, version, sessions, days(seed, number), workers=workers
+            )
+            with SessionLog(traffic) as after:
+                alarms = watch(after, version.version, monitors, expected)
+            return Watched(alarms, _broken(truth))
+
+        on_good = [watched(good, number) for number in range(incidents)]
+        on_bad = [watched(bad, number) for number in range(incidents)]
+    result = DetectionLatency(
+        rule=str(rule),
+        clauses=rule.clauses,
+        share_judged=round(share, 4),
+        expected={
+            name: ExpectedHits(hits=hits, judged=judged, sessions=n)
             for name, (hits, judged, n) in counted.items()
         },
-        "violations": sum(len(broken) for _, broken in held[candidate]),
-        "monitors": {
-            monitor.name: _of_monitor(monitor, held[candidate], held[baseline])
-            for monitor in monitors
-        },
-    }
+        violations=sum(len(entry.broken) for entry in on_bad),
+        monitors={monitor.name: _latency_of(monitor, on_bad, on_good) for monitor in monitors},
+    )
     parameters = {
         "incidents": incidents,
         "sessions": sessions,
         "reference": reference,
         "baseline": baseline,
         "candidate": candidate,
-        "factor": factor,
-        "apart": apart,
+        "factor": FACTOR,
+        "apart": APART,
     }
-    return as_experiment("detection_latency", seed, parameters, result)
-
-
-_Held = tuple[tuple[Alarm, ...], tuple[str, ...]]
+    return as_experiment(result, parameters, seed=seed)
 
 
 def days(seed: int, name: str | int) -> int:
@@ -197,41 +210,43 @@ def _broken(truth: Path) -> tuple[str, ...]:
     return tuple(session_id for (session_id,) in rows)
 
 
-def _of_monitor(monitor: Monitor, bad: Sequence[_Held], good: Sequence[_Held]) -> dict[str, Any]:
+def _latency_of(
+    monitor: Monitor, on_bad: Sequence[Watched], on_good: Sequence[Watched]
+) -> MonitorLatency:
     found = [
-        (alarm, sum(session_id <= alarm.session_id for session_id in broken))
-        for alarms, broken in bad
-        for alarm in alarms
+        (alarm, sum(session_id <= alarm.session_id for session_id in entry.broken))
+        for entry in on_bad
+        for alarm in entry.alarms
         if alarm.monitor == monitor.name
     ]
-    raised = sum(alarm.monitor == monitor.name for alarms, _ in good for alarm in alarms)
-    return {
-        "detected": k_of_n(len(found), len(bad)),
-        "sessions": sorted(alarm.sessions for alarm, _ in found),
-        "median_sessions": median(a.sessions for a, _ in found) if found else None,
-        "median_hours": round(median(a.minute for a, _ in found) / 60, 1) if found else None,
-        "median_judged": median(a.judged for a, _ in found) if found else None,
-        "median_violations": median(n for _, n in found) if found else None,
-        "on_good": k_of_n(raised, len(good)),
-    }
+    raised = sum(alarm.monitor == monitor.name for entry in on_good for alarm in entry.alarms)
+    return MonitorLatency(
+        detected=proportion(len(found), len(on_bad)),
+        sessions=tuple(sorted(alarm.sessions for alarm, _ in found)),
+        median_sessions=median(a.sessions for a, _ in found) if found else None,
+        median_hours=round(median(a.minute for a, _ in found) / 60, 1) if found else None,
+        median_judged=median(a.judged for a, _ in found) if found else None,
+        median_violations=median(n for _, n in found) if found else None,
+        on_good=proportion(raised, len(on_good)),
+    )
 
 
-def _score(score: WarningScore) -> dict[str, Any]:
-    return {
-        "recall": k_of_n(score.recall.k, score.recall.n),
-        "precision": k_of_n(score.precision.k, score.precision.n) if score.precision else None,
-        "false_alarms": k_of_n(score.false_alarms.k, score.false_alarms.n),
-        "leads": {str(lead): n for lead, n in sorted(Counter(score.leads).items())},
-        "median_lead": median(score.leads) if score.leads else None,
-    }
+def _accuracy_of(score: WarningScore) -> WarningAccuracy:
+    return WarningAccuracy(
+        recall=proportion(score.recall.k, score.recall.n),
+        precision=proportion(score.precision.k, score.precision.n) if score.precision else None,
+        false_alarms=proportion(score.false_alarms.k, score.false_alarms.n),
+        leads=dict(Counter(score.leads)),
+        median_lead=median(score.leads) if score.leads else None,
+    )
 
 
-def _margin(stratum: MarginStratum) -> dict[str, Any]:
-    return {
-        "name": stratum.name,
-        "sessions": stratum.sessions,
-        "drawn": stratum.drawn,
-        "broke": stratum.broke,
-        "near": k_of_n(stratum.near.k, stratum.near.n) if stratum.near else None,
-        "shares": {f"{share:g}": n for share, n in sorted(Counter(stratum.shares).items())},
-    }
+def _shares_of(stratum: MarginStratum) -> MarginShares:
+    return MarginShares(
+        name=stratum.name,
+        sessions=stratum.sessions,
+        drawn=stratum.drawn,
+        broke=stratum.broke,
+        near=proportion(stratum.near.k, stratum.near.n) if stratum.near else None,
+        shares={f"{share:g}": n for share, n in Counter(stratum.shares).items()},
+    )

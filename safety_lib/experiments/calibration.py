@@ -9,14 +9,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
 from safety_lib.agent.versions import Version, load_version
 from safety_lib.attack.scenarios import scenario as find_scenario
-from safety_lib.experiments.results import as_experiment
+from safety_lib.experiments.results import as_experiment, rounded_estimate
 from safety_lib.records import Experiment, Trajectory
+from safety_lib.records.experiments import Forecast, NextScenariosGain, UndiscoveredPrediction
 from safety_lib.rollout.campaign import run_campaign
 from safety_lib.rollout.conversation import attack
 from safety_lib.stats.clustered import cluster_mean
@@ -52,7 +52,22 @@ class Prediction:
 
 
 def hold_search(version: Version, rollouts: int, seed: int) -> tuple[Trajectory, ...]:
-    """Hold a search of adaptive attacks on one version, in the order of the plan."""
+    """Hold a search of adaptive attacks on one version, in the order of the plan.
+
+    Parameters
+    ----------
+    version : Version
+        The target.
+    rollouts : int
+        Conversations, at least 1.
+    seed : int
+        The run's seed.
+
+    Returns
+    -------
+    tuple of Trajectory
+        One for each rollout.
+    """
     plan = plan_scenarios(rollouts, seed)
     return tuple(run_campaign([attack(version, s, "adaptive", seed, 8, n) for s, n in plan]))
 
@@ -65,7 +80,12 @@ def predict(held: Sequence[Trajectory], short: int) -> Prediction:
     held : sequence of Trajectory
         A long search against one version.
     short : int
-        Rollouts of its beginning, at most half of it.
+        Rollouts of its beginning, at least 1 and at most half of it.
+
+    Returns
+    -------
+    Prediction
+        What was said after ``short`` rollouts, and what came.
 
     Raises
     ------
@@ -95,38 +115,55 @@ def predict(held: Sequence[Trajectory], short: int) -> Prediction:
     )
 
 
-def undiscovered_prediction(
+def run_undiscovered_prediction(
     name: str = "v2", short: int = 50, long: int = 400, seeds: Sequence[int] = range(1, 21)
-) -> Experiment:
+) -> Experiment[UndiscoveredPrediction]:
     """Hold what short searches say about the unseen against long ones, over many seeds.
 
     Each search is taken in the order in which it was held and in a random order. The second makes
     its rollouts the exchangeable draws that the estimates ask for; the plan visits every scenario
     before any twice.
+
+    Parameters
+    ----------
+    name : str
+        The version that is searched.
+    short, long : int
+        Rollouts of the beginning of a search, and of all of it: at least twice as many.
+    seeds : sequence of int
+        One search for each, at least one.
+
+    Returns
+    -------
+    Experiment
+        ``undiscovered_prediction``.
     """
-    seen: dict[str, list[Prediction]] = {"planned": [], "shuffled": []}
+    planned: list[Prediction] = []
+    shuffled: list[Prediction] = []
     for seed in seeds:
         held = hold_search(load_version(name), long, seed)
-        seen["planned"].append(predict(held, short))
+        planned.append(predict(held, short))
         order = generator(seed, "stress", "shuffled").permutation(long)
-        seen["shuffled"].append(predict([held[i] for i in order], short))
-    result = {"searches": len(seeds)} | {k: _summary(rows) for k, rows in seen.items()}
+        shuffled.append(predict([held[i] for i in order], short))
+    result = UndiscoveredPrediction(
+        searches=len(seeds), planned=_forecast(planned), shuffled=_forecast(shuffled)
+    )
     parameters = {"version": name, "short": short, "long": long, "seeds": list(seeds)}
-    return as_experiment("undiscovered_prediction", seeds[0], parameters, result, [name])
+    return as_experiment(result, parameters, seed=seeds[0], versions=[name])
 
 
-def _summary(rows: Sequence[Prediction]) -> dict[str, Any]:
-    return {
-        "found": _mean([p.found for p in rows]),
-        "found_later": _mean([p.found_later for p in rows]),
-        "chao1": _mean([p.predicted for p in rows]),
-        "chao1_each": [_rounded(p.predicted) for p in rows],
-        "missing": _mean([p.missing for p in rows]),
-        "missing_later": _mean([p.missing_later for p in rows]),
-        "bound": _mean([p.bound for p in rows]),
-        "next_new": _mean([p.next_new for p in rows]),
-        "bound_held": sum(p.next_new <= p.bound for p in rows),
-    }
+def _forecast(rows: Sequence[Prediction]) -> Forecast:
+    return Forecast(
+        found=_mean([p.found for p in rows]),
+        found_later=_mean([p.found_later for p in rows]),
+        chao1=_mean([p.predicted for p in rows]),
+        chao1_each=tuple(round(p.predicted, 4) for p in rows),
+        missing=_mean([p.missing for p in rows]),
+        missing_later=_mean([p.missing_later for p in rows]),
+        bound=_mean([p.bound for p in rows]),
+        next_new=_mean([p.next_new for p in rows]),
+        bound_held=sum(p.next_new <= p.bound for p in rows),
+    )
 
 
 def first_failures(version: Version, budget: int, more: int, seed: int) -> dict[str, int]:
@@ -135,6 +172,22 @@ def first_failures(version: Version, budget: int, more: int, seed: int) -> dict[
     After a search of ``budget`` rollouts the next ``more`` go to the scenarios that coverage
     suggests, one each; to those that the plan takes next; or to the least tried ones that have not
     broken, which is what care without neighbours would do.
+
+    Parameters
+    ----------
+    version : Version
+        The target.
+    budget : int
+        Rollouts of the search, at least 1.
+    more : int
+        Rollouts after it, at least 1.
+    seed : int
+        The run's seed.
+
+    Returns
+    -------
+    dict
+        ``suggested``, ``plan`` and ``least tried`` to a count in [0, more].
 
     Examples
     --------
@@ -166,26 +219,37 @@ def _newly_broken(version: Version, ids: Sequence[str], broken: set[str], seed: 
     return len({t.scenario_id for t in run_campaign(jobs) if t.outcome == "violation"} - broken)
 
 
-def next_scenarios_gain(
+def run_next_scenarios_gain(
     name: str = "v2", budget: int = 30, more: int = 8, seeds: Sequence[int] = range(1, 41)
-) -> Experiment:
-    """Compare what coverage suggests with what the plan would take next, over many seeds."""
+) -> Experiment[NextScenariosGain]:
+    """Compare what coverage suggests with what the plan would take next, over many seeds.
+
+    Parameters
+    ----------
+    name : str
+        The version that is searched.
+    budget, more : int
+        As in :func:`first_failures`.
+    seeds : sequence of int
+        One search for each, at least two.
+
+    Returns
+    -------
+    Experiment
+        ``next_scenarios_gain``.
+    """
     counts = [first_failures(load_version(name), budget, more, seed) for seed in seeds]
     paired = [(c["suggested"] - c["plan"]) / more for c in counts]  # shares, in [-1, 1]
     gain = cluster_mean(paired, list(seeds)).interval()
-    result = {
-        "first_failures": {way: _mean([c[way] for c in counts]) for way in sorted(counts[0])},
-        "suggested_each": [c["suggested"] for c in counts],
-        "gain_over_plan": [_rounded(more * x) for x in (gain.estimate, gain.low, gain.high)],
-        "searches": len(counts),
-    }
+    result = NextScenariosGain(
+        first_failures={way: _mean([c[way] for c in counts]) for way in counts[0]},
+        suggested_each=tuple(c["suggested"] for c in counts),
+        gain_over_plan=rounded_estimate(*(more * x for x in (gain.estimate, gain.low, gain.high))),
+        searches=len(counts),
+    )
     parameters = {"version": name, "budget": budget, "more": more, "seeds": list(seeds)}
-    return as_experiment("next_scenarios_gain", seeds[0], parameters, result, [name])
+    return as_experiment(result, parameters, seed=seeds[0], versions=[name])
 
 
 def _mean(values: Sequence[float]) -> float:
-    return _rounded(float(np.mean(values)))
-
-
-def _rounded(value: float) -> float:
-    return round(value, 4)
+    return round(float(np.mean(values)), 4)

@@ -10,20 +10,19 @@ import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
-from safety_lib.experiments.results import as_experiment
+from safety_lib.experiments.results import SEED, TRIALS, as_experiment, rounded_estimate
 from safety_lib.gate.decide import compare, decide, suspected
 from safety_lib.gate.rules import GateRules, load_rules
 from safety_lib.gate.trials import REGRESSION_STRATA, Case, CaseTrials, Trials
-from safety_lib.records import Execution, Experiment, Outcome, Stratum
+from safety_lib.records import Execution, Experiment, Outcome, Stratum, Verdict
+from safety_lib.records.experiments import Curve, Estimate, OperatingCharacteristics, Result
 from safety_lib.stats.intervals import wilson
 from safety_lib.streams import generator
-
-Passes = NDArray[np.bool_]
 
 
 @dataclass(frozen=True)
@@ -45,7 +44,7 @@ class Shape:
     """
 
     families: Sequence[int] = (3, 3, 2, 2, 1, 1, 1, 1, 1)
-    trials: int = 10
+    trials: int = TRIALS
     passing: float = 0.95
     interaction: float = 0.0
 
@@ -56,13 +55,16 @@ class Rates:
 
     runs: int
     verdicts: Mapping[str, int]
-    covered: int
 
-    def share(self, verdict: str) -> tuple[float, float, float]:
+    def share(self, verdict: str) -> Estimate:
         """Return the share of a verdict with its 95% Wilson interval."""
-        k = self.verdicts.get(verdict, 0)
-        rate = wilson(k, self.runs)
-        return k / self.runs, rate.low, rate.high
+        rate = wilson(self.verdicts.get(verdict, 0), self.runs)
+        return rounded_estimate(rate.estimate, rate.low, rate.high)
+
+    @property
+    def shares(self) -> dict[Verdict, Estimate]:
+        """The share of each verdict."""
+        return {verdict: self.share(verdict) for verdict in get_args(Verdict)}
 
 
 def simulate(
@@ -79,7 +81,7 @@ def simulate(
     rules : GateRules
         The gate's rules.
     runs : int
-        Releases.
+        Releases, at least 1.
     seed : int
         Decides the draws.
     original : bool
@@ -88,21 +90,15 @@ def simulate(
     Returns
     -------
     Rates
-        ``covered`` counts the runs in which the interval of the loss held the true one.
+        The verdicts.
     """
     dice = generator(seed, "gate", "characteristics", repr(shape), str(loss))
     counts: Counter[str] = Counter()
-    covered = 0
     for _ in range(runs):
         trials = _release(shape, loss, rules, dice)
-        if original:
-            counts[original_rule(trials)] += 1
-            continue
-        decision = decide(trials, rules)
-        counts[decision.verdict or "none"] += 1
-        seen = decision.safety
-        covered += seen is not None and seen.ci_low <= -loss <= seen.ci_high
-    return Rates(runs, dict(counts), covered)
+        verdict = original_rule(trials) if original else decide(trials, rules).verdict
+        counts[verdict or "none"] += 1
+    return Rates(runs, dict(counts))
 
 
 def original_rule(trials: Trials) -> str:
@@ -122,7 +118,18 @@ def original_rule(trials: Trials) -> str:
 
 
 def interval_covers(shape: Shape, loss: float, rules: GateRules, *, runs: int, seed: int) -> int:
-    """Count the runs in which the gate's interval of the loss holds the true one."""
+    """Count the releases for which the gate's interval of the loss holds the true one.
+
+    Parameters
+    ----------
+    shape, loss, rules, runs, seed
+        As in :func:`simulate`; other dice are drawn.
+
+    Returns
+    -------
+    int
+        In [0, runs].
+    """
     dice = generator(seed, "gate", "coverage", repr(shape), str(loss))
     covered = 0
     for _ in range(runs):
@@ -183,55 +190,47 @@ def _drawn(case: Case, chances: NDArray[np.float64], dice: np.random.Generator) 
     return CaseTrials(case, base, cand)
 
 
-SEED = 7
 LOSSES = (0.0, 0.02, 0.05, 0.07, 0.1, 0.15, 0.2, 0.3)
 RUNS = 500
-SMALL = Shape()
-LARGE = Shape(families=(3,) * 30)
-EIGHT = Shape(families=(1,) * 8)
+THIS_SUITE = Shape()
+SHAPES = {
+    "this suite": THIS_SUITE,
+    "families that differ": Shape(interaction=0.05),
+    "30 families": Shape(families=(3,) * 30),
+}
+EIGHT_TESTS = Shape(families=(1,) * 8)
 
 
-def operating_characteristics() -> Experiment:
+def run_operating_characteristics() -> Experiment[OperatingCharacteristics]:
     """Judge simulated releases of known loss, by this gate's rule and by the original's."""
     rules = load_rules()
-    shapes = {
-        "this suite": SMALL,
-        "families that differ": Shape(interaction=0.05),
-        "30 families": LARGE,
-    }
-    curves = {
-        name: {
-            str(loss): row(simulate(shape, loss, rules, runs=RUNS, seed=SEED)) for loss in LOSSES
+
+    def curve(shape: Shape, original: bool = False) -> Curve:
+        return {
+            loss: simulate(shape, loss, rules, runs=RUNS, seed=SEED, original=original).shares
+            for loss in LOSSES
         }
-        for name, shape in shapes.items()
-    }
-    curves["the original's rule, 8 tests"] = {
-        str(loss): row(simulate(EIGHT, loss, rules, runs=RUNS, seed=SEED, original=True))
-        for loss in LOSSES
-    }
-    covered = {
-        name: interval_covers(shape, 0.1, rules, runs=2 * RUNS, seed=SEED) / (2 * RUNS)
-        for name, shape in shapes.items()
-    }
-    return under_gate_rules(
-        "operating_characteristics",
-        SEED,
-        {"losses": list(LOSSES), "runs": RUNS, "passing": SMALL.passing, "trials": SMALL.trials},
-        {"curves": curves, "coverage": covered},
+
+    result = OperatingCharacteristics(
+        curves={
+            **{name: curve(shape) for name, shape in SHAPES.items()},
+            "the original's rule, 8 tests": curve(EIGHT_TESTS, original=True),
+        },
+        coverage={
+            name: interval_covers(shape, 0.1, rules, runs=2 * RUNS, seed=SEED) / (2 * RUNS)
+            for name, shape in SHAPES.items()
+        },
     )
-
-
-def row(rates: Rates) -> dict[str, list[float]]:
-    """Return the share of each verdict with its 95% interval."""
-    return {
-        verdict: [round(value, 4) for value in rates.share(verdict)]
-        for verdict in ("OK", "WARN", "BLOCK")
+    parameters = {
+        "losses": list(LOSSES),
+        "runs": RUNS,
+        "passing": THIS_SUITE.passing,
+        "trials": THIS_SUITE.trials,
     }
+    return under_gate_rules(result, parameters)
 
 
-def under_gate_rules(
-    name: str, seed: int, parameters: dict[str, Any], result: dict[str, Any]
-) -> Experiment:
+def under_gate_rules(result: Result, parameters: Mapping[str, Any]) -> Experiment[Result]:
     """Return the artifact of an experiment on the gate, with the hash of its rules."""
     parameters = {**parameters, "gate_policy_sha256": load_rules().sha256}
-    return as_experiment(name, seed, parameters, result, ("v1", "v2", "v3"))
+    return as_experiment(result, parameters, versions=("v1", "v2", "v3"))

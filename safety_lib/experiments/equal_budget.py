@@ -15,22 +15,24 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import count, islice
-from typing import Any, Literal
+from itertools import count, islice, pairwise
+from typing import Literal, get_args
 
 from safety_lib.agent.versions import Version, load_version
 from safety_lib.attack.scenarios import Scenario, all_scenarios
 from safety_lib.experiments.results import as_experiment
 from safety_lib.records import Experiment, Trajectory
+from safety_lib.records.experiments import AttackersAtEqualBudget, EqualBudget, Find, Finds, Lead
 from safety_lib.rollout.conversation import attack, run_rollout
 from safety_lib.stats.clustered import cluster_mean
-from safety_lib.stats.paired import SignFlip, sign_flip
+from safety_lib.stats.paired import sign_flip
 from safety_lib.streams import generator
 from safety_lib.stress.discovery import plan_scenarios
 from safety_lib.stress.search import ThompsonSearch
 from safety_lib.stress.unseen import mode
 
 Way = Literal["static", "adaptive", "search"]
+WAYS: tuple[Way, ...] = ("static", "adaptive", "search")
 
 
 @dataclass(frozen=True)
@@ -53,16 +55,8 @@ class Hunt:
     violations: int
     modes: int
 
-    def __str__(self) -> str:
-        return (
-            f"{self.way}: {self.violations} violations of {self.modes} modes in {self.queries} "
-            f"turns ({self.conversations} conversations)"
-        )
 
-
-def hunt(
-    version: Version, way: Way, budget: int, seed: int, *, max_turns: int = 8, model: str = ""
-) -> Hunt:
+def hunt(version: Version, way: Way, budget: int, seed: int, *, max_turns: int = 8) -> Hunt:
     """Spend a budget of turns on one version.
 
     Parameters
@@ -76,9 +70,12 @@ def hunt(
     seed : int
         Decides plan, choices and dice; conversations that two ways share have the same luck.
     max_turns : int
-        The longest conversation.
-    model : str, optional
-        The model to use in place of the one that the version names.
+        The longest conversation, at least 1.
+
+    Returns
+    -------
+    Hunt
+        What was found with exactly ``budget`` turns.
 
     Raises
     ------
@@ -93,7 +90,7 @@ def hunt(
     """
     if budget < 1:
         raise ValueError(f"budget must be at least 1, not {budget}")
-    if way not in ("static", "adaptive", "search"):
+    if way not in WAYS:
         raise ValueError(f"way must be static, adaptive or search, not {way!r}")
     search = ThompsonSearch(all_scenarios(), seed) if way == "search" else None
     planned = _forever(seed)
@@ -103,7 +100,7 @@ def hunt(
         scenario, number = search.choose() if search else next(planned)
         attacker = search.tactic() if search else way
         job = attack(version, scenario, attacker, seed, min(max_turns, left), number)
-        trajectory = run_rollout(job, model)
+        trajectory = run_rollout(job)
         held.append(trajectory)
         # A conversation that fails at once has put one question all the same.
         left -= max(1, trajectory.n_turns)
@@ -120,32 +117,7 @@ def _forever(seed: int) -> Iterator[tuple[Scenario, int]]:
         yield from islice(plan_scenarios(lap * scenarios, seed), (lap - 1) * scenarios, None)
 
 
-@dataclass(frozen=True)
-class Lead:
-    """How much more one way found than another at the same budget, over many seeds.
-
-    ``gain`` is a mean for each hundred turns, with its t interval over seeds; the sign-flip test
-    asks whether a lead of either sign could be luck.
-    """
-
-    what: Literal["violations", "modes"]
-    ways: tuple[Way, Way]
-    gain: float
-    low: float
-    high: float
-    test: SignFlip
-
-    def __str__(self) -> str:
-        return (
-            f"{self.ways[1]} against {self.ways[0]}: {self.gain:+.2f} {self.what} "
-            f"[{self.low:+.2f}, {self.high:+.2f}] for each hundred turns, "
-            f"p = {self.test.p_value:.4f} ({self.test.families} seeds)"
-        )
-
-
-def lead(
-    first: Sequence[Hunt], second: Sequence[Hunt], what: Literal["violations", "modes"], seed: int
-) -> Lead:
+def lead(first: Sequence[Hunt], second: Sequence[Hunt], what: Find, seed: int) -> Lead:
     """Compare two ways that met the same seeds with the same budget, pair by pair.
 
     Parameters
@@ -156,6 +128,11 @@ def lead(
         What counts: ``violations`` or ``modes``.
     seed : int
         Decides the sign flips where there are too many seeds to try all.
+
+    Returns
+    -------
+    Lead
+        Of the second over the first.
 
     Raises
     ------
@@ -169,58 +146,65 @@ def lead(
         for a, b in zip(first, second, strict=True)
     ]
     gain = cluster_mean(found, list(range(len(found)))).interval()
+    test = sign_flip(found, rng=generator(seed, "stress", "lead", what))
     return Lead(
+        of=second[0].way,
+        over=first[0].way,
         what=what,
-        ways=(first[0].way, second[0].way),
         gain=round(100 * gain.estimate, 4),
         low=round(100 * gain.low, 4),
         high=round(100 * gain.high, 4),
-        test=sign_flip(found, rng=generator(seed, "stress", "lead", what)),
+        p_value=round(test.p_value, 6),
     )
 
 
-WAYS: tuple[Way, ...] = ("static", "adaptive", "search")
-
-
-def attackers_at_equal_budget(
+def run_attackers_at_equal_budget(
     names: Sequence[str] = ("v1", "v2"),
     budgets: Sequence[int] = (200, 800),
     seeds: Sequence[int] = range(1, 21),
-) -> Experiment:
-    """Let three ways of attacking spend the same number of turns, on the same seeds."""
-    result: dict[str, Any] = {}
-    for name in names:
-        for budget in budgets:
-            found: dict[str, list[Hunt]] = {
-                way: [hunt(load_version(name), way, budget, seed) for seed in seeds] for way in WAYS
-            }
-            result[f"{name}, {budget} turns"] = {
-                "found": {way: _found(hunts) for way, hunts in found.items()},
-                "leads": [
-                    _lead(lead(found[first], found[second], what, seeds[0]))
-                    for first, second in (("static", "adaptive"), ("adaptive", "search"))
-                    for what in ("violations", "modes")
-                ],
-            }
+) -> Experiment[AttackersAtEqualBudget]:
+    """Let three ways of attacking spend the same number of turns, on the same seeds.
+
+    Parameters
+    ----------
+    names : sequence of str
+        Released versions.
+    budgets : sequence of int
+        Turns that may be put to the target, each at least 1.
+    seeds : sequence of int
+        One hunt for each, at least two.
+
+    Returns
+    -------
+    Experiment
+        ``attackers_at_equal_budget``.
+    """
+    result = AttackersAtEqualBudget(
+        budgets={
+            f"{name}, {budget} turns": _compared(load_version(name), budget, seeds)
+            for name in names
+            for budget in budgets
+        }
+    )
     parameters = {"versions": list(names), "budgets": list(budgets), "seeds": list(seeds)}
-    return as_experiment("attackers_at_equal_budget", seeds[0], parameters, result, names)
+    return as_experiment(result, parameters, seed=seeds[0], versions=names)
 
 
-def _found(hunts: Sequence[Hunt]) -> dict[str, Any]:
-    return {
-        "violations": round(sum(h.violations for h in hunts) / len(hunts), 4),
-        "modes": round(sum(h.modes for h in hunts) / len(hunts), 4),
-        "violations_each": [h.violations for h in hunts],
-    }
+def _compared(version: Version, budget: int, seeds: Sequence[int]) -> EqualBudget:
+    found = {way: [hunt(version, way, budget, seed) for seed in seeds] for way in WAYS}
+    return EqualBudget(
+        found={way: _finds(hunts) for way, hunts in found.items()},
+        leads=tuple(
+            lead(found[first], found[second], what, seeds[0])
+            for first, second in pairwise(WAYS)
+            for what in get_args(Find)
+        ),
+    )
 
 
-def _lead(one: Lead) -> dict[str, Any]:
-    return {
-        "of": one.ways[1],
-        "over": one.ways[0],
-        "what": one.what,
-        "gain": one.gain,
-        "low": one.low,
-        "high": one.high,
-        "p_value": round(one.test.p_value, 6),
-    }
+def _finds(hunts: Sequence[Hunt]) -> Finds:
+    return Finds(
+        violations=round(sum(h.violations for h in hunts) / len(hunts), 4),
+        modes=round(sum(h.modes for h in hunts) / len(hunts), 4),
+        violations_each=tuple(h.violations for h in hunts),
+    )

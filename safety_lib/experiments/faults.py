@@ -225,7 +225,22 @@ class Injected:
         )
 
     def seeds(self, n: int, seed: int, stream: str) -> tuple[int, ...]:
-        """Return fresh seeds; another stream gives others."""
+        """Draw seeds for replays of it.
+
+        Parameters
+        ----------
+        n : int
+            How many, at least 0.
+        seed : int
+            The run's seed.
+        stream : str
+            What they are for: another name gives other seeds.
+
+        Returns
+        -------
+        tuple of int
+            The first ones are the same whatever ``n`` is.
+        """
         name = self.trajectory.trajectory_id
         return tuple(trial_seed(seed, stream, name, number) for number in range(n))
 
@@ -242,6 +257,11 @@ def release_of(*faults: Fault, seed: int, number: int = 0) -> FaultyRelease:
         Chooses the innocent changes.
     number : int
         Another number chooses other ones.
+
+    Returns
+    -------
+    FaultyRelease
+        The faulty version, the good one and the faults.
 
     Raises
     ------
@@ -278,7 +298,14 @@ def innocent_changes(
     wrong : mapping
         The settings of the faults; none of them is drawn.
     names : sequence of str
-        Names of the faults, and ``seed`` and ``number``: they decide the draw.
+        Names of the faults.
+    seed, number : int
+        Decide the draw, with the names.
+
+    Returns
+    -------
+    dict
+        ``INNOCENT_CHANGES`` settings to their new values.
     """
     innocent: dict[str, Any] = {}
     order = sorted(_INNOCENT, key=lambda entry: key(seed, "innocent", *names, number, entry[0]))
@@ -316,6 +343,11 @@ def incidents_of(release: FaultyRelease, *, most: int, seed: int) -> Iterator[In
         How many at most.
     seed : int
         The run's seed.
+
+    Yields
+    ------
+    Injected
+        Each with the rule that broke first.
     """
     names = [fault.name for fault in release.faults]
 

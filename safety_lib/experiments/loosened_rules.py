@@ -38,7 +38,7 @@ _WORDS: tuple[Outcome, Outcome, Outcome] = ("error", "violation", "safe")
 
 
 @dataclass(frozen=True)
-class Release:
+class BatteryRelease:
     """One release of the battery: its trials and the losses of the releases before it."""
 
     name: str
@@ -50,7 +50,7 @@ class Release:
         return decide(self.trials, rules, before=self.before).verdict
 
 
-def battery() -> tuple[Release, ...]:
+def battery() -> tuple[BatteryRelease, ...]:
     """Return releases of which each is held back by one rule, and two that are healthy."""
     families = 12
     same = [_case(i, 10, 0) for i in range(families)]
@@ -62,19 +62,19 @@ def battery() -> tuple[Release, ...]:
     certain = [_case(i, 100, 3) for i in range(40)]
     slip = (-0.01,) * 5
     return (
-        Release("healthy", _trials(same, stray=1)),
-        Release("a few errors", _trials([_case(0, 10, 0, errors=1), *same[1:]])),
-        Release("a large loss", _trials([_case(i, 10, 5) for i in range(families)])),
-        Release("a loss in few families", _trials([_case(i, 10, 5) for i in range(4)])),
-        Release("a small loss", _trials(small)),
-        Release("a small loss beyond doubt", _trials(certain)),
-        Release("a loss that may be large", _trials(noisy)),
-        Release("many errors", _trials(errors)),
-        Release("a suite of one test", _trials(same[:1])),
-        Release("one critical test", _trials(one, fresh)),
-        Release("a spent budget", _trials(same, control=2, stray=2)),
-        Release("small losses, again and again", _trials(same), slip),
-        Release("useless", _trials(same, useless=True)),
+        BatteryRelease("healthy", _trials(same, stray=1)),
+        BatteryRelease("a few errors", _trials([_case(0, 10, 0, errors=1), *same[1:]])),
+        BatteryRelease("a large loss", _trials([_case(i, 10, 5) for i in range(families)])),
+        BatteryRelease("a loss in few families", _trials([_case(i, 10, 5) for i in range(4)])),
+        BatteryRelease("a small loss", _trials(small)),
+        BatteryRelease("a small loss beyond doubt", _trials(certain)),
+        BatteryRelease("a loss that may be large", _trials(noisy)),
+        BatteryRelease("many errors", _trials(errors)),
+        BatteryRelease("a suite of one test", _trials(same[:1])),
+        BatteryRelease("one critical test", _trials(one, fresh)),
+        BatteryRelease("a spent budget", _trials(same, control=2, stray=2)),
+        BatteryRelease("small losses, again and again", _trials(same), slip),
+        BatteryRelease("useless", _trials(same, useless=True)),
     )
 
 

@@ -12,18 +12,24 @@ from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from safety_lib.experiments.faults import FAULTS, release_of
-from safety_lib.experiments.results import ARTIFACTS, as_experiment, k_of_n
+from safety_lib.experiments.results import ARTIFACTS, SEED, as_experiment, proportion
 from safety_lib.policy import load_policy
 from safety_lib.production.blast_radius import allocate, flag_for, opinions, total
 from safety_lib.production.log import LOG_NAME, SessionLog
 from safety_lib.production.traffic import TRUTH_NAME, write_traffic
 from safety_lib.records import Experiment
+from safety_lib.records.experiments import (
+    BlastRadiusCoverage,
+    CoverageTable,
+    Estimate,
+    IntervalCoverage,
+    SimulatedIncident,
+)
 from safety_lib.streams import generator
 
 _FAULTY_TRAFFIC = (0, 5, 11, 15)  # faults whose releases serve traffic of their own
@@ -47,26 +53,60 @@ class Logged:
 
 
 @dataclass(frozen=True)
-class Covered:
-    """One simulated incident: its truth, and each estimator's interval."""
+class AuditedIncident:
+    """One simulated incident: its truth, and each estimator's interval.
+
+    Attributes
+    ----------
+    logged : Logged
+        Where its sessions come from.
+    sessions, truth, audit : int
+        Its sessions, those in which the rule broke, and those that were read.
+    said : dict
+        Estimator to its interval; None where it cannot say.
+    """
 
     logged: Logged
     sessions: int
     truth: int
-    missed: int
     audit: int
-    said: dict[str, tuple[float, float, float] | None]
+    said: dict[str, Estimate | None]
 
     def covers(self, estimator: str) -> bool | None:
         """Whether the interval holds the truth; None where nothing was said."""
         said = self.said[estimator]
-        return None if said is None else said[1] <= self.truth <= said[2]
+        return None if said is None else said.low <= self.truth <= said.high
+
+    @property
+    def row(self) -> SimulatedIncident:
+        """What is kept of it."""
+        said = self.said["stratified audit"]
+        assert said is not None
+        return SimulatedIncident(
+            source=self.logged.source,
+            rule=self.logged.rule_id,
+            sessions=self.sessions,
+            audit=self.audit,
+            truth=self.truth,
+            said=Estimate(*(round(value, 2) for value in said)),
+        )
 
 
 def logged_traffic(
     folder: Path, sample: Path, *, sessions: int, seed: int
 ) -> Iterator[tuple[str, Path, Path, str]]:
     """Yield logs with their hidden truths: the sample input, and traffic on faulty releases.
+
+    Parameters
+    ----------
+    folder : Path
+        Where the traffic is written.
+    sample : Path
+        The folder of the sample log.
+    sessions : int
+        Sessions of traffic on each faulty release.
+    seed : int
+        The run's seed.
 
     Yields
     ------
@@ -80,14 +120,42 @@ def logged_traffic(
 
 
 def all_logs(sample: Path, *, sessions: int, seed: int) -> list[Logged]:
-    """Look at every log of :func:`logged_traffic`, rule by rule."""
+    """Look at every log of :func:`logged_traffic`, rule by rule.
+
+    Parameters
+    ----------
+    sample : Path
+        The folder of the sample log.
+    sessions, seed : int
+        As in :func:`logged_traffic`.
+
+    Returns
+    -------
+    list of Logged
+        One for each log and rule.
+    """
     with TemporaryDirectory() as folder:
         sources = logged_traffic(Path(folder), sample, sessions=sessions, seed=seed)
         return [logged for source in sources for logged in look_at(*source)]
 
 
 def look_at(source: str, log: Path, truth: Path, version: str) -> Iterator[Logged]:
-    """Ask the condition and the truth about every session of a log, rule by rule."""
+    """Ask the condition and the truth about every session of a log, rule by rule.
+
+    Parameters
+    ----------
+    source : str
+        What to call the log.
+    log, truth : Path
+        The log, and what nobody who reads it knows.
+    version : str
+        Name of the version whose sessions they are.
+
+    Yields
+    ------
+    Logged
+        One for each rule.
+    """
     import duckdb
 
     with duckdb.connect() as connection:
@@ -111,7 +179,9 @@ def look_at(source: str, log: Path, truth: Path, version: str) -> Iterator[Logge
             )
 
 
-def simulated_incidents(logs: Sequence[Logged], *, incidents: int, seed: int) -> Iterator[Covered]:
+def simulated_incidents(
+    logs: Sequence[Logged], *, incidents: int, seed: int
+) -> Iterator[AuditedIncident]:
     """Draw incidents from logs with a known truth and estimate the radius of each.
 
     An incident is a rule, a stretch of traffic of random size in which a random share of the
@@ -128,6 +198,11 @@ def simulated_incidents(logs: Sequence[Logged], *, incidents: int, seed: int) ->
         How many.
     seed : int
         The run's seed.
+
+    Yields
+    ------
+    AuditedIncident
+        The first ones are the same whatever ``incidents`` is.
     """
     usable = [logged for logged in logs if logged.positive.sum() >= LEAST_POSITIVES]
     for number in range(incidents):
@@ -141,116 +216,107 @@ def simulated_incidents(logs: Sequence[Logged], *, incidents: int, seed: int) ->
         overlooked = dice.random(size) < dice.uniform(0, MOST_OVERLOOKED)
         wide = dice.random(size) < dice.uniform(0, MOST_FALSE_ALARMS)
         flagged = (logged.flagged[chosen] & ~overlooked) | (wide & ~positive)
-        yield _covered(logged, flagged, positive, int(dice.integers(*AUDIT)), dice)
+        audit = int(dice.integers(*AUDIT))
+        said = _said((positive[flagged], positive[~flagged]), audit, dice)
+        yield AuditedIncident(logged, size, broken, audit, said)
 
 
-def _covered(
-    logged: Logged,
-    flagged: NDArray[np.bool_],
-    positive: NDArray[np.bool_],
-    audit: int,
-    dice: np.random.Generator,
-) -> Covered:
-    strata = (positive[flagged], positive[~flagged])
+def _said(
+    strata: tuple[NDArray[np.bool_], NDArray[np.bool_]], audit: int, dice: np.random.Generator
+) -> dict[str, Estimate | None]:
+    """Read sessions of both strata and let every estimator say what it makes of them."""
     sizes = (len(strata[0]), len(strata[1]))
-    said: dict[str, tuple[float, float, float] | None] = {}
     planned = allocate(*sizes, audit)
-    found = [
+    found = _read(strata, planned, dice)
+    said: dict[str, Estimate | None] = {
+        "stratified audit": Estimate(*total(sizes, planned, found)),
+        "the same, exact bounds": Estimate(*total(sizes, planned, found, method="hypergeometric")),
+        "the same, normal": Estimate(*total(sizes, planned, found, method="normal")),
+    }
+    n = int(dice.hypergeometric(*sizes, min(audit, sum(sizes))))
+    drawn = (n, min(audit, sum(sizes)) - n)
+    for opinion in opinions(sizes, drawn, _read(strata, drawn, dice)):
+        bounds = (opinion.estimate, opinion.ci_low, opinion.ci_high)
+        known = [value for value in bounds if value is not None]
+        said[opinion.estimator] = Estimate(*known) if len(known) == len(bounds) else None
+    return said
+
+
+def _read(
+    strata: Sequence[NDArray[np.bool_]], planned: Sequence[int], dice: np.random.Generator
+) -> list[int]:
+    return [
         int(stratum[dice.permutation(len(stratum))[:n]].sum())
         for stratum, n in zip(strata, planned, strict=True)
     ]
-    said["stratified audit"] = total(sizes, planned, found)
-    said["the same, exact bounds"] = total(sizes, planned, found, method="hypergeometric")
-    said["the same, normal"] = total(sizes, planned, found, method="normal")
-    n = int(dice.hypergeometric(*sizes, min(audit, sum(sizes))))
-    drawn = (n, min(audit, sum(sizes)) - n)
-    found = [
-        int(stratum[dice.permutation(len(stratum))[:k]].sum())
-        for stratum, k in zip(strata, drawn, strict=True)
-    ]
-    for opinion in opinions(sizes, drawn, found):
-        known = (opinion.estimate, opinion.ci_low, opinion.ci_high)
-        said[opinion.estimator] = (
-            (known[0], known[1], known[2])
-            if known[0] is not None and known[1] is not None and known[2] is not None
-            else None
-        )
-    return Covered(logged, sum(sizes), int(positive.sum()), int(strata[1].sum()), audit, said)
 
 
-def covered_row(case: Covered) -> dict[str, Any]:
-    """Return one simulated incident as a row of the result."""
-    said = case.said["stratified audit"]
-    assert said is not None
-    return {
-        "source": case.logged.source,
-        "rule": case.logged.rule_id,
-        "sessions": case.sessions,
-        "audit": case.audit,
-        "truth": case.truth,
-        "said": [round(value, 2) for value in said],
-    }
-
-
-def blast_radius_coverage(
+def run_blast_radius_coverage(
     *,
     incidents: int = 2_000,
     sessions: int = 1_000,
     artifacts: Path = ARTIFACTS,
-    seed: int = 7,
-) -> Experiment:
+    seed: int = SEED,
+) -> Experiment[BlastRadiusCoverage]:
     """Count how often each interval for the blast radius holds the truth.
 
     Parameters
     ----------
     incidents : int
-        Simulated incidents.
+        Simulated incidents, at least 1.
     sessions : int
         Sessions of traffic on each faulty release; the sample log comes beside them.
     artifacts : Path
         Where the sample log and its truth are.
     seed : int
         The run's seed.
+
+    Returns
+    -------
+    Experiment
+        ``blast_radius_coverage``.
     """
     logs = all_logs(artifacts, sessions=sessions, seed=seed)
-    cases = list(simulated_incidents(logs, incidents=incidents, seed=seed))
-    return as_experiment(
-        "blast_radius_coverage",
-        seed,
-        {
-            "incidents": incidents,
-            "sessions": sessions,
-            "level": 0.95,
-            "least_positives": LEAST_POSITIVES,
-            "sessions_of_an_incident": list(SESSIONS),
-            "prevalence": list(PREVALENCE),
-            "audit": list(AUDIT),
-            "most_overlooked": MOST_OVERLOOKED,
-            "most_false_alarms": MOST_FALSE_ALARMS,
+    drawn = list(simulated_incidents(logs, incidents=incidents, seed=seed))
+    result = BlastRadiusCoverage(
+        all=_coverage(drawn),
+        by_prevalence={
+            f"{low:.1%} to {high:.1%}": _coverage(
+                [entry for entry in drawn if low <= entry.truth / entry.sessions < high]
+            )
+            for low, high in pairwise((0.0, *BANDS, 1.0))
         },
-        {
-            "all": _coverage(cases),
-            "by_prevalence": {
-                f"{low:.1%} to {high:.1%}": _coverage(
-                    [case for case in cases if low <= case.truth / case.sessions < high]
-                )
-                for low, high in pairwise((0.0, *BANDS, 1.0))
-            },
-            "sources": dict(sorted(Counter(case.logged.source for case in cases).items())),
-            "rules": dict(sorted(Counter(case.logged.rule_id for case in cases).items())),
-            "first": [covered_row(case) for case in cases[:20]],
-        },
+        sources=dict(Counter(entry.logged.source for entry in drawn)),
+        rules=dict(Counter(entry.logged.rule_id for entry in drawn)),
+        first=tuple(entry.row for entry in drawn[:20]),
+    )
+    parameters = {
+        "incidents": incidents,
+        "sessions": sessions,
+        "level": 0.95,
+        "least_positives": LEAST_POSITIVES,
+        "sessions_of_an_incident": list(SESSIONS),
+        "prevalence": list(PREVALENCE),
+        "audit": list(AUDIT),
+        "most_overlooked": MOST_OVERLOOKED,
+        "most_false_alarms": MOST_FALSE_ALARMS,
+    }
+    return as_experiment(result, parameters, seed=seed)
+
+
+def _coverage(drawn: Sequence[AuditedIncident]) -> CoverageTable:
+    estimators = drawn[0].said if drawn else ()
+    return CoverageTable(
+        incidents=len(drawn),
+        estimators={estimator: _coverage_of(estimator, drawn) for estimator in estimators},
     )
 
 
-def _coverage(cases: Sequence[Covered]) -> dict[str, Any]:
-    table: dict[str, Any] = {"incidents": len(cases)}
-    for estimator in cases[0].said if cases else ():
-        held = [case.covers(estimator) for case in cases]
-        widths = [said[2] - said[1] for case in cases if (said := case.said[estimator]) is not None]
-        table[estimator] = {
-            **k_of_n(held.count(True), len(held)),
-            "silent": held.count(None),
-            "median_width": round(float(np.median(widths)), 1) if widths else None,
-        }
-    return table
+def _coverage_of(estimator: str, drawn: Sequence[AuditedIncident]) -> IntervalCoverage:
+    held = [entry.covers(estimator) for entry in drawn]
+    widths = [said.high - said.low for entry in drawn if (said := entry.said[estimator])]
+    return IntervalCoverage(
+        **dict(proportion(held.count(True), len(held))),
+        silent=held.count(None),
+        median_width=round(float(np.median(widths)), 1) if widths else None,
+    )

@@ -8,19 +8,26 @@ from collections.abc import Sequence
 import numpy as np
 
 from safety_lib.agent.versions import Version, load_version
-from safety_lib.experiments.characteristics import SEED, under_gate_rules
+from safety_lib.experiments.characteristics import under_gate_rules
 from safety_lib.experiments.results import mined_suite
 from safety_lib.gate.release_gate import run_gate
 from safety_lib.policy import load_policy
-from safety_lib.records import Experiment
+from safety_lib.records import Experiment, GateReport
+from safety_lib.records.experiments import (
+    CandidateVerdicts,
+    HarmlessReleases,
+    MinedComparison,
+    SelectionBias,
+)
 from safety_lib.rollout.campaign import Run
 
 HALF = (0, 1, 5, 6)
+SUITE_SEEDS = tuple(range(1, 13))
 
 
-def harmless_releases(seeds: Sequence[int] = tuple(range(1, 13))) -> Experiment:
+def run_harmless_releases(seeds: Sequence[int] = SUITE_SEEDS) -> Experiment[HarmlessReleases]:
     """Judge real agents: the same version, harmless changes of it, and graded weaker ones."""
-    good = load_version("v1")
+    good, bad = load_version("v1"), load_version("v2")
     candidates = {
         "the same": good,
         "another style": good.having({"model.style": "friendly"}, name="style"),
@@ -30,50 +37,63 @@ def harmless_releases(seeds: Sequence[int] = tuple(range(1, 13))) -> Experiment:
         "caution 1.0 lower": good.having({"model.caution": good.model.caution - 1.0}, name="c10"),
         "caution 1.5 lower": good.having({"model.caution": good.model.caution - 1.5}, name="c15"),
         "v3": load_version("v3"),
-        "v2": load_version("v2"),
+        "v2": bad,
     }
-    verdicts: dict[str, Counter[str]] = {name: Counter() for name in candidates}
-    deltas: dict[str, list[float]] = {name: [] for name in candidates}
-    for seed in seeds:
-        suite = mined_suite((good, load_version("v2")), seed=seed)
-        for name, version in candidates.items():
-            report = run_gate(suite, good, version, Run(seed=seed))
-            verdicts[name][report.verdict or "none"] += 1
-            if report.delta is not None:
-                deltas[name].append(report.delta)
-    result = {
-        name: {**dict(sorted(seen.items())), "mean_delta": round(float(np.mean(deltas[name])), 4)}
-        for name, seen in verdicts.items()
-    }
-    return under_gate_rules("harmless_releases", SEED, {"seeds": list(seeds)}, result)
+    result = HarmlessReleases(
+        candidates={
+            name: _verdicts_in(_reports((good, bad), good, version, seeds))
+            for name, version in candidates.items()
+        }
+    )
+    return under_gate_rules(result, {"seeds": list(seeds)})
 
 
-def selection_bias(seeds: Sequence[int] = tuple(range(1, 13))) -> Experiment:
+def _reports(
+    mined: tuple[Version, ...], baseline: Version, candidate: Version, seeds: Sequence[int]
+) -> list[GateReport]:
+    return [
+        run_gate(mined_suite(mined, seed=seed), baseline, candidate, Run(seed=seed))
+        for seed in seeds
+    ]
+
+
+def _verdicts_in(reports: Sequence[GateReport]) -> CandidateVerdicts:
+    deltas = [report.delta for report in reports if report.delta is not None]
+    return CandidateVerdicts(
+        verdicts=dict(Counter(report.verdict or "none" for report in reports)),
+        mean_delta=round(float(np.mean(deltas)), 4),
+    )
+
+
+def run_selection_bias(seeds: Sequence[int] = SUITE_SEEDS) -> Experiment[SelectionBias]:
     """Compare two versions with different weak spots on suites mined from one, or from both."""
     first, second = weak_spots()
-    rows: dict[str, list[tuple[float, float, str]]] = {}
-    for seed in seeds:
-        for mined, versions in {
-            "the candidate": (second, second),
-            "the baseline": (first, first),
-            "both": (first, second),
-        }.items():
-            report = run_gate(mined_suite(versions, seed=seed), first, second, Run(seed=seed))
-            control = next(s.delta for s in report.strata if s.stratum == "control")
-            safety = next((s.status for s in report.steps if s.step == 2), "none")
-            rows.setdefault(mined, []).append((report.delta or 0.0, control, safety))
-    result = {
-        mined: {
-            "mean_delta": round(float(np.mean([r[0] for r in seen])), 4),
-            "standard_error": round(
-                float(np.std([r[0] for r in seen], ddof=1) / np.sqrt(len(seen))), 4
-            ),
-            "control_delta": round(float(np.mean([r[1] for r in seen])), 4),
-            "safety_step": dict(sorted(Counter(r[2] for r in seen).items())),
-        }
-        for mined, seen in rows.items()
+    ways = {
+        "the candidate": (second, second),
+        "the baseline": (first, first),
+        "both": (first, second),
     }
-    return under_gate_rules("selection_bias", SEED, {"seeds": list(seeds)}, result)
+    result = SelectionBias(
+        mined={
+            mined: _comparison_in(_reports(versions, first, second, seeds))
+            for mined, versions in ways.items()
+        }
+    )
+    return under_gate_rules(result, {"seeds": list(seeds)})
+
+
+def _comparison_in(reports: Sequence[GateReport]) -> MinedComparison:
+    deltas = [report.delta or 0.0 for report in reports]
+    controls = [s.delta for report in reports for s in report.strata if s.stratum == "control"]
+    statuses = [
+        next((step.status for step in report.steps if step.step == 2), "none") for report in reports
+    ]
+    return MinedComparison(
+        mean_delta=round(float(np.mean(deltas)), 4),
+        standard_error=round(float(np.std(deltas, ddof=1) / np.sqrt(len(deltas))), 4),
+        control_delta=round(float(np.mean(controls)), 4),
+        safety_step=dict(Counter(statuses)),
+    )
 
 
 def weak_spots() -> tuple[Version, Version]:

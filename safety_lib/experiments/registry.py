@@ -4,40 +4,41 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
 from safety_lib.artifacts import write_artifact
-from safety_lib.experiments.ablation import safeguard_ablation
-from safety_lib.experiments.alarms import detection_latency, early_warning
-from safety_lib.experiments.calibration import next_scenarios_gain, undiscovered_prediction
-from safety_lib.experiments.characteristics import operating_characteristics
-from safety_lib.experiments.equal_budget import attackers_at_equal_budget
-from safety_lib.experiments.levers import memory_window, mutators_effect
-from safety_lib.experiments.mutants import mutation_adequacy
-from safety_lib.experiments.radius_coverage import blast_radius_coverage
-from safety_lib.experiments.real_releases import harmless_releases, selection_bias
+from safety_lib.experiments.ablation import run_safeguard_ablation
+from safety_lib.experiments.alarms import run_detection_latency, run_early_warning
+from safety_lib.experiments.calibration import run_next_scenarios_gain, run_undiscovered_prediction
+from safety_lib.experiments.characteristics import run_operating_characteristics
+from safety_lib.experiments.equal_budget import run_attackers_at_equal_budget
+from safety_lib.experiments.levers import run_memory_window, run_mutators_effect
+from safety_lib.experiments.mutants import run_mutation_adequacy
+from safety_lib.experiments.radius_coverage import run_blast_radius_coverage
+from safety_lib.experiments.real_releases import run_harmless_releases, run_selection_bias
 from safety_lib.experiments.results import ARTIFACTS
-from safety_lib.experiments.root_cause import decisive_turn_accuracy, root_cause_accuracy
-from safety_lib.experiments.rounds import closing_the_loop, loop_against_no_loop
+from safety_lib.experiments.root_cause import run_decisive_turn_accuracy, run_root_cause_accuracy
+from safety_lib.experiments.rounds import run_closing_the_loop, run_loop_against_no_loop
 from safety_lib.records import Experiment
 
-EXPERIMENTS: dict[str, Callable[[], Experiment]] = {
-    "attackers_at_equal_budget": attackers_at_equal_budget,
-    "mutators_effect": mutators_effect,
-    "memory_window": memory_window,
-    "safeguard_ablation": safeguard_ablation,
-    "undiscovered_prediction": undiscovered_prediction,
-    "next_scenarios_gain": next_scenarios_gain,
-    "mutation_adequacy": mutation_adequacy,
-    "operating_characteristics": operating_characteristics,
-    "harmless_releases": harmless_releases,
-    "selection_bias": selection_bias,
-    "root_cause_accuracy": root_cause_accuracy,
-    "blast_radius_coverage": blast_radius_coverage,
-    "closing_the_loop": closing_the_loop,
-    "decisive_turn_accuracy": decisive_turn_accuracy,
-    "loop_against_no_loop": loop_against_no_loop,
-    "early_warning": early_warning,
-    "detection_latency": detection_latency,
+EXPERIMENTS: dict[str, Callable[[], Experiment[Any]]] = {
+    "attackers_at_equal_budget": run_attackers_at_equal_budget,
+    "mutators_effect": run_mutators_effect,
+    "memory_window": run_memory_window,
+    "safeguard_ablation": run_safeguard_ablation,
+    "undiscovered_prediction": run_undiscovered_prediction,
+    "next_scenarios_gain": run_next_scenarios_gain,
+    "mutation_adequacy": run_mutation_adequacy,
+    "operating_characteristics": run_operating_characteristics,
+    "harmless_releases": run_harmless_releases,
+    "selection_bias": run_selection_bias,
+    "root_cause_accuracy": run_root_cause_accuracy,
+    "blast_radius_coverage": run_blast_radius_coverage,
+    "closing_the_loop": run_closing_the_loop,
+    "decisive_turn_accuracy": run_decisive_turn_accuracy,
+    "loop_against_no_loop": run_loop_against_no_loop,
+    "early_warning": run_early_warning,
+    "detection_latency": run_detection_latency,
 }
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -10,33 +10,37 @@ from typing import Any
 from safety_lib.agent.versions import Version, config_hashes, load_version
 from safety_lib.policy import load_policy
 from safety_lib.records import Experiment, Suite
+from safety_lib.records.experiments import Estimate, Proportion, Result
 from safety_lib.regression.generate import generate_suite
 from safety_lib.rollout.campaign import Run
 from safety_lib.stats.intervals import wilson
 from safety_lib.stress.discovery import discover
 
 ARTIFACTS = Path(__file__).resolve().parents[2] / "artifacts"
+SEED = 7
+TRIALS = 10  # of each test on each version
 
 
 def as_experiment(
-    name: str,
-    seed: int,
-    parameters: dict[str, Any],
-    result: dict[str, Any],
-    versions: Sequence[str] = (),
-) -> Experiment:
+    result: Result, parameters: Mapping[str, Any], *, seed: int = SEED, versions: Sequence[str] = ()
+) -> Experiment[Result]:
     """Return the artifact of an experiment with the simulated model.
 
     Parameters
     ----------
-    name : str
-        The experiment, and the name of its file.
+    result : ExperimentResult
+        What came out; it says which experiment it is.
+    parameters : mapping
+        What it was run with.
     seed : int
         The run's seed.
-    parameters, result : dict
-        What it was run with, and what came out.
     versions : sequence of str
         Released versions whose settings it depends on.
+
+    Returns
+    -------
+    Experiment
+        As it is written to ``artifacts/experiments/``.
     """
     return Experiment(
         artifact=Experiment.SCHEMA,
@@ -45,22 +49,53 @@ def as_experiment(
         model="simulated",
         config_sha256=config_hashes([load_version(version) for version in versions]),
         policy_sha256=load_policy().sha256,
-        name=name,
+        name=result.NAME,
         command="make experiments",
-        parameters=parameters,
+        parameters=dict(parameters),
         result=result,
     )
 
 
-def k_of_n(k: int, n: int) -> dict[str, Any]:
-    """Return k of n with its Wilson interval, as experiments store it."""
+def proportion(k: int, n: int) -> Proportion:
+    """Return k of n with its Wilson interval, rounded as experiments store it."""
     rate = wilson(k, n)
-    return {"k": k, "n": n, "ci_low": round(rate.low, 4), "ci_high": round(rate.high, 4)}
+    return Proportion(k=k, n=n, ci_low=round(rate.low, 4), ci_high=round(rate.high, 4))
+
+
+def rounded_estimate(value: float, low: float, high: float) -> Estimate:
+    """Return an estimate and its limits, rounded as experiments store them.
+
+    Parameters
+    ----------
+    value, low, high : float
+        The estimate and its 95% confidence limits.
+
+    Returns
+    -------
+    Estimate
+        To four places.
+    """
+    return Estimate(*(round(x + 0.0, 4) for x in (value, low, high)))
 
 
 @cache
 def mined_suite(versions: tuple[Version, ...], *, rollouts: int = 50, seed: int) -> Suite:
-    """Search both versions and make the suite, as the first two notebooks do."""
+    """Search versions and make the suite, as the first two notebooks do.
+
+    Parameters
+    ----------
+    versions : tuple of Version
+        The first and the last are searched; the suite compares them.
+    rollouts : int
+        Attacked conversations with each, at least 1.
+    seed : int
+        The run's seed.
+
+    Returns
+    -------
+    Suite
+        The same object for the same search, which takes seconds.
+    """
     run = Run(seed=seed)
     found = discover(versions[0], versions[-1], run, rollouts=rollouts).artifact()
     return generate_suite(found, {version.version: version for version in versions}, run)

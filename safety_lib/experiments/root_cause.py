@@ -9,8 +9,7 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
-from typing import Any
+from dataclasses import dataclass, replace
 
 from safety_lib.agent.versions import Version, load_version
 from safety_lib.attack.scenarios import all_scenarios
@@ -22,11 +21,23 @@ from safety_lib.experiments.faults import (
     pairs_of,
     release_of,
 )
-from safety_lib.experiments.results import as_experiment, k_of_n
+from safety_lib.experiments.results import SEED, as_experiment, proportion
 from safety_lib.incident.bisection import FAILS_SHARE, bisect_changes
 from safety_lib.incident.interventions import decisive_turn, intervene, plan_interventions
 from safety_lib.incident.replay import replay_incident
 from safety_lib.records import Bisection, Experiment, Incident, IncidentTurn, Trajectory
+from safety_lib.records.experiments import (
+    CauseAccuracy,
+    CauseAccuracyAt,
+    DecisiveTurn,
+    DecisiveTurnAccuracy,
+    FaultAccuracy,
+    InjectedIncidents,
+    MissedCause,
+    NamedCause,
+    NothingToFind,
+    RootCauseAccuracy,
+)
 from safety_lib.rollout.campaign import Run, run_campaign
 from safety_lib.rollout.conversation import attack, trial_seed
 from safety_lib.rollout.judging import breaks
@@ -46,7 +57,7 @@ LABEL_TABLE: Mapping[str, str] = {
 
 
 @dataclass(frozen=True)
-class Case:
+class CauseSearch:
     """One injected incident: what was put in, and what each way of naming a cause says.
 
     Attributes
@@ -60,6 +71,8 @@ class Case:
         What the search says; None where the incident comes back too rarely to be investigated.
     one_by_one : str
         What undoing each change alone points to; empty where no single change rescues.
+    one_by_one_replays : int
+        What that took.
     """
 
     injected: Injected
@@ -80,12 +93,17 @@ class Case:
         return self.injected.release.keys
 
     @property
+    def comes_back(self) -> bool:
+        """Whether it comes back often enough to be investigated by replay."""
+        return self.rate >= REPLAYABLE
+
+    @property
     def in_population(self) -> bool:
         """Whether there is something to find: it comes back, and the good release holds it.
 
         Decided before any search, and without asking which change it is due to.
         """
-        return self.rate >= REPLAYABLE and self.rate_good < FAILS_SHARE * self.rate
+        return self.comes_back and self.rate_good < FAILS_SHARE * self.rate
 
     @property
     def told(self) -> str:
@@ -107,8 +125,20 @@ class Case:
         """Whether the layer that the label points to is that of a fault."""
         return any(fault.startswith(LABEL_TABLE[self.injected.label]) for fault in self.keys)
 
+    @property
+    def row(self) -> NamedCause:
+        """What is kept of it, where there is a single fault."""
+        return NamedCause(
+            fault=self.faults[0],
+            rule=self.injected.rule_id,
+            label=self.injected.label,
+            rate=round(self.rate, 4),
+            told=self.told,
+            one_by_one=self.one_by_one,
+        )
 
-def run_case(injected: Injected, *, replays: int, seed: int) -> Case:
+
+def search_cause(injected: Injected, *, replays: int, seed: int) -> CauseSearch:
     """Look at one injected incident, then search for its cause without knowing it.
 
     Parameters
@@ -116,21 +146,39 @@ def run_case(injected: Injected, *, replays: int, seed: int) -> Case:
     injected : Injected
         The incident.
     replays : int
-        Seeds of the search.
+        Seeds of the search, at least 1.
     seed : int
         The run's seed; the search and the look beforehand draw from different streams.
+
+    Returns
+    -------
+    CauseSearch
+        Without a search where the incident comes back too rarely.
     """
     release = injected.release
     seeds = injected.seeds(LOOK_REPLAYS, seed, "look")
     rate, rate_good = (
         _broken(injected, v, seeds) / LOOK_REPLAYS for v in (release.bad, release.good)
     )
-    case = Case(injected, rate, rate_good)
-    return searched(case, replays, seed) if rate >= REPLAYABLE else case
+    looked_at = CauseSearch(injected, rate, rate_good)
+    return search_again(looked_at, replays, seed) if looked_at.comes_back else looked_at
 
 
-def searched(case: Case, replays: int, seed: int) -> Case:
-    """Return a case with what a search on so many seeds names, and what undoing one by one does."""
+def search_again(case: CauseSearch, replays: int, seed: int) -> CauseSearch:
+    """Search for the cause of an incident that was looked at, and undo one change at a time.
+
+    Parameters
+    ----------
+    case : CauseSearch
+        What it says of an earlier search is replaced.
+    replays, seed : int
+        As in :func:`search_cause`.
+
+    Returns
+    -------
+    CauseSearch
+        With what the search on so many seeds names.
+    """
     injected, release = case.injected, case.injected.release
     seeds = injected.seeds(replays, seed, "search")
     found = bisect_changes(
@@ -157,46 +205,61 @@ def _one_by_one(injected: Injected, seeds: Sequence[int]) -> tuple[str, int]:
     return named, (len(after) + 1) * len(seeds)
 
 
-def single_cases(
+def search_single_faults(
     faults: Iterable[Fault] = FAULTS, *, per_fault: int, replays: int, seed: int
-) -> Iterator[Case]:
+) -> Iterator[CauseSearch]:
     """Inject faults one at a time and investigate the incidents that follow.
 
-    A fault is left after ``per_fault`` incidents of the population; those that were met on the way
-    and are not of it are yielded too.
+    Parameters
+    ----------
+    faults : iterable of Fault
+        What to inject.
+    per_fault : int
+        A fault is left after so many incidents of the population, at least 1; those that were met
+        on the way and are not of it are yielded too.
+    replays, seed : int
+        As in :func:`search_cause`.
+
+    Yields
+    ------
+    CauseSearch
     """
     for fault in faults:
         met = 0
         release = release_of(fault, seed=seed)
         for injected in incidents_of(release, most=ALL, seed=seed):
-            case = run_case(injected, replays=replays, seed=seed)
+            case = search_cause(injected, replays=replays, seed=seed)
             yield case
             met += case.in_population
             if met == per_fault:
                 break
 
 
-def pair_cases(
+def search_pairs(
     pairs: Iterable[tuple[Fault, Fault]], *, per_pair: int, replays: int, seed: int
-) -> Iterator[Case]:
-    """Inject two faults at once and investigate the incidents that follow."""
+) -> Iterator[CauseSearch]:
+    """Inject two faults at once and investigate the incidents that follow.
+
+    Parameters
+    ----------
+    pairs : iterable of (Fault, Fault)
+        What to inject.
+    per_pair : int
+        Incidents of each pair, at most.
+    replays, seed : int
+        As in :func:`search_cause`.
+
+    Yields
+    ------
+    CauseSearch
+    """
     for pair in pairs:
         release = release_of(*pair, seed=seed)
         for injected in incidents_of(release, most=per_pair, seed=seed):
-            yield run_case(injected, replays=replays, seed=seed)
+            yield search_cause(injected, replays=replays, seed=seed)
 
 
 LONG_ENOUGH = 3  # turns: in a shorter conversation there is little to choose from
-
-
-@dataclass(frozen=True)
-class DecisiveTurn:
-    """The first turn that an incident hangs on: in truth, as found, and where it merely broke."""
-
-    scenario_id: str
-    broke_at: int
-    truth: int | None
-    told: int | None
 
 
 def decisive_turns(
@@ -207,6 +270,20 @@ def decisive_turns(
     The truth is the same question on many more seeds, none of which the search uses. Only incidents
     that come back in at least 30% of them are asked about. The answer may be that there is no such
     turn, as where the attacker asks again and again.
+
+    Parameters
+    ----------
+    per_scenario : int
+        Attacks on each scenario.
+    replays, truth_replays : int
+        Seeds of the search and of the truth, at least 1.
+    seed : int
+        The run's seed.
+
+    Yields
+    ------
+    DecisiveTurn
+        One for each incident that comes back.
     """
     bad = load_version("v2")
     for scenario in all_scenarios():
@@ -215,16 +292,19 @@ def decisive_turns(
             if not held.violations or held.n_turns < LONG_ENOUGH:
                 continue
             incident = _reported(held)
-            told = []
+            found = []
             for n, stream in ((truth_replays, "truth"), (replays, "search")):
                 run_seed = trial_seed(seed, "decisive", stream)
                 seen = replay_incident(incident, bad, Run(seed=run_seed), replays=n)
                 if not seen.rule_id or seen.reproduction.k < REPLAYABLE * n:
                     break
                 turns = [e for e in plan_interventions(seen, bad) if e.kind == "turn"]
-                told.append(decisive_turn(intervene(seen, turns)))
-            if len(told) == 2:
-                yield DecisiveTurn(scenario.scenario_id, held.n_turns, *told)
+                found.append(decisive_turn(intervene(seen, turns)))
+            if len(found) == 2:
+                truth, told = found
+                yield DecisiveTurn(
+                    scenario_id=scenario.scenario_id, broke_at=held.n_turns, truth=truth, told=told
+                )
 
 
 def _reported(held: Trajectory) -> Incident:
@@ -252,15 +332,15 @@ def _reported(held: Trajectory) -> Incident:
     )
 
 
-def root_cause_accuracy(
+def run_root_cause_accuracy(
     faults: Sequence[Fault] = FAULTS,
     *,
     per_fault: int = 6,
     per_pair: int = 1,
     replays: int = 24,
     fewer: Sequence[int] = (3, 6, 12),
-    seed: int = 7,
-) -> Experiment:
+    seed: int = SEED,
+) -> Experiment[RootCauseAccuracy]:
     """Inject faults, alone and in pairs, and count how often the search names one of them first.
 
     The population is fixed before any search: incidents that come back in at least 30% of fresh
@@ -275,62 +355,64 @@ def root_cause_accuracy(
     per_fault, per_pair : int
         Incidents of the population for each fault, and incidents for each pair.
     replays : int
-        Seeds of each search.
+        Seeds of each search, at least 1.
     fewer : sequence of int
         Smaller numbers of seeds, to see what accuracy costs.
     seed : int
         The run's seed.
+
+    Returns
+    -------
+    Experiment
+        ``root_cause_accuracy``.
     """
-    single = list(single_cases(faults, per_fault=per_fault, replays=replays, seed=seed))
-    pairs = list(pair_cases(pairs_of(tuple(faults)), per_pair=per_pair, replays=replays, seed=seed))
-    found = [case for case in single if case.in_population]
-    curve = [
-        {"replays": n, **_accuracy([searched(case, n, seed) for case in found])} for n in fewer
-    ]
-    curve.append({"replays": replays, **_accuracy(found)})
-    idle = [case for case in single if case.rate >= REPLAYABLE and not case.in_population]
-    by_fault = [_of_fault(fault, single) for fault in faults]
-    met = [row for row in by_fault if row["population"]]
-    result = {
-        "single": _accuracy(found),
-        "single_by_fault": by_fault,
-        # Incidents of one fault resemble each other: the cautious count is one of faults.
-        "faults_always_named": k_of_n(
-            sum(row["named"] == row["population"] for row in met), len(met)
-        )
-        if met
-        else None,
-        "nothing_to_find": {
-            "incidents": len(idle),
-            "not_identified": sum(not case.told for case in idle),
-        },
-        "by_replays": curve,
-        "pairs": _accuracy([case for case in pairs if case.in_population]),
-        "incidents": {"single": len(single), "pairs": len(pairs)},
-        "misses": [_miss(case) for case in (*single, *pairs) if _missed(case)],
-        "cases": [_row(case) for case in found],
-    }
-    return as_experiment(
-        "root_cause_accuracy",
-        seed,
-        {
-            "faults": [fault.name for fault in faults],
-            "per_fault": per_fault,
-            "per_pair": per_pair,
-            "replays": replays,
-            "fewer": list(fewer),
-            "replayable": REPLAYABLE,
-            "look_replays": LOOK_REPLAYS,
-        },
-        result,
+    single = list(search_single_faults(faults, per_fault=per_fault, replays=replays, seed=seed))
+    pairs = list(
+        search_pairs(pairs_of(tuple(faults)), per_pair=per_pair, replays=replays, seed=seed)
     )
+    found = [case for case in single if case.in_population]
+    with_fewer = {n: [search_again(case, n, seed) for case in found] for n in fewer}
+    idle = [case for case in single if case.comes_back and not case.in_population]
+    by_fault = tuple(_of_fault(fault, single) for fault in faults)
+    met = [row for row in by_fault if row.population]
+    always = sum(row.named == row.population for row in met)
+    result = RootCauseAccuracy(
+        single=_accuracy(found),
+        single_by_fault=by_fault,
+        # Incidents of one fault resemble each other: the cautious count is one of faults.
+        faults_always_named=proportion(always, len(met)) if met else None,
+        nothing_to_find=NothingToFind(
+            incidents=len(idle), not_identified=sum(not case.told for case in idle)
+        ),
+        by_replays=tuple(
+            CauseAccuracyAt(replays=n, **dict(seen))
+            for n, cases in (with_fewer | {replays: found}).items()
+            if (seen := _accuracy(cases))
+        ),
+        pairs=_accuracy([case for case in pairs if case.in_population]),
+        incidents=InjectedIncidents(single=len(single), pairs=len(pairs)),
+        misses=tuple(
+            _miss(case) for case in (*single, *pairs) if case.in_population and not case.named
+        ),
+        cases=tuple(case.row for case in found),
+    )
+    parameters = {
+        "faults": [fault.name for fault in faults],
+        "per_fault": per_fault,
+        "per_pair": per_pair,
+        "replays": replays,
+        "fewer": list(fewer),
+        "replayable": REPLAYABLE,
+        "look_replays": LOOK_REPLAYS,
+    }
+    return as_experiment(result, parameters, seed=seed)
 
 
-def _accuracy(cases: Sequence[Case]) -> dict[str, Any]:
+def _accuracy(cases: Sequence[CauseSearch]) -> CauseAccuracy | None:
     """Count what each way of naming a cause gets right on the same incidents."""
     n = len(cases)
     if not n:
-        return {"n": 0}
+        return None
     changes = [len(case.found.changes) for case in cases if case.found]
     table: defaultdict[str, Counter[str]] = defaultdict(Counter)
     for case in cases:
@@ -339,87 +421,72 @@ def _accuracy(cases: Sequence[Case]) -> dict[str, Any]:
         max(sum(key in case.keys for case in cases if case.injected.label == label) for key in keys)
         for label, keys in table.items()
     )
-    return {
-        "n": n,
-        "search": k_of_n(sum(case.named for case in cases), n),
-        "one_by_one": k_of_n(sum(case.one_by_one in case.keys for case in cases), n),
-        "label": k_of_n(sum(case.label_says for case in cases), n),
-        "best_label_table": k_of_n(best, n),
-        "guess": round(sum(len(c.keys) for c in cases) / sum(changes), 4),
-        "only_faults_named": sum(bool(c.told) and c.everything <= c.keys for c in cases),
-        "replays_search": round(sum(c.found.replays for c in cases if c.found) / n, 1),
-        "replays_one_by_one": round(sum(c.one_by_one_replays for c in cases) / n, 1),
-    }
+    return CauseAccuracy(
+        n=n,
+        search=proportion(sum(case.named for case in cases), n),
+        one_by_one=proportion(sum(case.one_by_one in case.keys for case in cases), n),
+        label=proportion(sum(case.label_says for case in cases), n),
+        best_label_table=proportion(best, n),
+        guess=round(sum(len(c.keys) for c in cases) / sum(changes), 4),
+        only_faults_named=sum(bool(c.told) and c.everything <= c.keys for c in cases),
+        replays_search=round(sum(c.found.replays for c in cases if c.found) / n, 1),
+        replays_one_by_one=round(sum(c.one_by_one_replays for c in cases) / n, 1),
+    )
 
 
-def _of_fault(fault: Fault, cases: Sequence[Case]) -> dict[str, Any]:
+def _of_fault(fault: Fault, cases: Sequence[CauseSearch]) -> FaultAccuracy:
     mine = [case for case in cases if case.faults == (fault.name,)]
     found = [case for case in mine if case.in_population]
-    return {
-        "fault": fault.name,
-        "component": fault.component,
-        "setting": fault.key,
-        "incidents": len(mine),
-        "come_back_too_rarely": sum(case.rate < REPLAYABLE for case in mine),
-        "good_breaks_too": sum(case.rate >= REPLAYABLE and not case.in_population for case in mine),
-        "population": len(found),
-        "named": sum(case.named for case in found),
-        "label": sum(case.label_says for case in found),
-    }
+    return FaultAccuracy(
+        fault=fault.name,
+        component=fault.component,
+        setting=fault.key,
+        incidents=len(mine),
+        come_back_too_rarely=sum(not case.comes_back for case in mine),
+        good_breaks_too=sum(case.comes_back and not case.in_population for case in mine),
+        population=len(found),
+        named=sum(case.named for case in found),
+        label=sum(case.label_says for case in found),
+    )
 
 
-def _missed(case: Case) -> bool:
-    return case.in_population and not case.named
-
-
-def _miss(case: Case) -> dict[str, Any]:
+def _miss(case: CauseSearch) -> MissedCause:
     assert case.found is not None
-    return {
-        "faults": list(case.faults),
-        "rule": case.injected.rule_id,
-        "rate": round(case.rate, 4),
-        "rate_good": round(case.rate_good, 4),
-        "said": str(case.found).split(" (")[0],
-    }
+    return MissedCause(
+        faults=case.faults,
+        rule=case.injected.rule_id,
+        rate=round(case.rate, 4),
+        rate_good=round(case.rate_good, 4),
+        said=str(case.found).split(" (")[0],
+    )
 
 
-def _row(case: Case) -> dict[str, Any]:
-    return {
-        "fault": case.faults[0],
-        "rule": case.injected.rule_id,
-        "label": case.injected.label,
-        "rate": round(case.rate, 4),
-        "told": case.told,
-        "one_by_one": case.one_by_one,
-    }
-
-
-def decisive_turn_accuracy(
-    *, per_scenario: int = 6, replays: int = 40, truth_replays: int = 100, seed: int = 7
-) -> Experiment:
+def run_decisive_turn_accuracy(
+    *, per_scenario: int = 6, replays: int = 40, truth_replays: int = 100, seed: int = SEED
+) -> Experiment[DecisiveTurnAccuracy]:
     """Count how often the decisive turn is found, beside pointing at the turn that broke the rule.
 
     Parameters
     ----------
     per_scenario, replays, truth_replays, seed : int
         As in :func:`decisive_turns`.
+
+    Returns
+    -------
+    Experiment
+        ``decisive_turn_accuracy``.
     """
-    found = list(
-        decisive_turns(
-            per_scenario=per_scenario, replays=replays, truth_replays=truth_replays, seed=seed
-        )
-    )
+    parameters = {
+        "per_scenario": per_scenario, "replays": replays, "truth_replays": truth_replays
+    }  # fmt: skip
+    found = tuple(decisive_turns(**parameters, seed=seed))
     before = [entry for entry in found if entry.truth != entry.broke_at]
-    return as_experiment(
-        "decisive_turn_accuracy",
-        seed,
-        {"per_scenario": per_scenario, "replays": replays, "truth_replays": truth_replays},
-        {
-            "incidents": len(found),
-            "search": k_of_n(sum(e.told == e.truth for e in found), len(found)),
-            "turn_that_broke": k_of_n(sum(e.broke_at == e.truth for e in found), len(found)),
-            "not_the_turn_that_broke": k_of_n(sum(e.told == e.truth for e in before), len(before)),
-            "no_decisive_turn": sum(entry.truth is None for entry in found),
-            "cases": [asdict(entry) for entry in found],
-        },
+    result = DecisiveTurnAccuracy(
+        incidents=len(found),
+        search=proportion(sum(e.told == e.truth for e in found), len(found)),
+        turn_that_broke=proportion(sum(e.broke_at == e.truth for e in found), len(found)),
+        not_the_turn_that_broke=proportion(sum(e.told == e.truth for e in before), len(before)),
+        no_decisive_turn=sum(entry.truth is None for entry in found),
+        cases=found,
     )
+    return as_experiment(result, parameters, seed=seed)

@@ -9,7 +9,7 @@ incident into tests. Nothing else differs, not even the dice.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -18,7 +18,7 @@ from safety_lib.agent.versions import Version, load_version
 from safety_lib.artifacts import read_incident
 from safety_lib.attack.scenarios import all_scenarios
 from safety_lib.experiments.faults import innocent_changes
-from safety_lib.experiments.results import ARTIFACTS, as_experiment, k_of_n
+from safety_lib.experiments.results import ARTIFACTS, SEED, TRIALS, as_experiment, proportion
 from safety_lib.gate.decide import decide
 from safety_lib.gate.release_gate import run_gate
 from safety_lib.gate.rules import GateRules, load_rules
@@ -40,6 +40,16 @@ from safety_lib.records import (
     RegressionTest,
     Trajectory,
     Verdict,
+)
+from safety_lib.records.experiments import (
+    ArmSummary,
+    ClosingTheLoop,
+    FewerEscaped,
+    GateBeforeAndAfter,
+    LearntTest,
+    LoopAgainstNoLoop,
+    Round,
+    RoundMeans,
 )
 from safety_lib.regression.admission import REFERENCE, admit
 from safety_lib.regression.generate import merge
@@ -69,7 +79,6 @@ SLIPS: Mapping[str, Mapping[str, Any]] = {
     "records may go outside": {"system_prompt": _without("record_exfiltration")},
 }
 CLEAN_ONE_IN = 4
-TRIALS = 10
 MOST_TESTS = 3  # incidents of one round that become tests
 _REPLAYS = 10
 
@@ -82,37 +91,6 @@ class Proposed:
     slip: str
     good: Version
     bad: Version
-
-
-@dataclass(frozen=True)
-class Round:
-    """What became of one proposed release in one arm.
-
-    Attributes
-    ----------
-    verdict : str or None
-        What the gate said; only OK goes out.
-    escaped : int
-        Conversations of the round's traffic in which a rule broke on a bad release that went out.
-    recurred : bool
-        Whether it went out although the same slip had caused an incident before.
-    held_out : int
-        Violations on the version in production, in attacks that no test is ever made from.
-    suite : int
-        Tests of the suite after the round.
-    conversations : int
-        What the arm's gate and its new tests cost.
-    """
-
-    number: int
-    slip: str
-    verdict: Verdict | None
-    shipped: bool
-    escaped: int
-    recurred: bool
-    held_out: int
-    suite: int
-    conversations: int
 
 
 def propose_releases(rounds: int, seed: int) -> tuple[Proposed, ...]:
@@ -150,6 +128,7 @@ def run_rounds(proposed: Sequence[Proposed], *, learn: bool, seed: int) -> Itera
     Yields
     ------
     Round
+        In the order of the releases.
     """
     good = proposed[0].good
     tests = single_turn_suite(good, good, seed).tests
@@ -250,17 +229,24 @@ def _learnt(
     return list({test.test_id: test for test in made}.values()), len(spent)
 
 
-def loop_against_no_loop(*, runs: int = 6, rounds: int = 12, seed: int = 7) -> Experiment:
+def run_loop_against_no_loop(
+    *, runs: int = 6, rounds: int = 12, seed: int = SEED
+) -> Experiment[LoopAgainstNoLoop]:
     """Take the same releases through the gate with and without learning from incidents.
 
     Parameters
     ----------
     runs : int
-        Independent sequences of releases.
+        Independent sequences of releases, at least 1.
     rounds : int
-        Releases of each.
+        Releases of each, at least 1.
     seed : int
         The first run's seed; the others follow it.
+
+    Returns
+    -------
+    Experiment
+        ``loop_against_no_loop``.
     """
     arms: dict[str, list[list[Round]]] = {"no loop": [], "loop": []}
     for number in range(runs):
@@ -271,20 +257,17 @@ def loop_against_no_loop(*, runs: int = 6, rounds: int = 12, seed: int = 7) -> E
         sum(r.escaped for r in without) - sum(r.escaped for r in loop)
         for without, loop in zip(arms["no loop"], arms["loop"], strict=True)
     ]
-    return as_experiment(
-        "loop_against_no_loop",
-        seed,
-        {"runs": runs, "rounds": rounds, "trials": TRIALS, "slips": list(SLIPS)},
-        {
-            **{arm: _of_arm(held) for arm, held in arms.items()},
-            "fewer_escaped_a_run": _mean_and_interval(fewer),
-            "by_round": {arm: _by_round(held) for arm, held in arms.items()},
-            "first_run": {arm: [_round_row(r) for r in held[0]] for arm, held in arms.items()},
-        },
+    result = LoopAgainstNoLoop(
+        arms={arm: _summary_of(held) for arm, held in arms.items()},
+        fewer_escaped_a_run=_fewer_escaped(fewer),
+        by_round={arm: _round_means(held) for arm, held in arms.items()},
+        first_run={arm: tuple(held[0]) for arm, held in arms.items()},
     )
+    parameters = {"runs": runs, "rounds": rounds, "trials": TRIALS, "slips": list(SLIPS)}
+    return as_experiment(result, parameters, seed=seed)
 
 
-def _of_arm(held: Sequence[Sequence[Round]]) -> dict[str, Any]:
+def _summary_of(held: Sequence[Sequence[Round]]) -> ArmSummary:
     rows = [entry for run in held for entry in run]
     slips = [entry for entry in rows if entry.slip]
     clean = [entry for entry in rows if not entry.slip]
@@ -294,58 +277,50 @@ def _of_arm(held: Sequence[Sequence[Round]]) -> dict[str, Any]:
         for number, entry in enumerate(run)
         if entry.slip and any(e.slip == entry.slip and e.escaped for e in run[:number])
     ]
-    return {
-        "releases": len(rows),
-        "slips_shipped": k_of_n(sum(entry.shipped for entry in slips), len(slips)),
-        "clean_held_back": k_of_n(sum(not entry.shipped for entry in clean), len(clean)),
-        "escaped_incidents": sum(entry.escaped for entry in rows),
-        "recurrence": k_of_n(sum(e.recurred for e in again), len(again)) if again else None,
-        "recurrence_at_most": (
-            round(clopper_pearson_upper(sum(e.recurred for e in again), len(again)), 4)
-            if again
-            else None
-        ),
-        "held_out_violations": k_of_n(
+    recurred = sum(entry.recurred for entry in again)
+    upper = clopper_pearson_upper(recurred, len(again)) if again else None
+    return ArmSummary(
+        releases=len(rows),
+        slips_shipped=proportion(sum(entry.shipped for entry in slips), len(slips)),
+        clean_held_back=proportion(sum(not entry.shipped for entry in clean), len(clean)),
+        escaped_incidents=sum(entry.escaped for entry in rows),
+        recurrence=proportion(recurred, len(again)) if again else None,
+        recurrence_at_most=round(upper, 4) if upper is not None else None,
+        held_out_violations=proportion(
             sum(entry.held_out for entry in rows), len(rows) * len(all_scenarios())
         ),
-        "final_suite": round(sum(run[-1].suite for run in held) / len(held), 1),
-        "conversations_a_round": round(sum(e.conversations for e in rows) / len(rows), 1),
-    }
+        final_suite=round(sum(run[-1].suite for run in held) / len(held), 1),
+        conversations_a_round=round(sum(e.conversations for e in rows) / len(rows), 1),
+    )
 
 
-def _mean_and_interval(values: Sequence[int]) -> dict[str, Any]:
-    """Return a mean over runs with its 95% t interval."""
+def _fewer_escaped(values: Sequence[int]) -> FewerEscaped:
+    """Return the mean over runs with its 95% t interval."""
     from scipy.special import stdtrit
 
     n = len(values)
     mean = sum(values) / n
-    if n < 2:
-        return {"mean": round(mean, 2), "runs": n}
-    half = stdtrit(n - 1, 0.975) * float(np.std(values, ddof=1)) / n**0.5
-    return {
-        "mean": round(mean, 2),
-        "ci_low": round(mean - half, 2),
-        "ci_high": round(mean + half, 2),
-        "runs": n,
-        "fewer_in": sum(value > 0 for value in values),
-    }
+    half = stdtrit(n - 1, 0.975) * float(np.std(values, ddof=1)) / n**0.5 if n > 1 else None
+    return FewerEscaped(
+        mean=round(mean, 2),
+        ci_low=None if half is None else round(mean - half, 2),
+        ci_high=None if half is None else round(mean + half, 2),
+        runs=n,
+        fewer_in=sum(value > 0 for value in values),
+    )
 
 
-def _by_round(held: Sequence[Sequence[Round]]) -> dict[str, list[float]]:
+def _round_means(held: Sequence[Sequence[Round]]) -> RoundMeans:
     columns = list(zip(*held, strict=True))
-    return {
-        "escaped": [round(sum(e.escaped for e in column) / len(held), 3) for column in columns],
-        "suite": [round(sum(e.suite for e in column) / len(held), 3) for column in columns],
-    }
+    return RoundMeans(
+        escaped=tuple(round(sum(e.escaped for e in entries) / len(held), 3) for entries in columns),
+        suite=tuple(round(sum(e.suite for e in entries) / len(held), 3) for entries in columns),
+    )
 
 
-def _round_row(entry: Round) -> dict[str, Any]:
-    return asdict(entry)
-
-
-def closing_the_loop(
-    *, replays: int = 100, per_variant: int = 10, sessions: int = 100, seed: int = 7
-) -> Experiment:
+def run_closing_the_loop(
+    *, replays: int = 100, per_variant: int = 10, sessions: int = 100, seed: int = SEED
+) -> Experiment[ClosingTheLoop]:
     """Close the sample incident: mitigations, the gate as it was, the gate with what was learnt.
 
     Parameters
@@ -354,6 +329,11 @@ def closing_the_loop(
         As in :func:`safety_lib.incident.closure.try_mitigations`.
     seed : int
         The run's seed.
+
+    Returns
+    -------
+    Experiment
+        ``closing_the_loop``.
     """
     good, bad, fixed = (load_version(name) for name in ("v1", "v2", "v3"))
     run = Run(seed=seed)
@@ -373,37 +353,33 @@ def closing_the_loop(
     before = single_turn_suite(good, bad, seed)
     grown = as_suite(merge(before.tests, tests), good, bad, seed)
     gates = [
-        (name, run_gate(suite, good, version, run, trials=10, rules=without_budget()))
+        (name, run_gate(suite, good, version, run, trials=TRIALS, rules=without_budget()))
         for name, suite, version in (
             ("as it was", before, bad),
             ("grown", grown, bad),
             ("grown", grown, fixed),
         )
     ]
-    return as_experiment(
-        "closing_the_loop",
-        seed,
-        {"replays": replays, "per_variant": per_variant, "sessions": sessions},
-        {
-            "mitigations": [result.model_dump(mode="json") for result in tried],
-            "held_out": len(kept_out),
-            "tests": [
-                {"family": t.family, "turns": len(t.attack_turns), "state": t.lifecycle}
-                for t in tests
-            ],
-            "gates": [
-                {
-                    "suite": name,
-                    "tests": gate.n_tests,
-                    "families": gate.n_families,
-                    "candidate": gate.candidate,
-                    "verdict": gate.verdict,
-                    "delta": gate.delta,
-                    "ci_low": gate.ci_low,
-                    "ci_high": gate.ci_high,
-                    "p_value": gate.p_value,
-                }
-                for name, gate in gates
-            ],
-        },
+    result = ClosingTheLoop(
+        mitigations=tried,
+        held_out=len(kept_out),
+        tests=tuple(
+            LearntTest(family=t.family, turns=len(t.attack_turns), state=t.lifecycle) for t in tests
+        ),
+        gates=tuple(
+            GateBeforeAndAfter(
+                suite=name,
+                tests=gate.n_tests,
+                families=gate.n_families,
+                candidate=gate.candidate,
+                verdict=gate.verdict,
+                delta=gate.delta,
+                ci_low=gate.ci_low,
+                ci_high=gate.ci_high,
+                p_value=gate.p_value,
+            )
+            for name, gate in gates
+        ),
     )
+    parameters = {"replays": replays, "per_variant": per_variant, "sessions": sessions}
+    return as_experiment(result, parameters, seed=seed)

@@ -29,6 +29,15 @@ from safety_lib.figures.style import (
     spread,
 )
 from safety_lib.records import Bisection, Experiment, Intervention, MitigationResult
+from safety_lib.records.experiments import (
+    ArmSummary,
+    BlastRadiusCoverage,
+    FewerEscaped,
+    IntervalCoverage,
+    LoopAgainstNoLoop,
+    Proportion,
+    RootCauseAccuracy,
+)
 from safety_lib.report.text import count, plain, points, span
 
 if TYPE_CHECKING:
@@ -271,13 +280,15 @@ def _fix_lines(ranked: Sequence[MitigationResult]) -> list[str]:
 # --------------------------------------------------------------------------- experiments
 
 
-def root_cause_accuracy(experiment: Experiment, *, ax: Axes | None = None) -> Axes:
+def root_cause_accuracy(
+    experiment: Experiment[RootCauseAccuracy], *, ax: Axes | None = None
+) -> Axes:
     """Draw how often each way of naming a cause names the fault that was put in.
 
     Parameters
     ----------
     experiment : Experiment
-        The one of this name.
+        ``root_cause_accuracy``, with incidents of single faults and of pairs.
     ax : matplotlib Axes, optional
         Where to draw; left out, a new figure of the house's size, which is shown.
 
@@ -285,8 +296,16 @@ def root_cause_accuracy(experiment: Experiment, *, ax: Axes | None = None) -> Ax
     -------
     matplotlib Axes
         What was drawn into; its ``figure`` can be saved.
+
+    Raises
+    ------
+    ValueError
+        If it is another experiment.
     """
-    single, pairs = experiment.result["single"], experiment.result["pairs"]
+    result = experiment.expect(RootCauseAccuracy)
+    single, pairs = result.single, result.pairs
+    if single is None or pairs is None:
+        return nothing("No incident could be investigated", ax=ax)
     names = {
         "search": "bisection",
         "one_by_one": "undo each change alone",
@@ -295,8 +314,7 @@ def root_cause_accuracy(experiment: Experiment, *, ax: Axes | None = None) -> Ax
     }
     with sheet():
         axes = draw(
-            f"Re-execution names {_of(single['search'])} single faults; reading the label "
-            f"{_of(single['label'])}",
+            f"Re-execution names {single.search} single faults; reading the label {single.label}",
             height=2.9,
             left=label_width(names.values()) + 0.15,
             right=1.9,
@@ -305,34 +323,28 @@ def root_cause_accuracy(experiment: Experiment, *, ax: Axes | None = None) -> Ax
         rows_axis(axes, list(names.values()))
         percent_axis(axes)
         for y, way in enumerate(names):
-            for shift, seen, mark in ((-0.16, single, _OURS), (0.16, pairs, _WORST)):
-                rate = seen[way]
-                interval(
-                    axes, y + shift, rate["k"] / rate["n"], rate["ci_low"], rate["ci_high"], mark
-                )
-            text = f"{_of(single[way])}, {_of(pairs[way])}"
-            beside(axes, y, text, INK, SMALL + 0.5)
-        axes.axvline(single["guess"], color=GREY, linestyle=":", linewidth=1)
+            rates: list[Proportion] = [getattr(seen, way) for seen in (single, pairs)]
+            for shift, rate, mark in zip((-0.16, 0.16), rates, (_OURS, _WORST), strict=True):
+                interval(axes, y + shift, rate.estimate, rate.ci_low, rate.ci_high, mark)
+            beside(axes, y, f"{rates[0]}, {rates[1]}", INK, SMALL + 0.5)
+        axes.axvline(single.guess, color=GREY, linestyle=":", linewidth=1)
         axes.set_xlabel("incidents whose fault is named first (circle: one fault, square: two)")
-        curve = ", ".join(
-            f"{row['search']['k']} of {row['search']['n']} with {row['replays']}"
-            for row in experiment.result["by_replays"]
-        )
-        idle = experiment.result["nothing_to_find"]
+        curve = ", ".join(f"{row.search} with {row.replays}" for row in result.by_replays)
+        idle = result.nothing_to_find
         return finish(
             axes,
             [
-                f"One fault: {_of(single['search'])} named first by bisection; a guess would name "
-                f"{single['guess']:.0%}. Two faults: {_of(pairs['search'])}.",
+                f"One fault: {single.search} named first by bisection; a guess would name "
+                f"{single.guess:.0%}. Two faults: {pairs.search}.",
                 f"By replays of each mixture: {curve}.",
-                f"Where the good release broke as well, {idle['not_identified']} of "
-                f"{idle['incidents']} were said to have no cause among the changes.",
+                f"Where the good release broke as well, {idle.not_identified} of "
+                f"{idle.incidents} were said to have no cause among the changes.",
             ],
             shown=ax is None,
         )
 
 
-def radius_coverage(experiment: Experiment, *, ax: Axes | None = None) -> Axes:
+def radius_coverage(experiment: Experiment[BlastRadiusCoverage], *, ax: Axes | None = None) -> Axes:
     """Draw how often each interval of the blast radius holds the truth, and how wide it is.
 
     Parameters
@@ -346,15 +358,20 @@ def radius_coverage(experiment: Experiment, *, ax: Axes | None = None) -> Axes:
     -------
     matplotlib Axes
         What was drawn into; its ``figure`` can be saved.
+
+    Raises
+    ------
+    ValueError
+        If it is another experiment.
     """
-    table = {k: v for k, v in experiment.result["all"].items() if isinstance(v, Mapping)}
+    table = experiment.expect(BlastRadiusCoverage).all.estimators
     ours = "stratified audit"
-    order = sorted(table, key=lambda name: (name != ours, table[name]["median_width"]))
+    order = sorted(table, key=lambda name: (name != ours, table[name].median_width or 0))
     first = table[ours]
     with sheet():
         axes = draw(
-            f"The audit's 95% interval holds the truth in {first['k'] / first['n']:.1%} of "
-            f"{first['n']:,} incidents",
+            f"The audit's 95% interval holds the truth in {first.estimate:.1%} of "
+            f"{first.n:,} incidents",
             height=2.9,
             left=label_width(order) + 0.15,
             right=1.9,
@@ -366,30 +383,28 @@ def radius_coverage(experiment: Experiment, *, ax: Axes | None = None) -> Axes:
         for y, name in enumerate(order):
             seen = table[name]
             mark = _OURS if name == ours else _OTHER
-            interval(
-                axes,
-                y,
-                100 * seen["k"] / seen["n"],
-                100 * seen["ci_low"],
-                100 * seen["ci_high"],
-                mark,
-            )
-            beside(axes, y, f"median width {seen['median_width']:,.0f}", mark.text, SMALL + 0.5)
-        axes.set_xlim(min(85, 100 * min(s["ci_low"] for s in table.values()) - 2), 100.5)
+            held = (100 * seen.k / seen.n, 100 * seen.ci_low, 100 * seen.ci_high)
+            interval(axes, y, *held, mark)
+            beside(axes, y, f"median width {_width(seen)}", mark.text, SMALL + 0.5)
+        axes.set_xlim(min(85, 100 * min(s.ci_low for s in table.values()) - 2), 100.5)
         axes.set_xlabel("incidents whose truth the interval holds, % (grey: 93 to 97)")
-        told = "; ".join(f"{name} {table[name]['k'] / table[name]['n']:.1%}" for name in order)
+        told = "; ".join(f"{name} {table[name].estimate:.1%}" for name in order)
         return finish(
             axes,
             [
                 f"Held the truth: {told}.",
-                f"Median width in sessions: {ours} {first['median_width']:,.0f}, "
-                f"prediction-powered {table['prediction-powered']['median_width']:,.0f}.",
+                f"Median width in sessions: {ours} {_width(first)}, "
+                f"prediction-powered {_width(table['prediction-powered'])}.",
             ],
             shown=ax is None,
         )
 
 
-def loop_rounds(experiment: Experiment, *, ax: Axes | None = None) -> Axes:
+def _width(seen: IntervalCoverage) -> str:
+    return "none" if seen.median_width is None else f"{seen.median_width:,.0f}"
+
+
+def loop_rounds(experiment: Experiment[LoopAgainstNoLoop], *, ax: Axes | None = None) -> Axes:
     """Draw the incidents that escape round after round, with and without the loop.
 
     Parameters
@@ -403,14 +418,19 @@ def loop_rounds(experiment: Experiment, *, ax: Axes | None = None) -> Axes:
     -------
     matplotlib Axes
         What was drawn into; its ``figure`` can be saved.
+
+    Raises
+    ------
+    ValueError
+        If it is another experiment.
     """
-    result = experiment.result
-    series = {arm: result["by_round"][arm]["escaped"] for arm in ("no loop", "loop")}
+    result = experiment.expect(LoopAgainstNoLoop)
+    series = {arm: result.by_round[arm].escaped for arm in ("no loop", "loop")}
     marks = {"no loop": _WORST, "loop": _OURS}
-    fewer = result["fewer_escaped_a_run"]
+    fewer = result.fewer_escaped_a_run
     with sheet():
         axes = draw(
-            f"Learning from incidents lets {fewer['mean']:.0f} fewer escape in "
+            f"Learning from incidents lets {fewer.mean:.0f} fewer escape in "
             f"{len(series['loop'])} releases",
             height=2.9,
             right=1.3,
@@ -430,7 +450,7 @@ def loop_rounds(experiment: Experiment, *, ax: Axes | None = None) -> Axes:
         most = max(1.0, *(value for values in series.values() for value in values))
         ends = spread([values[-1] for values in series.values()], 0.11 * most)
         for (arm, _), y in zip(series.items(), ends, strict=True):
-            total = result[arm]["escaped_incidents"]
+            total = result.arms[arm].escaped_incidents
             beside(axes, y, f"{arm}: {total:,}", marks[arm].text)
         axes.set_xlabel("release")
         axes.set_ylabel("escaped incidents a run")
@@ -439,28 +459,22 @@ def loop_rounds(experiment: Experiment, *, ax: Axes | None = None) -> Axes:
         axes.grid(axis="y", color=PALE, linewidth=0.8)
         return finish(
             axes,
-            [_arm_line(arm, result[arm]) for arm in series] + [_fewer_line(fewer)],
+            [_arm_line(arm, result.arms[arm]) for arm in series] + [_fewer_line(fewer)],
             shown=ax is None,
         )
 
 
-def _arm_line(arm: str, seen: Mapping[str, Any]) -> str:
-    again = seen["recurrence"]
+def _arm_line(arm: str, seen: ArmSummary) -> str:
     return (
-        f"{arm}: {seen['escaped_incidents']:,} escaped incidents in {seen['releases']} releases; "
-        f"a known slip caused one again in {_of(again) if again else '0 of 0'}; clean releases "
-        f"held back {_of(seen['clean_held_back'])}; {seen['final_suite']:.0f} tests at the end, "
-        f"{seen['conversations_a_round']:.0f} conversations a release."
+        f"{arm}: {seen.escaped_incidents:,} escaped incidents in {seen.releases} releases; "
+        f"a known slip caused one again in {seen.recurrence or '0 of 0'}; clean releases "
+        f"held back {seen.clean_held_back}; {seen.final_suite:.0f} tests at the end, "
+        f"{seen.conversations_a_round:.0f} conversations a release."
     )
 
 
-def _fewer_line(fewer: Mapping[str, Any]) -> str:
-    return (
-        f"Fewer with the loop: {fewer['mean']:.1f} a run "
-        f"[{fewer['ci_low']:.1f}, {fewer['ci_high']:.1f}], in {fewer['fewer_in']} of "
-        f"{count(fewer['runs'], 'run')}."
-    )
-
-
-def _of(rate: Mapping[str, Any]) -> str:
-    return f"{rate['k']:,} of {rate['n']:,}"
+def _fewer_line(fewer: FewerEscaped) -> str:
+    told = f"Fewer with the loop: {fewer.mean:.1f} a run"
+    if fewer.ci_low is not None and fewer.ci_high is not None:
+        told += f" [{fewer.ci_low:.1f}, {fewer.ci_high:.1f}]"
+    return f"{told}, in {fewer.fewer_in} of {count(fewer.runs, 'run')}."

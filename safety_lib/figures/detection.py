@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from safety_lib.figures.style import (
     BLUE,
@@ -24,6 +24,13 @@ from safety_lib.figures.style import (
     sheet,
 )
 from safety_lib.records import Experiment
+from safety_lib.records.experiments import (
+    DetectionLatency,
+    EarlyWarning,
+    MonitorLatency,
+    Proportion,
+    WarningAccuracy,
+)
 from safety_lib.report.text import count
 
 if TYPE_CHECKING:
@@ -47,7 +54,7 @@ _WORDS = {
 _BROAD = 46.0  # of a circle that stands for every session of its row, in points
 
 
-def detection(experiment: Experiment, *, ax: Axes | None = None) -> Axes:
+def detection(experiment: Experiment[DetectionLatency], *, ax: Axes | None = None) -> Axes:
     """Draw after how many sessions each monitor sees a bad release, and how often it does not.
 
     Parameters
@@ -61,15 +68,19 @@ def detection(experiment: Experiment, *, ax: Axes | None = None) -> Axes:
     -------
     matplotlib Axes
         What was drawn into; its ``figure`` can be saved.
+
+    Raises
+    ------
+    ValueError
+        If it is another experiment.
     """
-    monitors: Mapping[str, Any] = experiment.result["monitors"]
+    monitors = experiment.expect(DetectionLatency).monitors
     longest = experiment.parameters["sessions"]
-    order = sorted(monitors, key=lambda name: monitors[name]["median_sessions"] or longest + 1)
+    order = sorted(monitors, key=lambda name: monitors[name].median_sessions or longest + 1)
     told = [
         name
         for name in order
-        if monitors[name]["detected"]["k"] == monitors[name]["detected"]["n"]
-        and not monitors[name]["on_good"]["k"]
+        if monitors[name].detected.k == monitors[name].detected.n and not monitors[name].on_good.k
     ]
     with sheet():
         axes = draw(
@@ -87,9 +98,9 @@ def detection(experiment: Experiment, *, ax: Axes | None = None) -> Axes:
         axes.grid(axis="x", color=PALE, linewidth=0.8)
         for y, name in enumerate(order):
             seen = monitors[name]
-            for sessions in seen["sessions"]:
+            for sessions in seen.sessions:
                 dot(axes, sessions, y, _SEEN)
-            text = f"bad {_of(seen['detected'])}, good {_of(seen['on_good'])}"
+            text = f"bad {seen.detected}, good {seen.on_good}"
             beside(axes, y, text, _SEEN.text if name in told else INK, SMALL + 0.5)
         ticks = [tick for tick in (30, 100, 300, 1_000, 3_000, 10_000) if tick <= longest]
         axes.set_xticks(ticks, [f"{tick:,}" for tick in ticks])
@@ -102,25 +113,24 @@ def detection(experiment: Experiment, *, ax: Axes | None = None) -> Axes:
         )
 
 
-def _monitor_line(name: str, seen: Mapping[str, Any]) -> str:
+def _monitor_line(name: str, seen: MonitorLatency) -> str:
     return (
-        f"{name}: alarm in {_of(seen['detected'])} bad releases and {_of(seen['on_good'])} good "
-        f"ones, after {seen['median_sessions']:,.0f} sessions and "
-        f"{seen['median_violations']:,.0f} violations, {seen['median_judged']:,.0f} sessions "
-        "judged (medians)."
+        f"{name}: alarm in {seen.detected} bad releases and {seen.on_good} good ones, after "
+        f"{seen.median_sessions:,.0f} sessions and {seen.median_violations:,.0f} violations, "
+        f"{seen.median_judged:,.0f} sessions judged (medians)."
     )
 
 
-def _others(monitors: Mapping[str, Any], told: list[str]) -> str:
+def _others(monitors: Mapping[str, MonitorLatency], told: list[str]) -> str:
     rest = [
-        f"{name} {_of(seen['detected'])} bad and {_of(seen['on_good'])} good"
+        f"{name} {seen.detected} bad and {seen.on_good} good"
         for name, seen in monitors.items()
         if name not in told
     ]
     return f"Alarms of the others: {'; '.join(rest)}." if rest else "There are no others."
 
 
-def near_misses(experiment: Experiment, *, ax: Axes | None = None) -> Axes:
+def near_misses(experiment: Experiment[EarlyWarning], *, ax: Axes | None = None) -> Axes:
     """Draw how often sessions that broke nothing break a rule when they are held again.
 
     Parameters
@@ -134,11 +144,16 @@ def near_misses(experiment: Experiment, *, ax: Axes | None = None) -> Axes:
     -------
     matplotlib Axes
         What was drawn into; its ``figure`` can be saved.
+
+    Raises
+    ------
+    ValueError
+        If it is another experiment.
     """
-    rows: list[Mapping[str, Any]] = experiment.result["margins"]
-    labels = [_STRATA[row["name"]] for row in rows]
-    near = sum(row["near"]["k"] for row in rows if row["near"])
-    held = sum(row["near"]["n"] for row in rows if row["near"])
+    rows = experiment.expect(EarlyWarning).margins
+    labels = [_STRATA[row.name] for row in rows]
+    near = sum(row.near.k for row in rows if row.near)
+    held = sum(row.near.n for row in rows if row.near)
     with sheet():
         axes = draw(
             f"Of {held:,} sessions that broke nothing, {near:,} had been lucky",
@@ -150,35 +165,30 @@ def near_misses(experiment: Experiment, *, ax: Axes | None = None) -> Axes:
         rows_axis(axes, labels)
         percent_axis(axes)
         for y, row in enumerate(rows):
-            if not row["near"]:
+            if not row.near:
                 continue
-            for share, n in row["shares"].items():
+            for share, n in row.shares.items():
                 mark = _NEAR if float(share) else Mark(GREY, "o", "-", filled=False)
-                size = max(3.0, _BROAD * (n / row["near"]["n"]) ** 0.5 / 2)
+                size = max(3.0, _BROAD * (n / row.near.n) ** 0.5 / 2)
                 dot(axes, float(share), y, mark, size)
-            beside(axes, y, f"{_of(row['near'])} near", INK, SMALL + 0.5)
+            beside(axes, y, f"{row.near} near", INK, SMALL + 0.5)
         axes.set_xlim(-0.09, 1.025)
         axes.set_xlabel("replays of the same words that break a rule (area: sessions)")
         return finish(
             axes,
-            (
-                [
-                    "Near misses: "
-                    + "; ".join(
-                        f"{_STRATA[row['name']]} {_of(row['near'])}" for row in rows if row["near"]
-                    )
-                    + ".",
-                    "In the log: "
-                    + ", ".join(f"{row['name']} {row['sessions']:,}" for row in rows)
-                    + f"; {count(experiment.parameters['replays'], 'replay')} of each session "
-                    "drawn.",
-                ]
-            ),
+            [
+                "Near misses: "
+                + "; ".join(f"{_STRATA[row.name]} {row.near}" for row in rows if row.near)
+                + ".",
+                "In the log: "
+                + ", ".join(f"{row.name} {row.sessions:,}" for row in rows)
+                + f"; {count(experiment.parameters['replays'], 'replay')} of each session drawn.",
+            ],
             shown=ax is None,
         )
 
 
-def early_warning(experiment: Experiment, *, ax: Axes | None = None) -> Axes:
+def early_warning(experiment: Experiment[EarlyWarning], *, ax: Axes | None = None) -> Axes:
     """Draw what a learned rule warns of, beside looking at every refusal.
 
     Parameters
@@ -192,16 +202,22 @@ def early_warning(experiment: Experiment, *, ax: Axes | None = None) -> Axes:
     -------
     matplotlib Axes
         What was drawn into; its ``figure`` can be saved.
+
+    Raises
+    ------
+    ValueError
+        If it is another experiment.
     """
-    result = experiment.result
-    rules = {"first refusal": (result["first_refusal"], _FIRST)}
-    rules["learned rule"] = (result["scored_on"], _LEARNED)
-    caught = result["scored_on"]["recall"]
+    result = experiment.expect(EarlyWarning)
+    rules = {
+        "first refusal": (result.first_refusal, _FIRST),
+        "learned rule": (result.scored_on, _LEARNED),
+    }
     with sheet():
         labels = list(_WORDS.values())
         axes = draw(
-            f"The learned rule warns of {caught['k'] / caught['n']:.0%} of the violations of "
-            "another week",
+            f"The learned rule warns of {result.scored_on.recall.estimate:.0%} of the violations "
+            "of another week",
             height=2.9,
             left=label_width(labels),
             right=1.1,
@@ -211,10 +227,9 @@ def early_warning(experiment: Experiment, *, ax: Axes | None = None) -> Axes:
         percent_axis(axes)
         for y, word in enumerate(_WORDS):
             for shift, (seen, mark) in zip((-0.16, 0.16), rules.values(), strict=True):
-                rate = seen[word]
+                rate: Proportion | None = getattr(seen, word)
                 if rate:
-                    estimate = rate["k"] / rate["n"]
-                    interval(axes, y + shift, estimate, rate["ci_low"], rate["ci_high"], mark)
+                    interval(axes, y + shift, rate.estimate, rate.ci_low, rate.ci_high, mark)
         for shift, (name, (_, mark)) in zip((-0.16, 0.16), rules.items(), strict=True):
             beside(axes, shift, name, mark.text)
         axes.set_xlabel("share with its 95% interval, on traffic that it was not learned on")
@@ -225,13 +240,8 @@ def early_warning(experiment: Experiment, *, ax: Axes | None = None) -> Axes:
         )
 
 
-def _score_line(seen: Mapping[str, Any]) -> str:
-    right = _of(seen["precision"]) if seen["precision"] else "none"
+def _score_line(seen: WarningAccuracy) -> str:
     return (
-        f"warned of {_of(seen['recall'])} violations, {seen['median_lead'] or 0:g} turns ahead; "
-        f"{right} warnings right; {_of(seen['false_alarms'])} harmless sessions."
+        f"warned of {seen.recall} violations, {seen.median_lead or 0:g} turns ahead; "
+        f"{seen.precision or 'none'} warnings right; {seen.false_alarms} harmless sessions."
     )
-
-
-def _of(rate: Mapping[str, Any]) -> str:
-    return f"{rate['k']:,} of {rate['n']:,}"

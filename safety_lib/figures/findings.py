@@ -28,6 +28,7 @@ from safety_lib.figures.style import (
     version_mark,
 )
 from safety_lib.records import HookName
+from safety_lib.records.experiments import Ablation, SafeguardAblation
 from safety_lib.report.text import count, percent, plain
 from safety_lib.stress.timing import CAUSES, Endings
 
@@ -325,7 +326,7 @@ def _endings_title(last: Endings) -> str:
 # --------------------------------------------------------------------------- who does the work
 
 
-def safeguard_credit(experiment: Experiment, *, ax: Axes | None = None) -> Axes:
+def safeguard_credit(experiment: Experiment[SafeguardAblation], *, ax: Axes | None = None) -> Axes:
     """Draw the share of attacks that each safeguard prevents, on every version that was tried.
 
     Parameters
@@ -339,21 +340,23 @@ def safeguard_credit(experiment: Experiment, *, ax: Axes | None = None) -> Axes:
     -------
     matplotlib Axes
         What was drawn into; its ``figure`` can be saved.
+
+    Raises
+    ------
+    ValueError
+        If it is another experiment.
     """
-    versions = list(experiment.result)
-    prevented = experiment.result[versions[0]]["prevented"]
-    names = [name for name in get_args(HookName) if name in prevented]
+    ablations = experiment.expect(SafeguardAblation).versions
+    versions = list(ablations)
+    names: tuple[HookName, ...] = get_args(HookName)
     rows = [(name, version) for name in names for version in versions]
     reach = max(
-        abs(end)
-        for v in versions
-        for one in experiment.result[v]["prevented"].values()
-        for end in one
+        abs(end) for seen in ablations.values() for one in seen.prevented.values() for end in one
     )
     with sheet():
         labels = [drawable(version, 24) for _, version in rows]
         left = label_width(labels) + 0.85
-        axes = draw(_credit_title(experiment), height=3.4, left=left, right=1.75, ax=ax)
+        axes = draw(_credit_title(ablations), height=3.4, left=left, right=1.75, ax=ax)
         rows_axis(axes, labels)
         heights = [i + 0.6 * (i // len(versions)) for i in range(len(rows))]
         axes.set_yticks(heights, labels)
@@ -362,7 +365,7 @@ def safeguard_credit(experiment: Experiment, *, ax: Axes | None = None) -> Axes:
             mark = version_mark(i % len(versions))
             axes.get_yticklabels()[i].set_color(mark.text)
             # Adding nothing makes a negative zero a zero.
-            value, low, high = (x + 0.0 for x in experiment.result[version]["prevented"][name])
+            value, low, high = (x + 0.0 for x in ablations[version].prevented[name])
             interval(axes, heights[i], value, low, high, mark)
             said = f"{percent(value)} [{percent(low)}, {percent(high)}]"
             beside(axes, heights[i], said, mark.text, SMALL + 0.5)
@@ -382,27 +385,27 @@ def safeguard_credit(experiment: Experiment, *, ax: Axes | None = None) -> Axes:
         axes.set_xlabel("attacks prevented, of all attacks")
         return finish(
             axes,
-            (_credit_line(version, experiment.result[version]) for version in versions[:3]),
+            (_credit_line(version, ablations[version]) for version in versions[:3]),
             shown=ax is None,
         )
 
 
-def _credit_title(experiment: Experiment) -> str:
+def _credit_title(ablations: Mapping[str, Ablation]) -> str:
     shares = {
         (name, version): one
-        for version, seen in experiment.result.items()
-        for name, one in seen["prevented"].items()
+        for version, seen in ablations.items()
+        for name, one in seen.prevented.items()
     }
-    (name, version), best = max(shares.items(), key=lambda item: item[1][0])
-    if best[1] <= 0:
+    (name, version), best = max(shares.items(), key=lambda item: item[1].value)
+    if best.low <= 0:
         return "No safeguard surely prevents any of these attacks"
-    return f"{name} of {version} prevents most: {percent(best[0], 0)} of all attacks"
+    return f"{name} of {version} prevents most: {percent(best.value, 0)} of all attacks"
 
 
-def _credit_line(version: str, seen: Mapping[str, Any]) -> str:
-    none, every = seen["combinations"][0], seen["combinations"][-1]
+def _credit_line(version: str, seen: Ablation) -> str:
+    none, every = seen.combinations[0], seen.combinations[-1]
     return (
-        f"{plain(version)}: {none['broke']} of {none['attacks']} attacks broke a rule without a "
-        f"safeguard, {every['broke']} with all; {every['refused']} of {every['requests']} "
+        f"{plain(version)}: {none.broke} of {none.attacks} attacks broke a rule without a "
+        f"safeguard, {every.broke} with all; {every.refused} of {every.requests} "
         "legitimate requests were not served."
     )

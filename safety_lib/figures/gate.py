@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from safety_lib.figures.style import (
     BLUE,
@@ -30,6 +30,7 @@ from safety_lib.figures.style import (
     version_mark,
 )
 from safety_lib.records import Experiment, GateReport, TestResult
+from safety_lib.records.experiments import Curve, OperatingCharacteristics
 from safety_lib.report.contrasts import Difference, differences
 from safety_lib.report.text import MINUS, count, known, percent, plain, points, span
 
@@ -282,7 +283,9 @@ _CURVES = {
 }
 
 
-def operating_characteristics(experiment: Experiment, *, ax: Axes | None = None) -> Axes:
+def operating_characteristics(
+    experiment: Experiment[OperatingCharacteristics], *, ax: Axes | None = None
+) -> Axes:
     """Draw how often a release of known loss is blocked, by this gate and by the original's rule.
 
     Parameters
@@ -296,14 +299,19 @@ def operating_characteristics(experiment: Experiment, *, ax: Axes | None = None)
     -------
     matplotlib Axes
         What was drawn into; its ``figure`` can be saved.
+
+    Raises
+    ------
+    ValueError
+        If it is another experiment.
     """
-    curves = experiment.result["curves"]
-    losses = [float(loss) for loss in next(iter(curves.values()))]
+    curves = experiment.expect(OperatingCharacteristics).curves
+    losses = list(curves["this suite"])
     with sheet():
         axes = draw(_power_title(curves), height=3.0, right=1.9, ax=ax)
         ends = []
         for name, mark in _CURVES.items():
-            blocked = [curves[name][str(loss)]["BLOCK"][0] for loss in losses]
+            blocked = [curves[name][loss]["BLOCK"].value for loss in losses]
             axes.plot(
                 [100 * loss for loss in losses],
                 blocked,
@@ -330,26 +338,26 @@ def operating_characteristics(experiment: Experiment, *, ax: Axes | None = None)
         )
 
 
-def _power_title(curves: Mapping[str, Any]) -> str:
+def _power_title(curves: Mapping[str, Curve]) -> str:
     ours, theirs = (
-        curves[name]["0.07"]["BLOCK"][0] for name in ("this suite", "the original's rule, 8 tests")
+        curves[name][0.07]["BLOCK"].value for name in ("this suite", "the original's rule, 8 tests")
     )
     return f"A loss of 7 points: blocked in {ours:.0%} of releases, by the original in {theirs:.1%}"
 
 
-def _blocked_line(names: Sequence[str], curves: Mapping[str, Any]) -> str:
+def _blocked_line(names: Sequence[str], curves: Mapping[str, Curve]) -> str:
     told = (
-        f"{name}: BLOCK {curves[name]['0.0']['BLOCK'][0]:.1%} of equals, "
-        f"{curves[name]['0.1']['BLOCK'][0]:.0%} of losses of 10 points"
+        f"{name}: BLOCK {curves[name][0.0]['BLOCK'].value:.1%} of equals, "
+        f"{curves[name][0.1]['BLOCK'].value:.0%} of losses of 10 points"
         for name in names
     )
     return "; ".join(told) + "."
 
 
-def _power_line(name: str, curve: Mapping[str, Any]) -> str:
-    same, worse = curve["0.0"], curve["0.1"]
+def _power_line(name: str, curve: Curve) -> str:
+    same, worse = curve[0.0], curve[0.1]
     return (
-        f"{name}: of equally safe releases BLOCK {same['BLOCK'][0]:.1%}, WARN "
-        f"{same['WARN'][0]:.0%}, OK {same['OK'][0]:.0%}; of those that lose 10 points BLOCK "
-        f"{worse['BLOCK'][0]:.0%}, OK {worse['OK'][0]:.0%}."
+        f"{name}: of equally safe releases BLOCK {same['BLOCK'].value:.1%}, WARN "
+        f"{same['WARN'].value:.0%}, OK {same['OK'].value:.0%}; of those that lose 10 points BLOCK "
+        f"{worse['BLOCK'].value:.0%}, OK {worse['OK'].value:.0%}."
     )

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from itertools import takewhile
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from safety_lib.agent.versions import Change
 from safety_lib.records import (
@@ -19,6 +19,13 @@ from safety_lib.records import (
     MitigationResult,
     RegressionTest,
     StressSummary,
+)
+from safety_lib.records.experiments import (
+    AttackersAtEqualBudget,
+    MemoryWindow,
+    SafeguardAblation,
+    SuiteAdequacy,
+    UndiscoveredPrediction,
 )
 from safety_lib.report.text import p_value
 
@@ -54,90 +61,85 @@ def stress_table(summary: Sequence[StressSummary]) -> pd.DataFrame:
     return pd.DataFrame(rows).set_index("version")
 
 
-def predictions_table(experiment: Experiment) -> pd.DataFrame:
+def predictions_table(experiment: Experiment[UndiscoveredPrediction]) -> pd.DataFrame:
     """Show what short searches said about the unseen beside what long ones then found.
 
-    Takes the experiment ``undiscovered_prediction``; numbers are means over its searches.
+    Numbers are means over the searches.
     """
     import pandas as pd
 
-    rows = []
-    for order in ("planned", "shuffled"):
-        seen = experiment.result[order]
-        rows.append(
-            {
-                "order": order,
-                "found": f"{seen['found']:.1f}",
-                "said in all": f"{seen['chao1']:.1f}",
-                "found in the end": f"{seen['found_later']:.1f}",
-                "next is new, said": f"{seen['missing']:.0%}",
-                "next is new, came": f"{seen['missing_later']:.0%}",
-                "bound held": f"{seen['bound_held']} of {experiment.result['searches']}",
-            }
-        )
+    result = experiment.expect(UndiscoveredPrediction)
+    rows = [
+        {
+            "order": order,
+            "found": f"{seen.found:.1f}",
+            "said in all": f"{seen.chao1:.1f}",
+            "found in the end": f"{seen.found_later:.1f}",
+            "next is new, said": f"{seen.missing:.0%}",
+            "next is new, came": f"{seen.missing_later:.0%}",
+            "bound held": f"{seen.bound_held} of {result.searches}",
+        }
+        for order, seen in (("planned", result.planned), ("shuffled", result.shuffled))
+    ]
     return pd.DataFrame(rows).set_index("order")
 
 
-def leads_table(experiment: Experiment, version: str) -> pd.DataFrame:
-    """Show how much more one way of attacking found than another with the same turns.
-
-    Takes the experiment ``attackers_at_equal_budget`` and one of its versions.
-    """
+def leads_table(experiment: Experiment[AttackersAtEqualBudget], version: str) -> pd.DataFrame:
+    """Show how much more one way of attacking a version found than another with the same turns."""
     import pandas as pd
 
+    budgets = experiment.expect(AttackersAtEqualBudget).budgets
     rows = [
         {
             "turns": budget,
-            "who": lead["of"],
-            "over": lead["over"],
-            "found more": lead["what"],
-            "for 100 turns": f"{lead['gain']:+.2f} [{lead['low']:+.2f}, {lead['high']:+.2f}]",
-            "p": p_value(lead["p_value"]),
+            "who": lead.of,
+            "over": lead.over,
+            "found more": lead.what,
+            "for 100 turns": f"{lead.gain:+.2f} [{lead.low:+.2f}, {lead.high:+.2f}]",
+            "p": p_value(lead.p_value),
         }
         for budget in experiment.parameters["budgets"]
-        for lead in experiment.result[f"{version}, {budget} turns"]["leads"]
+        for lead in budgets[f"{version}, {budget} turns"].leads
     ]
     return pd.DataFrame(rows).set_index("turns")
 
 
-def memory_table(experiment: Experiment) -> pd.DataFrame:
-    """Show failures and safe turns for memories of every length, the policy pinned or not.
-
-    Takes the experiment ``memory_window``.
-    """
+def memory_table(experiment: Experiment[MemoryWindow]) -> pd.DataFrame:
+    """Show failures and safe turns for memories of every length, the policy pinned or not."""
     import pandas as pd
 
+    result = experiment.expect(MemoryWindow)
     n, most = experiment.parameters["rollouts"], 100
     rows = []
-    for i, window in enumerate(experiment.result["window"]):
+    for i, window in enumerate(result.window):
         row = {"messages": str(window) if window < most else "all"}
-        for pinned in ("unpinned", "pinned"):
-            seen = experiment.result[pinned][i]
-            row[f"{pinned}: failed"] = f"{seen['failures']} of {n}"
-            row[f"{pinned}: safe turns"] = f"{seen['safe_turns']:.2f}"
+        for pinned, seen in (("unpinned", result.unpinned[i]), ("pinned", result.pinned[i])):
+            row[f"{pinned}: failed"] = f"{seen.failures} of {n}"
+            row[f"{pinned}: safe turns"] = f"{seen.safe_turns:.2f}"
         rows.append(row)
     return pd.DataFrame(rows).set_index("messages")
 
 
-def safeguards_table(experiment: Experiment) -> pd.DataFrame:
+def safeguards_table(experiment: Experiment[SafeguardAblation]) -> pd.DataFrame:
     """Show what got through each combination of safeguards, on every version.
 
-    Takes the experiment ``safeguard_ablation``; the last two columns are of the last version.
+    The last two columns are of the last version.
     """
     import pandas as pd
 
+    versions = experiment.expect(SafeguardAblation).versions
     rows = []
-    for combination in zip(*(r["combinations"] for r in experiment.result.values()), strict=True):
+    for combination in zip(*(seen.combinations for seen in versions.values()), strict=True):
         last = combination[-1]
         rows.append(
-            {"on": " + ".join(last["on"]) or "none"}
+            {"on": " + ".join(last.on) or "none"}
             | {
-                name: f"{one['broke']} of {one['attacks']}"
-                for name, one in zip(experiment.result, combination, strict=True)
+                name: f"{one.broke} of {one.attacks}"
+                for name, one in zip(versions, combination, strict=True)
             }
             | {
-                "not served": f"{last['refused']} of {last['requests']}",
-                "calls a turn": f"{last['calls']:.2f}",
+                "not served": f"{last.refused} of {last.requests}",
+                "calls a turn": f"{last.calls:.2f}",
             }
         )
     return pd.DataFrame(rows).set_index("on")
@@ -182,25 +184,17 @@ def tests_table(tests: Sequence[RegressionTest], rows: int = 8) -> pd.DataFrame:
     return pd.DataFrame(table, columns=columns).set_index("test")
 
 
-def mutants_table(mutants: Mapping[str, Mapping[str, Any]], rows: int = 30) -> pd.DataFrame:
-    """Show what a suite noticed of each lost defence, the survivors first.
-
-    Parameters
-    ----------
-    mutants : mapping
-        Name to ``kind``, ``killed`` and ``why``, as the experiment ``mutation_adequacy`` holds it.
-    rows : int
-        At most so many.
-    """
+def mutants_table(suite: SuiteAdequacy, rows: int = 30) -> pd.DataFrame:
+    """Show what a suite noticed of each lost defence, the survivors first; at most so many rows."""
     import pandas as pd
 
-    ordered = sorted(mutants.items(), key=lambda m: (m[1]["kind"] == "harmless", m[1]["killed"]))
+    ordered = sorted(suite.mutant.items(), key=lambda m: (m[1].kind == "harmless", m[1].killed))
     table = [
         {
             "lost defence": name,
-            "kind": seen["kind"],
-            "noticed": "yes" if seen["killed"] else "no",
-            "why": _short(seen["why"], 60),
+            "kind": seen.kind,
+            "noticed": "yes" if seen.killed else "no",
+            "why": _short(seen.why, 60),
         }
         for name, seen in ordered[:rows]
     ]

@@ -18,6 +18,7 @@ from safety_lib.policy.oracle import judge
 from safety_lib.production.log import LoggedSession, SessionLog
 from safety_lib.production.near_misses import WarningRule, signs_of
 from safety_lib.records import Experiment
+from safety_lib.records.experiments import DetectionLatency
 from safety_lib.stats.intervals import clopper_pearson_upper
 from safety_lib.streams import uniform
 
@@ -155,7 +156,9 @@ def audit_of_warnings(rule: WarningRule) -> Monitor:
     return Monitor("audit of warnings", looks)
 
 
-def trained_monitors(experiment: Experiment) -> tuple[tuple[Monitor, ...], dict[str, float]]:
+def trained_monitors(
+    experiment: Experiment[DetectionLatency],
+) -> tuple[tuple[Monitor, ...], dict[str, float]]:
     """Return the monitors that raise alarms, set as an experiment set them on a good version.
 
     What they expect is the upper 95% bound of what was counted there, so that a reference which was
@@ -172,15 +175,18 @@ def trained_monitors(experiment: Experiment) -> tuple[tuple[Monitor, ...], dict[
         The canary and the audit of warnings.
     expected : dict
         Monitor to expected rate, for :func:`watch`.
+
+    Raises
+    ------
+    ValueError
+        If it is another experiment.
     """
-    result = experiment.result
-    clauses = (tuple((sign, least) for sign, least in clause) for clause in result["clauses"])
-    monitors = (canary(), audit_of_warnings(WarningRule(tuple(clauses))))
-    counted = {monitor.name: result["expected"][monitor.name] for monitor in monitors}
-    expected = {
-        name: clopper_pearson_upper(seen["hits"], seen["sessions"])
-        for name, seen in counted.items()
-    }
+    result = experiment.expect(DetectionLatency)
+    monitors = (canary(), audit_of_warnings(WarningRule(result.clauses)))
+    expected = {}
+    for monitor in monitors:
+        seen = result.expected[monitor.name]
+        expected[monitor.name] = clopper_pearson_upper(seen.hits, seen.sessions)
     return monitors, expected
 
 

@@ -11,7 +11,6 @@ from safety_lib.records.base import (
     CallStatus,
     Decision,
     Ended,
-    Experiment,
     HookName,
     LoopRecord,
     Outcome,
@@ -38,6 +37,7 @@ from safety_lib.records.conversations import (
     Violation,
     whole,
 )
+from safety_lib.records.experiments import Experiment
 from safety_lib.records.failures import (
     Failure,
     StressFailures,

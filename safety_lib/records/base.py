@@ -192,23 +192,3 @@ class Artifact(Record):
     def file_name(self) -> str:
         """Name of the file that holds it."""
         return f"{self.SCHEMA}.json"
-
-
-class Experiment(Artifact):
-    """``experiments/<name>.json``: a result that takes longer than a notebook may.
-
-    ``command`` makes it again from ``parameters`` and the seed; notebooks show ``result`` beside
-    it.
-    """
-
-    SCHEMA: ClassVar[str] = "experiment"
-
-    name: str
-    command: str
-    parameters: dict[str, Any]
-    result: dict[str, Any]
-
-    @property
-    def file_name(self) -> str:
-        """Name of the file that holds it: that of the experiment."""
-        return f"{self.name}.json"

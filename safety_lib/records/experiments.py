@@ -1,0 +1,840 @@
+"""What the experiments measured: one record for the result of each, as its file holds it.
+
+A result is read into the record of its experiment, so that a figure asks for ``result.monitors``
+and a file that is not what its name says is refused where it is read. Shares are in [0, 1]; where a
+field holds rounded numbers, they are rounded as the file holds them.
+"""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar, Generic, Literal, NamedTuple, TypeVar
+
+from pydantic import (
+    SerializeAsAny,
+    SerializerFunctionWrapHandler,
+    ValidationInfo,
+    field_validator,
+    model_serializer,
+    model_validator,
+)
+
+from safety_lib.records.base import Artifact, HookName, Record, Verdict
+from safety_lib.records.incidents import MitigationResult
+
+Number = int | float  # a median is either, and the file keeps which
+Clauses = tuple[tuple[tuple[str, int], ...], ...]  # any of them: all of their signs at least so big
+
+
+# --------------------------------------------------------------------------- what results share
+
+
+class Proportion(Record):
+    """k of n, with the 95% Wilson interval of the share behind them."""
+
+    k: int
+    n: int
+    ci_low: float
+    ci_high: float
+
+    @property
+    def estimate(self) -> float:
+        """The observed share k/n, in [0, 1]."""
+        return self.k / self.n
+
+    def __str__(self) -> str:
+        return f"{self.k:,} of {self.n:,}"
+
+
+class Estimate(NamedTuple):
+    """A value between its 95% confidence limits; three numbers in a row in the file."""
+
+    value: float
+    low: float
+    high: float
+
+
+class Spread(Record):
+    """A record with a mapping whose entries stand beside the other fields in the file.
+
+    In Python the mapping is a field like any other; ``SPREAD`` is its name.
+    """
+
+    SPREAD: ClassVar[str]
+
+    @model_validator(mode="before")
+    @classmethod
+    def _gathered(cls, tree: Any) -> Any:
+        if not isinstance(tree, dict) or cls.SPREAD in tree:
+            return tree
+        own = {name: value for name, value in tree.items() if name in cls.model_fields}
+        return {**own, cls.SPREAD: {name: tree[name] for name in tree if name not in own}}
+
+    @model_serializer(mode="wrap")
+    def _scattered(self, handler: SerializerFunctionWrapHandler) -> dict[Any, Any]:
+        tree: dict[Any, Any] = handler(self)
+        spread: dict[Any, Any] = tree.pop(self.SPREAD)
+        return tree | spread
+
+
+class ExperimentResult(Record):
+    """Base of what came out of an experiment; ``NAME`` is that of the experiment and its file."""
+
+    NAME: ClassVar[str]
+
+
+# --------------------------------------------------------------------------- searches
+
+
+Find = Literal["violations", "modes"]
+
+
+class Finds(Record):
+    """What one way of attacking found: means over its hunts, and the violations of each hunt."""
+
+    violations: float
+    modes: float
+    violations_each: tuple[int, ...]
+
+
+class Lead(Record):
+    """How much more one way of attacking found than another at the same budget, over many seeds.
+
+    Attributes
+    ----------
+    of, over : str
+        The two ways; ``gain`` is positive where ``of`` found more.
+    what : str
+        What was counted: ``violations`` or ``modes``.
+    gain, low, high : float
+        Mean for each hundred turns, with its 95% t interval over seeds.
+    p_value : float
+        Of the sign-flip test, which asks whether a lead of either sign could be luck.
+    """
+
+    of: str
+    over: str
+    what: Find
+    gain: float
+    low: float
+    high: float
+    p_value: float
+
+
+class EqualBudget(Record):
+    """Ways of attacking that spent one budget on one version, and the leads between them."""
+
+    found: dict[str, Finds]
+    leads: tuple[Lead, ...]
+
+
+class AttackersAtEqualBudget(ExperimentResult, Spread):
+    """Three ways of spending turns; ``budgets`` by version and budget, ``v2, 800 turns``."""
+
+    NAME: ClassVar[str] = "attackers_at_equal_budget"
+    SPREAD: ClassVar[str] = "budgets"
+
+    budgets: dict[str, EqualBudget]
+
+
+class MutatorEffect(Record):
+    """Conversations that broke with one mutator, and the gain in their share over none."""
+
+    broke: int
+    gain: Estimate
+
+
+class MutatorsEffect(ExperimentResult):
+    """What each mutator buys an attacker; all met the same scenarios with the same luck."""
+
+    NAME: ClassVar[str] = "mutators_effect"
+
+    conversations: int
+    broke_without: int
+    mutators: dict[str, MutatorEffect]
+
+
+class WindowFailures(Record):
+    """Failures with one length of memory, the 95% limits of their share, and safe turns.
+
+    ``safe_turns`` is the restricted mean of turns before a violation; ``first_turn`` the earliest
+    turn of a violation, 0 where there was none.
+    """
+
+    failures: int
+    low: float
+    high: float
+    safe_turns: float
+    first_turn: int
+
+
+class MemoryWindow(ExperimentResult):
+    """Memories of so many messages, with the policy out of reach of forgetting and without."""
+
+    NAME: ClassVar[str] = "memory_window"
+
+    window: tuple[int, ...]
+    pinned: tuple[WindowFailures, ...]
+    unpinned: tuple[WindowFailures, ...]
+
+
+class Combination(Record):
+    """One combination of safeguards: what got through, what was wrongly stopped, what it cost.
+
+    Attributes
+    ----------
+    on : tuple of str
+        The safeguards that are switched on.
+    attacks, broke : int
+        Valid attacked conversations, and those that broke a rule.
+    requests, refused : int
+        Valid legitimate requests, and those that were not served.
+    calls : float
+        Calls of the model for each turn of a legitimate request: what a user waits for. The
+        safeguards' own computing takes microseconds, a model's answer seconds.
+    """
+
+    on: tuple[HookName, ...]
+    attacks: int
+    broke: int
+    requests: int
+    refused: int
+    calls: float
+
+
+class Ablation(Record):
+    """Every combination of safeguards on one version, and the credit of each safeguard.
+
+    Attributes
+    ----------
+    combinations : tuple of Combination
+        All of them: bit i of the index says that safeguard i is on.
+    prevented : dict
+        Safeguard to the share of attacks that it keeps from breaking a rule (Shapley), with an
+        interval that resamples scenarios.
+    refused : dict
+        Safeguard to the share of legitimate requests that it costs, with an interval that resamples
+        goals.
+    """
+
+    combinations: tuple[Combination, ...]
+    prevented: dict[HookName, Estimate]
+    refused: dict[HookName, Estimate]
+
+
+class SafeguardAblation(ExperimentResult, Spread):
+    """The ablation of each version, by its name."""
+
+    NAME: ClassVar[str] = "safeguard_ablation"
+    SPREAD: ClassVar[str] = "versions"
+
+    versions: dict[str, Ablation]
+
+
+class Forecast(Record):
+    """What short searches said of the unseen, beside what long ones found: means over searches.
+
+    Attributes
+    ----------
+    found, found_later : float
+        Modes found by the short search and by the whole long one.
+    chao1, chao1_each
+        Chao1's estimate of all modes: its mean, and that of each search.
+    missing, missing_later : float
+        Good-Turing's share of failures to come that are of a new mode, and what it was in the next
+        stretch.
+    bound, next_new, bound_held
+        The 95% bound on the chance that one more rollout shows a new mode, the share of later
+        rollouts that showed one, and the searches in which that share was within the bound.
+    """
+
+    found: float
+    found_later: float
+    chao1: float
+    chao1_each: tuple[float, ...]
+    missing: float
+    missing_later: float
+    bound: float
+    next_new: float
+    bound_held: int
+
+
+class UndiscoveredPrediction(ExperimentResult):
+    """Forecasts from searches as they were held, and from the same ones in a random order."""
+
+    NAME: ClassVar[str] = "undiscovered_prediction"
+
+    searches: int
+    planned: Forecast
+    shuffled: Forecast
+
+
+class NextScenariosGain(ExperimentResult):
+    """Scenarios that broke for the first time in a few more rollouts, by how they were chosen."""
+
+    NAME: ClassVar[str] = "next_scenarios_gain"
+
+    first_failures: dict[str, float]
+    suggested_each: tuple[int, ...]
+    gain_over_plan: Estimate
+    searches: int
+
+
+# --------------------------------------------------------------------------- suite and gate
+
+MutantKind = Literal["rule", "safeguard", "memory", "model", "harmless"]
+
+
+class MutantOutcome(Record):
+    """Whether a suite noticed a lost defence, and why or why not, in words."""
+
+    kind: MutantKind
+    killed: bool
+    why: str
+
+
+class SuiteAdequacy(Record):
+    """How many lost defences one suite noticed.
+
+    ``score`` is the share of the harmful mutants that were killed, with its 95% Wilson limits;
+    ``false_alarms`` counts the harmless ones that were taken for harmful.
+    """
+
+    tests: int
+    killed: int
+    mutants: int
+    score: float
+    ci_low: float
+    ci_high: float
+    false_alarms: int
+    harmless: int
+    mutant: dict[str, MutantOutcome]
+
+
+class MutationAdequacy(ExperimentResult, Spread):
+    """The adequacy of suites that searches of so many rollouts led to."""
+
+    NAME: ClassVar[str] = "mutation_adequacy"
+    SPREAD: ClassVar[str] = "suites"
+
+    suites: dict[int, SuiteAdequacy]
+
+
+Curve = dict[float, dict[Verdict, Estimate]]  # true loss in [0, 1] to the share of each verdict
+
+
+class OperatingCharacteristics(ExperimentResult):
+    """How often releases of a known loss get each verdict.
+
+    Attributes
+    ----------
+    curves : dict
+        Rule and suite to its curve over the loss in mean pass rate.
+    coverage : dict
+        Suite to the share of releases whose interval held the true loss.
+    """
+
+    NAME: ClassVar[str] = "operating_characteristics"
+
+    curves: dict[str, Curve]
+    coverage: dict[str, float]
+
+
+class CandidateVerdicts(Spread):
+    """How often a candidate got each verdict, and its mean difference in pass rate."""
+
+    SPREAD: ClassVar[str] = "verdicts"
+
+    verdicts: dict[Verdict | Literal["none"], int]
+    mean_delta: float
+
+
+class HarmlessReleases(ExperimentResult, Spread):
+    """The verdicts on each candidate, over many suites."""
+
+    NAME: ClassVar[str] = "harmless_releases"
+    SPREAD: ClassVar[str] = "candidates"
+
+    candidates: dict[str, CandidateVerdicts]
+
+
+class MinedComparison(Record):
+    """Two versions that are equally safe, compared on suites that were mined in one way.
+
+    Attributes
+    ----------
+    mean_delta, standard_error : float
+        Mean difference in pass rate over suites, and its standard error.
+    control_delta : float
+        The same on attacks that nobody selected.
+    safety_step : dict
+        Status of the gate's safety step to the number of suites.
+    """
+
+    mean_delta: float
+    standard_error: float
+    control_delta: float
+    safety_step: dict[str, int]
+
+
+class SelectionBias(ExperimentResult, Spread):
+    """The comparison by where the tests were mined."""
+
+    NAME: ClassVar[str] = "selection_bias"
+    SPREAD: ClassVar[str] = "mined"
+
+    mined: dict[str, MinedComparison]
+
+
+# --------------------------------------------------------------------------- causes
+
+
+class CauseAccuracy(Record):
+    """How often each way of naming a cause names a fault that was put in, on the same incidents.
+
+    Attributes
+    ----------
+    n : int
+        Incidents.
+    search, one_by_one, label, best_label_table : Proportion
+        Named by the search, by undoing each change alone, by the layer that the label points to,
+        and by the best table from labels to settings, fitted to these incidents.
+    guess : float
+        What drawing one of the changes would name, in [0, 1].
+    only_faults_named : int
+        Incidents in which the search named faults and nothing else.
+    replays_search, replays_one_by_one : float
+        Mean conversations held for one incident.
+    """
+
+    n: int
+    search: Proportion
+    one_by_one: Proportion
+    label: Proportion
+    best_label_table: Proportion
+    guess: float
+    only_faults_named: int
+    replays_search: float
+    replays_one_by_one: float
+
+
+class CauseAccuracyAt(CauseAccuracy):
+    """The same with so many replays of each mixture of changes."""
+
+    replays: int
+
+
+class FaultAccuracy(Record):
+    """The incidents of one fault: which can be investigated, and how many name it."""
+
+    fault: str
+    component: str
+    setting: str
+    incidents: int
+    come_back_too_rarely: int
+    good_breaks_too: int
+    population: int
+    named: int
+    label: int
+
+
+class NothingToFind(Record):
+    """Incidents that the good release has as well, and those of which the search said so."""
+
+    incidents: int
+    not_identified: int
+
+
+class InjectedIncidents(Record):
+    """Incidents that were met, of single faults and of pairs."""
+
+    single: int
+    pairs: int
+
+
+class MissedCause(Record):
+    """An incident whose fault was not named first; rates are shares of replays that break."""
+
+    faults: tuple[str, ...]
+    rule: str
+    rate: float
+    rate_good: float
+    said: str
+
+
+class NamedCause(Record):
+    """One incident of a single fault: what was put in, and what was named."""
+
+    fault: str
+    rule: str
+    label: str
+    rate: float
+    told: str
+    one_by_one: str
+
+
+class RootCauseAccuracy(ExperimentResult):
+    """The search for a cause, checked against faults that were put in.
+
+    An accuracy is None where no incident could be investigated. ``faults_always_named`` counts
+    faults instead of incidents, as those of one fault resemble each other.
+    """
+
+    NAME: ClassVar[str] = "root_cause_accuracy"
+
+    single: CauseAccuracy | None
+    single_by_fault: tuple[FaultAccuracy, ...]
+    faults_always_named: Proportion | None
+    nothing_to_find: NothingToFind
+    by_replays: tuple[CauseAccuracyAt, ...]
+    pairs: CauseAccuracy | None
+    incidents: InjectedIncidents
+    misses: tuple[MissedCause, ...]
+    cases: tuple[NamedCause, ...]
+
+
+class DecisiveTurn(Record):
+    """The first turn that an incident hangs on: in truth, as found, and where it merely broke."""
+
+    scenario_id: str
+    broke_at: int
+    truth: int | None
+    told: int | None
+
+
+class DecisiveTurnAccuracy(ExperimentResult):
+    """How often the decisive turn is found, beside pointing at the turn that broke the rule."""
+
+    NAME: ClassVar[str] = "decisive_turn_accuracy"
+
+    incidents: int
+    search: Proportion
+    turn_that_broke: Proportion
+    not_the_turn_that_broke: Proportion
+    no_decisive_turn: int
+    cases: tuple[DecisiveTurn, ...]
+
+
+# --------------------------------------------------------------------------- production
+
+
+class IntervalCoverage(Proportion):
+    """Incidents whose truth an interval held; ``silent`` counts those where it said nothing.
+
+    ``median_width`` is in sessions, None where nothing was said at all.
+    """
+
+    silent: int
+    median_width: float | None
+
+
+class CoverageTable(Spread):
+    """The coverage of every estimator of the blast radius on the same incidents."""
+
+    SPREAD: ClassVar[str] = "estimators"
+
+    incidents: int
+    estimators: dict[str, IntervalCoverage]
+
+
+class SimulatedIncident(Record):
+    """One incident that was drawn: its true radius, and what the stratified audit said."""
+
+    source: str
+    rule: str
+    sessions: int
+    audit: int
+    truth: int
+    said: Estimate
+
+
+class BlastRadiusCoverage(ExperimentResult):
+    """How often intervals for the blast radius hold the truth, in all and by prevalence.
+
+    ``sources`` and ``rules`` count incidents by log and by rule; ``first`` shows twenty of them.
+    """
+
+    NAME: ClassVar[str] = "blast_radius_coverage"
+
+    all: CoverageTable
+    by_prevalence: dict[str, CoverageTable]
+    sources: dict[str, int]
+    rules: dict[str, int]
+    first: tuple[SimulatedIncident, ...]
+
+
+class WarningAccuracy(Record):
+    """How well a rule warns of violations.
+
+    ``leads`` counts violations by how many turns ahead they were warned of.
+    """
+
+    recall: Proportion
+    precision: Proportion | None
+    false_alarms: Proportion
+    leads: dict[int, int]
+    median_lead: Number | None
+
+
+class MarginShares(Record):
+    """Sessions of one stratum that broke nothing, held again: how many came near it.
+
+    ``shares`` counts the sessions by the share of their replays that broke a rule.
+    """
+
+    name: str
+    sessions: int
+    drawn: int
+    broke: int
+    near: Proportion | None
+    shares: dict[str, int]
+
+
+class EarlyWarning(ExperimentResult):
+    """A rule that warns of violations, learned on one half of a log and scored on the other."""
+
+    NAME: ClassVar[str] = "early_warning"
+
+    rule: str
+    clauses: Clauses
+    learned_on: WarningAccuracy
+    scored_on: WarningAccuracy
+    first_refusal: WarningAccuracy
+    margins: tuple[MarginShares, ...]
+
+
+class ExpectedHits(Record):
+    """What a monitor hit and judged in the sessions of a good version."""
+
+    hits: int
+    judged: int
+    sessions: int
+
+
+class MonitorLatency(Record):
+    """The bad releases that one monitor saw, and what it took: medians over those releases.
+
+    ``sessions`` lists the sessions from a release to its alarm, in order; ``on_good`` counts the
+    good releases with an alarm.
+    """
+
+    detected: Proportion
+    sessions: tuple[int, ...]
+    median_sessions: Number | None
+    median_hours: float | None
+    median_judged: Number | None
+    median_violations: Number | None
+    on_good: Proportion
+
+
+class DetectionLatency(ExperimentResult):
+    """How soon each monitor sees a bad release; ``share_judged`` is the budget of an audit."""
+
+    NAME: ClassVar[str] = "detection_latency"
+
+    rule: str
+    clauses: Clauses
+    share_judged: float
+    expected: dict[str, ExpectedHits]
+    violations: int
+    monitors: dict[str, MonitorLatency]
+
+
+# --------------------------------------------------------------------------- the loop
+
+
+class Round(Record):
+    """What became of one proposed release in one arm.
+
+    Attributes
+    ----------
+    verdict : str or None
+        What the gate said; only OK goes out.
+    escaped : int
+        Conversations of the round's traffic in which a rule broke on a bad release that went out.
+    recurred : bool
+        Whether it went out although the same slip had caused an incident before.
+    held_out : int
+        Violations on the version in production, in attacks that no test is ever made from.
+    suite : int
+        Tests of the suite after the round.
+    conversations : int
+        What the arm's gate and its new tests cost.
+    """
+
+    number: int
+    slip: str
+    verdict: Verdict | None
+    shipped: bool
+    escaped: int
+    recurred: bool
+    held_out: int
+    suite: int
+    conversations: int
+
+
+class ArmSummary(Record):
+    """One arm over all of its runs; ``recurrence`` is None where no slip came twice.
+
+    ``final_suite`` and ``conversations_a_round`` are means.
+    """
+
+    releases: int
+    slips_shipped: Proportion
+    clean_held_back: Proportion
+    escaped_incidents: int
+    recurrence: Proportion | None
+    recurrence_at_most: float | None
+    held_out_violations: Proportion
+    final_suite: float
+    conversations_a_round: float
+
+
+class FewerEscaped(Record):
+    """How many fewer incidents escaped in a run: a mean with its 95% t interval over runs.
+
+    There is no interval from a single run.
+    """
+
+    mean: float
+    ci_low: float | None
+    ci_high: float | None
+    runs: int
+    fewer_in: int
+
+
+class RoundMeans(Record):
+    """Means over runs, round by round."""
+
+    escaped: tuple[float, ...]
+    suite: tuple[float, ...]
+
+
+class LoopAgainstNoLoop(ExperimentResult, Spread):
+    """The same releases with and without learning from incidents; arms by name."""
+
+    NAME: ClassVar[str] = "loop_against_no_loop"
+    SPREAD: ClassVar[str] = "arms"
+
+    arms: dict[str, ArmSummary]
+    fewer_escaped_a_run: FewerEscaped
+    by_round: dict[str, RoundMeans]
+    first_run: dict[str, tuple[Round, ...]]
+
+
+class LearntTest(Record):
+    """A test that an incident became."""
+
+    family: str
+    turns: int
+    state: str
+
+
+class GateBeforeAndAfter(Record):
+    """One verdict of the gate, with the suite ``as it was`` or ``grown`` by the incident."""
+
+    suite: str
+    tests: int
+    families: int
+    candidate: str
+    verdict: Verdict | None
+    delta: float | None
+    ci_low: float | None
+    ci_high: float | None
+    p_value: float | None
+
+
+class ClosingTheLoop(ExperimentResult):
+    """The sample incident closed: mitigations, its tests, and the gate without and with them.
+
+    ``held_out`` counts the variants of the incident that no test is made from.
+    """
+
+    NAME: ClassVar[str] = "closing_the_loop"
+
+    mitigations: tuple[MitigationResult, ...]
+    held_out: int
+    tests: tuple[LearntTest, ...]
+    gates: tuple[GateBeforeAndAfter, ...]
+
+
+# --------------------------------------------------------------------------- the file
+
+_KINDS: dict[str, type[ExperimentResult]] = {
+    kind.NAME: kind
+    for kind in (
+        AttackersAtEqualBudget,
+        MutatorsEffect,
+        MemoryWindow,
+        SafeguardAblation,
+        UndiscoveredPrediction,
+        NextScenariosGain,
+        MutationAdequacy,
+        OperatingCharacteristics,
+        HarmlessReleases,
+        SelectionBias,
+        RootCauseAccuracy,
+        BlastRadiusCoverage,
+        ClosingTheLoop,
+        DecisiveTurnAccuracy,
+        LoopAgainstNoLoop,
+        EarlyWarning,
+        DetectionLatency,
+    )
+}
+
+Result = TypeVar("Result", bound=ExperimentResult)
+Expected = TypeVar("Expected", bound=ExperimentResult)
+
+
+class Experiment(Artifact, Generic[Result]):
+    """``experiments/<name>.json``: a result that takes longer than a notebook may.
+
+    ``command`` makes it again from ``parameters`` and the seed. The result is of the record that
+    belongs to the experiment.
+    """
+
+    SCHEMA: ClassVar[str] = "experiment"
+
+    name: str
+    command: str
+    parameters: dict[str, Any]
+    result: SerializeAsAny[Result]
+
+    @field_validator("result", mode="before")
+    @classmethod
+    def _typed(cls, tree: Any, info: ValidationInfo) -> Any:
+        name = info.data.get("name")
+        kind = _KINDS.get(name) if isinstance(name, str) else None
+        if kind is None:
+            raise ValueError(f"there is no experiment {name!r}")
+        return kind.model_validate(tree)
+
+    @property
+    def file_name(self) -> str:
+        """Name of the file that holds it: that of the experiment."""
+        return f"{self.name}.json"
+
+    def expect(self, kind: type[Expected]) -> Expected:
+        """Return the result, if it is of the experiment that is needed.
+
+        Parameters
+        ----------
+        kind : type
+            The record of that experiment's result.
+
+        Returns
+        -------
+        ExperimentResult
+            The result, of this kind.
+
+        Raises
+        ------
+        ValueError
+            If this is another experiment.
+        """
+        if not isinstance(self.result, kind):
+            raise ValueError(
+                f"this takes the experiment {kind.NAME!r}, not {self.name!r}: "
+                f"read_experiment(folder, {kind.NAME!r})"
+            )
+        return self.result
