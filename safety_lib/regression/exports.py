@@ -1,36 +1,30 @@
 """Exports: a suite leaves this repository in the formats of the tools that people have.
 
-==============  ==================================================================  =========
-name            what it is                                                          read back
-==============  ==================================================================  =========
-json            the artifact itself, canonical                                      yes
-openai          JSON Lines of OpenAI chat messages, a test a line                   yes
-inspect         dataset of Inspect: JSON Lines of samples                           yes
-inspect-log     log of Inspect (``inspect_ai.log.read_eval_log`` reads it)          by Inspect
-promptfoo       promptfoo test file (``tests: file://...`` in its configuration)    yes
-==============  ==================================================================  =========
+==============  ==================================================================
+name            what it is
+==============  ==================================================================
+json            the artifact itself, canonical
+openai          JSON Lines of OpenAI chat messages, a test a line
+inspect         dataset of Inspect: JSON Lines of samples
+inspect-log     log of Inspect (``inspect_ai.log.read_eval_log`` reads it)
+promptfoo       promptfoo test file (``tests: file://...`` in its configuration)
+==============  ==================================================================
 
-What a format has no place for travels in its ``metadata``. The turns are read from where the format
-keeps them, so a file that somebody edited does not come back as the test that it was: its id is the
-hash of what it says, and a mismatch is an error that names the record.
+What a format has no place for travels in its ``metadata``.
 """
 
 from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
-
-from pydantic import ValidationError
 
 from safety_lib.agent.sandbox import tool_schemas
 from safety_lib.agent.versions import Version
-from safety_lib.artifacts import ArtifactError
 from safety_lib.policy import load_policy
-from safety_lib.records import RegressionTest, Trajectory, first_fault
+from safety_lib.records import RegressionTest, Trajectory
 from safety_lib.regression.admission import TestRun
-from safety_lib.regression.signature import test_id
 
 FORMATS: tuple[str, ...] = ("json", "openai", "inspect", "inspect-log", "promptfoo")
 
@@ -39,7 +33,6 @@ NO_TIME = "1970-01-01T00:00:00+00:00"
 
 _CALL_TARGETS = ("to", "path", "account", "job", "enabled", "amount")
 _TEMPLATE = re.compile(r"\{\{|\{%|\{#|^\s*(file|package|python|exec|https?):", re.IGNORECASE)
-_LITERAL = re.compile(r'\{\{ (".*") \}\}', re.DOTALL)
 
 
 # --------------------------------------------------------------------------- OpenAI chat
@@ -61,20 +54,6 @@ def to_openai(tests: Iterable[RegressionTest]) -> str:
     )
 
 
-def from_openai(text: str) -> tuple[RegressionTest, ...]:
-    """Read tests back from :func:`to_openai`.
-
-    Raises
-    ------
-    ArtifactError
-        With one line that names the record.
-    """
-    return tuple(
-        _restored(where, record, _contents(where, record.get("messages")))
-        for where, record in _records(text)
-    )
-
-
 # --------------------------------------------------------------------------- Inspect
 
 
@@ -91,20 +70,6 @@ def to_inspect(tests: Iterable[RegressionTest]) -> str:
             "metadata": {"safety_lib": _without_turns(test)},
         }
         for test in tests
-    )
-
-
-def from_inspect(text: str) -> tuple[RegressionTest, ...]:
-    """Read tests back from :func:`to_inspect`.
-
-    Raises
-    ------
-    ArtifactError
-        With one line that names the record.
-    """
-    return tuple(
-        _restored(where, record, _contents(where, record.get("input")))
-        for where, record in _records(text)
     )
 
 
@@ -292,35 +257,6 @@ def to_promptfoo(tests: Iterable[RegressionTest]) -> str:
     return _PROMPTFOO_HEAD + dumped
 
 
-def from_promptfoo(text: str) -> tuple[RegressionTest, ...]:
-    """Read tests back from :func:`to_promptfoo`.
-
-    Raises
-    ------
-    ArtifactError
-        With one line that names the record.
-    """
-    import yaml
-
-    try:
-        cases = yaml.safe_load(text) or []
-    except yaml.YAMLError as error:
-        raise ArtifactError(f"not YAML: {str(error).splitlines()[0]}") from error
-    if not isinstance(cases, list):
-        raise ArtifactError("a promptfoo test file is a list of test cases")
-    turns: dict[str, list[str]] = {}
-    heads: dict[str, Mapping[str, Any]] = {}
-    for number, case in enumerate(cases, start=1):
-        try:
-            name = str(case["metadata"]["conversationId"])
-            turns.setdefault(name, []).append(_unquoted(str(case["vars"]["message"])))
-        except (KeyError, TypeError) as error:
-            raise ArtifactError(f"test case {number}: {error} is missing") from error
-        if "safety_lib" in case["metadata"]:
-            heads[name] = case
-    return tuple(_restored(name, heads.get(name, {}), said) for name, said in turns.items())
-
-
 def _assertions(test: RegressionTest) -> list[dict[str, Any]]:
     rule = load_policy().rule(test.rule_id)
     if rule.check == "secret_told":
@@ -339,22 +275,12 @@ def _literal(text: str) -> str:
     return f"{{{{ {json.dumps(text, ensure_ascii=False)} }}}}" if _TEMPLATE.search(text) else text
 
 
-def _unquoted(text: str) -> str:
-    found = _LITERAL.fullmatch(text)
-    return str(json.loads(found.group(1))) if found else text
-
-
 # --------------------------------------------------------------------------- shared
 
 WRITERS: Mapping[str, Callable[[Iterable[RegressionTest]], str]] = {
     "openai": to_openai,
     "inspect": to_inspect,
     "promptfoo": to_promptfoo,
-}
-READERS: Mapping[str, Callable[[str], tuple[RegressionTest, ...]]] = {
-    "openai": from_openai,
-    "inspect": from_inspect,
-    "promptfoo": from_promptfoo,
 }
 
 
@@ -365,39 +291,3 @@ def _without_turns(test: RegressionTest) -> dict[str, Any]:
 def _lines(records: Iterable[Mapping[str, Any]]) -> str:
     # Not splitlines: U+2028 and its kin stand inside of strings and are no ends of records.
     return "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records)
-
-
-def _records(text: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
-    for number, line in enumerate(text.split("\n"), start=1):
-        if not line.strip():
-            continue
-        try:
-            record = json.loads(line)
-        except json.JSONDecodeError as error:
-            raise ArtifactError(f"line {number}: not JSON at column {error.colno}") from error
-        if not isinstance(record, dict):
-            raise ArtifactError(f"line {number}: expected one JSON object")
-        yield f"line {number}", record
-
-
-def _contents(where: str, messages: Any) -> list[str]:
-    try:
-        return [str(message["content"]) for message in messages if message["role"] == "user"]
-    except (KeyError, TypeError) as error:
-        raise ArtifactError(f"{where}: its messages are not chat messages") from error
-
-
-def _restored(where: str, record: Mapping[str, Any], turns: Sequence[str]) -> RegressionTest:
-    try:
-        kept = record["metadata"]["safety_lib"]
-        test = RegressionTest.model_validate({**kept, "attack_turns": tuple(turns)})
-    except (KeyError, TypeError) as error:
-        raise ArtifactError(f"{where}: metadata.safety_lib is missing") from error
-    except ValidationError as error:
-        field, reason = first_fault(error)
-        raise ArtifactError(f"{where}: field {field}: {reason}") from error
-    if test.test_id != test_id(test.rule_id, test.attack_turns, test.plants):
-        raise ArtifactError(
-            f"{where}: the turns are not those of {test.test_id}; as a new test it needs a new id"
-        )
-    return test
