@@ -29,7 +29,7 @@ from safety_lib.records import (
 from safety_lib.stats.differences import tango
 from safety_lib.stats.multiplicity import holm
 from safety_lib.stats.paired import mcnemar
-from safety_lib.stats.power import minimum_detectable_effect
+from safety_lib.stats.power import SuiteDesign, minimum_detectable_effect
 from safety_lib.stats.sequential import e_process
 from safety_lib.streams import generator
 
@@ -130,16 +130,15 @@ def detectable_loss(ran: Trials, rules: GateRules, trials: int, seed: int) -> fl
     if len(families) < 2:
         return None
     failing = sum(1 - sum(b for b, _ in c.pairs) / len(c.pairs) for c in cases) / len(cases)
-    effect = minimum_detectable_effect(
+    design = SuiteDesign(
         list(families.values()),
         failing,
         trials,
-        generator(seed, "gate", "detectable"),
         alpha=rules.alpha,
         at_least=rules.block_margin,
-        runs=200,
-        flips=99,
     )
+    rng = generator(seed, "gate", "detectable")
+    effect = minimum_detectable_effect(design, rng, runs=200, flips=99)
     return None if math.isinf(effect) else round(effect, 3)
 
 

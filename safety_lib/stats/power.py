@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -12,16 +13,40 @@ from safety_lib.stats.intervals import FloatArray, finite_array, share
 _ENUMERATED_FAMILIES = 10
 
 
+@dataclass(frozen=True, eq=False)
+class SuiteDesign:
+    """A suite of families and the rule that judges it.
+
+    Attributes
+    ----------
+    sizes
+        Tests of each family, at least 1, shape (families,) with at least 2 families.
+    rates
+        Failure rate of the baseline in each family, in [0, 1]: one number or shape (families,).
+    trials
+        Trials per test and version, at least 1.
+    rho
+        How far an effect is concentrated, in [0, 1): at 0 all families get worse alike, towards 1
+        some break entirely and the others not at all.
+    alpha
+        Level of the one-sided sign-flip test of family sums.
+    at_least
+        Estimated rise that is needed, besides p <= alpha, to count as detected.
+    """
+
+    sizes: ArrayLike
+    rates: ArrayLike
+    trials: int
+    rho: float = 0.3
+    alpha: float = 0.05
+    at_least: float = 0.0
+
+
 def cluster_power(
-    sizes: ArrayLike,
-    rates: ArrayLike,
-    trials: int,
+    design: SuiteDesign,
     effect: float,
     rng: np.random.Generator,
     *,
-    rho: float = 0.3,
-    alpha: float = 0.05,
-    at_least: float = 0.0,
     runs: int = 500,
     flips: int = 499,
 ) -> float:
@@ -33,23 +58,12 @@ def cluster_power(
 
     Parameters
     ----------
-    sizes
-        Tests of each family, at least 1, shape (families,) with at least 2 families.
-    rates
-        Failure rate of the baseline in each family, in [0, 1]: one number or shape (families,).
-    trials
-        Trials per test and version, at least 1.
+    design
+        What runs, and the rule.
     effect
         True rise of the failure rate, mean over tests, in [0, mean of 1 - rates].
     rng
         Source of the simulated suites.
-    rho
-        How far the effect is concentrated, in [0, 1): at 0 all families get worse alike, towards 1
-        some break entirely and the others not at all.
-    alpha
-        Level of the one-sided sign-flip test of family sums.
-    at_least
-        Estimated rise that is needed, besides p <= alpha, to count as detected.
     runs
         Simulated suites, at least 1.
     flips
@@ -73,11 +87,12 @@ def cluster_power(
     Examples
     --------
     >>> rng = np.random.default_rng(0)
-    >>> cluster_power(np.full(40, 4), 0.2, trials=3, effect=0.1, rng=rng)
+    >>> cluster_power(SuiteDesign(np.full(40, 4), rates=0.2, trials=3), effect=0.1, rng=rng)
     0.866
     """
-    sizes = finite_array("sizes", sizes)
-    rates = np.broadcast_to(np.asarray(rates, dtype=np.float64), sizes.shape)
+    sizes = finite_array("sizes", design.sizes)
+    rates = np.broadcast_to(np.asarray(design.rates, dtype=np.float64), sizes.shape)
+    trials, rho = design.trials, design.rho
     families, n = sizes.size, float(sizes.sum())
     if families < 2 or sizes.min() < 1 or trials < 1:
         raise ValueError("needs at least 2 families, with sizes and trials of at least 1")
@@ -86,7 +101,7 @@ def cluster_power(
     room = float(sizes @ (1 - rates)) / n
     if not 0 <= effect <= room:
         raise ValueError(f"effect must lie between 0 and the mean pass rate {room:.3f}")
-    share("alpha", alpha)
+    share("alpha", design.alpha)
 
     broken = effect / room if room else 0.0
     hit: FloatArray = np.full((runs, families), broken)
@@ -108,19 +123,14 @@ def cluster_power(
     )
     reached = np.count_nonzero((2.0 * halves - 1) @ sums.T >= sums.sum(axis=1) - 1e-9, axis=0)
     p_value = reached / 2**families if every else (1 + reached) / (1 + flips)
-    return float(np.mean((p_value <= alpha) & (rise >= at_least)))
+    return float(np.mean((p_value <= design.alpha) & (rise >= design.at_least)))
 
 
 def minimum_detectable_effect(
-    sizes: ArrayLike,
-    rates: ArrayLike,
-    trials: int,
+    design: SuiteDesign,
     rng: np.random.Generator,
     *,
     power: float = 0.8,
-    rho: float = 0.3,
-    alpha: float = 0.05,
-    at_least: float = 0.0,
     runs: int = 300,
     flips: int = 199,
 ) -> float:
@@ -130,22 +140,12 @@ def minimum_detectable_effect(
 
     Parameters
     ----------
-    sizes
-        Tests of each family, at least 1, shape (families,) with at least 2 families.
-    rates
-        Failure rate of the baseline in each family, in [0, 1]: one number or shape (families,).
-    trials
-        Trials per test and version, at least 1.
+    design
+        What runs, and the rule.
     rng
         Source of the simulated suites.
     power
         Chance to detect it, in (0, 1).
-    rho
-        How far the effect is concentrated, in [0, 1); see `cluster_power`.
-    alpha
-        Level of the one-sided sign-flip test of family sums.
-    at_least
-        Estimated rise that is needed, besides p <= alpha, to count as detected.
     runs
         Simulated suites for each effect that is tried.
     flips
@@ -168,29 +168,21 @@ def minimum_detectable_effect(
     Examples
     --------
     >>> rng = np.random.default_rng(0)
-    >>> round(minimum_detectable_effect(np.full(40, 4), 0.2, trials=3, rng=rng), 3)
+    >>> design = SuiteDesign(np.full(40, 4), rates=0.2, trials=3)
+    >>> round(minimum_detectable_effect(design, rng), 3)
     0.084
     """
     share("power", power)
     seed = int(rng.integers(2**63))
-    sizes = finite_array("sizes", sizes)
 
     def enough(effect: float) -> bool:
         detected = cluster_power(
-            sizes,
-            rates,
-            trials,
-            effect,
-            np.random.default_rng(seed),
-            rho=rho,
-            alpha=alpha,
-            at_least=at_least,
-            runs=runs,
-            flips=flips,
+            design, effect, np.random.default_rng(seed), runs=runs, flips=flips
         )
         return detected >= power
 
-    passing = 1 - np.broadcast_to(np.asarray(rates, dtype=np.float64), sizes.shape)
+    sizes = finite_array("sizes", design.sizes)
+    passing = 1 - np.broadcast_to(np.asarray(design.rates, dtype=np.float64), sizes.shape)
     low, high = 0.0, float(sizes @ passing / sizes.sum())
     if not enough(high):
         return math.inf
