@@ -19,7 +19,7 @@ from safety_lib.stats.intervals import (
     share,
     z_value,
 )
-from safety_lib.stats.sequential import confidence_sequence
+from safety_lib.stats.sequential import upper_limits
 
 
 def _seen(counts: ArrayLike) -> NDArray[np.int64]:
@@ -223,7 +223,6 @@ def new_mode_bound(modes: Sequence[str | None], level: float = 0.95) -> FloatArr
     for k, start in enumerate(starts):
         own = 1 - alpha / ((k + 1) * (k + 2))
         outside = np.cumsum(rank[start:] >= k)
-        for n, s in enumerate(outside.tolist(), start=1):
-            place = start + n - 1
-            bounds[place] = min(bounds[place], confidence_sequence(s, n, own).high)
+        limits = upper_limits(outside, np.arange(1, outside.size + 1), own)
+        bounds[start:] = np.minimum(bounds[start:], limits)
     return np.asarray(np.minimum.accumulate(bounds), dtype=np.float64)

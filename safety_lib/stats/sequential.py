@@ -50,28 +50,43 @@ def confidence_sequence(s: int, n: int, level: float = 0.95) -> Interval:
     s, n = whole("s", s), whole("n", n)
     if s > n:
         raise ValueError(f"s must be at most n, not {s} of {n}")
-    evidence = -math.log1p(-share("level", level))
+    share("level", level)
     if n == 0:
         return Interval(math.nan, 0.0, 1.0, level, "beta mixture")
-    floor = _log_beta(s + 0.5, n - s + 0.5) - _log_beta(0.5, 0.5) - evidence
-
-    def boundary(outside: float) -> float:
-        inside = s / n
-        for _ in range(60):
-            p = (inside + outside) / 2
-            likelihood = (s * math.log(p) if s else 0.0) + (
-                (n - s) * math.log1p(-p) if n - s else 0.0
-            )
-            inside, outside = (p, outside) if likelihood > floor else (inside, p)
-        return inside
-
-    low = 0.0 if s == 0 else boundary(0.0)
-    high = 1.0 if s == n else boundary(1.0)
-    return Interval(s / n, low, high, level, "beta mixture")
+    above, below = upper_limits([s, n - s], [n, n], level).tolist()
+    return Interval(s / n, min(1 - below, s / n), above, level, "beta mixture")
 
 
-def _log_beta(a: float, b: float) -> float:
-    return math.lgamma(a) + math.lgamma(b) - math.lgamma(a + b)
+def upper_limits(s: ArrayLike, n: ArrayLike, level: float) -> FloatArray:
+    """Upper ends of `confidence_sequence` for many counts at once.
+
+    Parameters
+    ----------
+    s, n
+        Failures and trials so far, 0 <= s <= n and n >= 1, shape (counts,).
+    level
+        Confidence level over the whole sequence, in (0, 1).
+
+    Returns
+    -------
+    ndarray
+        In (s / n, 1], shape (counts,); 1 where everything failed.
+
+    Examples
+    --------
+    >>> upper_limits([0, 5], [50, 50], 0.95).round(3).tolist()
+    [0.105, 0.287]
+    """
+    from scipy.special import betaln, xlog1py, xlogy
+
+    s, n = np.asarray(s, dtype=np.float64), np.asarray(n, dtype=np.float64)
+    floor = betaln(s + 0.5, n - s + 0.5) - betaln(0.5, 0.5) + math.log1p(-level)
+    inside, outside = s / n, np.ones(s.shape)
+    for _ in range(60):
+        p = (inside + outside) / 2
+        holds = xlogy(s, p) + xlog1py(n - s, -p) > floor
+        inside, outside = np.where(holds, p, inside), np.where(holds, outside, p)
+    return np.asarray(np.where(s == n, 1.0, inside), dtype=np.float64)
 
 
 def e_process(outcomes: ArrayLike, p0: float) -> FloatArray:

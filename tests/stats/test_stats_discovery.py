@@ -138,7 +138,7 @@ def test_looking_after_every_rollout_keeps_the_promise():
 
     left = 0
     for _ in range(200):
-        failed = np.cumsum(rng.random(120) < 0.2).tolist()
+        failed = np.cumsum(rng.random(60) < 0.2).tolist()
         left += not all(holds(s, n) for n, s in enumerate(failed, start=1))
     assert left <= stats.binom.ppf(0.9995, 200, 0.05)
 
@@ -224,6 +224,8 @@ def test_a_cause_that_worked_in_every_unit_keeps_a_width():
         lambda: e_process([0, 2], 0.5),
         lambda: e_process([], 0.5),
         lambda: shapley_intervals([[0, 2]], np.random.default_rng(0)),
+        lambda: shapley_intervals([[-0.5, 1]], np.random.default_rng(0)),
+        lambda: shapley_intervals(np.zeros((0, 4)), np.random.default_rng(0)),
         lambda: shapley_intervals([0, 1], np.random.default_rng(0)),
         lambda: shapley_intervals([[0, 1, 1]], np.random.default_rng(0)),
         lambda: shapley_intervals([[0]], np.random.default_rng(0)),
