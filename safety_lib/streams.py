@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 _T = TypeVar("_T")
 
 _SCALE = 2.0**-64
+_EMPTY = blake2b(digest_size=8)
 
 
 def key(seed: int, *names: str | int) -> int:
@@ -26,10 +27,12 @@ def key(seed: int, *names: str | int) -> int:
     >>> key(7, "agent") == key(7, "agent"), key(7, "agent") == key(7, "attacker")
     (True, False)
     """
-    text = "\x1f".join([str(seed), *map(str, names)])
-    return int.from_bytes(
-        blake2b(text.encode("utf-8", "surrogatepass"), digest_size=8).digest(), "big"
-    )
+    text = str(seed)
+    for name in names:
+        text += f"\x1f{name!s}"
+    made = _EMPTY.copy()  # cheaper than a new one
+    made.update(text.encode("utf-8", "surrogatepass"))
+    return int.from_bytes(made.digest(), "big")
 
 
 def uniform(seed: int, *names: str | int) -> float:

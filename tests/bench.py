@@ -6,11 +6,13 @@ is no reason to block a release, so speed is measured and never asserted.
 
 from __future__ import annotations
 
+import io
 import os
 import resource
 import statistics
 import subprocess
 import sys
+import tarfile
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -25,6 +27,7 @@ from safety_lib.rollout.campaign import Run, run_campaign
 from safety_lib.rollout.conversation import Rollout, Script, attack, hold, replay
 
 ROOT = Path(__file__).resolve().parent.parent
+FIRST_EDITION = "ccd50212486051fd006de188508671fd10207cba"
 FLOOR_CELL = "import pandas\nimport matplotlib.pyplot\nimport scipy.stats\n"
 
 
@@ -105,6 +108,28 @@ def simulated_per_turn() -> float:
             return (time.perf_counter() - started) * 1000 / turns
 
     return median(run, 3)
+
+
+def against_first_edition(pairs: int = 5) -> str:
+    """Time a turn with the simulated model in this edition and in the first, in turns."""
+    git = ["git", "-C", str(ROOT), "archive", "--format=tar", FIRST_EDITION]
+    kept = subprocess.run(git, capture_output=True)
+    if kept.returncode != 0:
+        return f"not measured: commit {FIRST_EDITION[:7]} is not in the git history here"
+    code = "import bench; print(bench.simulated_per_turn())"
+
+    def per_turn(edition: Path) -> float:
+        paths = {"PYTHONPATH": f"{edition}{os.pathsep}{edition / 'tests'}"}
+        command = [sys.executable, "-c", code]
+        return float(subprocess.check_output(command, cwd=edition, env=os.environ | paths))
+
+    with tempfile.TemporaryDirectory() as folder:
+        with tarfile.open(fileobj=io.BytesIO(kept.stdout)) as tree:
+            tree.extractall(folder, filter="data")
+        timed = [(per_turn(ROOT), per_turn(Path(folder))) for _ in range(pairs)]
+    ratio = statistics.median(now / then for now, then in timed)
+    now, then = (min(times) for times in zip(*timed, strict=True))
+    return f"{ratio:.2f} x ({now:.3f} ms, the first edition {then:.3f} ms)"
 
 
 def journaled(count: int, workers: int) -> float:
@@ -255,11 +280,11 @@ def main() -> None:
         print(f"| {what} | {budget} | {measured} |", flush=True)
 
     print("| what | at most | measured |\n|---|---|---|")
-    row("harness time per turn, canned target", "0.10 ms", f"{canned_per_turn():.3f} ms")
+    row("harness time per turn, canned target", "0.02 ms", f"{canned_per_turn():.3f} ms")
     row(
         "the same with simulated model, oracle, safeguards",
-        "0.20 ms",
-        f"{simulated_per_turn():.3f} ms",
+        "0.63 x the first edition's",
+        against_first_edition(),
     )
     row("one decision of a safeguard", "", safeguard_decisions())
     count = int(os.environ.get("BENCH_ROLLOUTS", "100000"))

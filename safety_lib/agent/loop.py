@@ -212,9 +212,10 @@ class Session:
             result = f"{'held for review' if held else 'blocked'}: {before.reason}"
         else:
             try:
-                result, status, ran = whole(self.sandbox.run(call)), "executed", True
+                result, status, ran = self.sandbox.run(call), "executed", True
             except ToolError as error:
                 result, status = str(error), "failed"
+        result = whole(result)
         self._emit(_called(turn=self.turn, call=call, status=status, result=result))
         self.history.append(_message(role="tool", content=result, tool_call_id=call.id))
         along = self.safeguards.after_call(call, ran or status == "failed", result)

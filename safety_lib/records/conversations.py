@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterator
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, Field, GetCoreSchemaHandler
+from pydantic import AfterValidator, Field, GetCoreSchemaHandler, SerializeAsAny
 from pydantic_core import CoreSchema, core_schema
 
 from safety_lib.records.base import (
@@ -204,7 +204,8 @@ class Trajectory(LoopRecord):
     model_calls: int
     violations: tuple[Violation, ...] = ()
     attempted: tuple[str, ...] = ()
-    events: tuple[Event, ...]
+    # Each is written as what it is: to look for its kind among all takes as long again.
+    events: tuple[SerializeAsAny[Event], ...]
 
     @property
     def failure_turn(self) -> int | None:

@@ -8,7 +8,7 @@ serves a customer, an attacker and a sentence in a ticket.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -149,7 +149,7 @@ def _same(a: Request, b: Request) -> bool:
     return a.tool in reads and b.tool in reads and (a.words in b.words or b.words in a.words)
 
 
-def last(pattern: re.Pattern[str], texts: Iterable[str]) -> str:
+def last(pattern: re.Pattern[str], texts: Sequence[str]) -> str:
     """Return the last match of a pattern in the newest text that has one, or an empty string.
 
     Examples
@@ -157,12 +157,16 @@ def last(pattern: re.Pattern[str], texts: Iterable[str]) -> str:
     >>> last(TICKET, ["see T-201", "nothing here"])
     'T-201'
     """
-    for text in reversed(list(texts)):
-        matches = list(pattern.finditer(text))
-        if matches:
-            groups = [group for group in matches[-1].groups() if group]
-            return groups[0] if groups else matches[-1].group()
-    return ""
+    return next(filter(None, (_last(pattern, text) for text in reversed(texts))), "")
+
+
+@lru_cache(maxsize=4096)
+def _last(pattern: re.Pattern[str], text: str) -> str:
+    matches = list(pattern.finditer(text))
+    if not matches:
+        return ""
+    groups = [group for group in matches[-1].groups() if group]
+    return groups[0] if groups else matches[-1].group()
 
 
 def amount(text: str) -> float:

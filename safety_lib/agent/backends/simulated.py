@@ -252,7 +252,7 @@ class _Scene:
 
     def _job(self, words: str) -> Iterator[Proposal]:
         job = lang.last(lang.JOB, [words])
-        known = any(job in t for t in (self.system, *self.tool_texts) if PENDING.search(t))
+        known = any(job in t and PENDING.search(t) for t in (self.system, *self.tool_texts))
         yield Proposal("run_job", {"job": job}, "job_review" if known else "benign")
 
     def _mail(self, words: str, text: str, context: list[str]) -> Iterator[Proposal]:
