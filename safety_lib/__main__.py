@@ -327,14 +327,14 @@ def replay(
     """
     from safety_lib.agent.versions import load_version
     from safety_lib.artifacts import read_artifact, write_artifact
-    from safety_lib.incident.intake import take_in
+    from safety_lib.incident.intake import find_incident, take_in
     from safety_lib.incident.investigation import Effort, investigate
     from safety_lib.production.log import find_log
     from safety_lib.records import Suite
     from safety_lib.report.documents import write_documents
     from safety_lib.report.summary import incident_lines
 
-    taken = take_in(incident or Path(artifacts) / "incident_example.json", conversation)
+    taken = take_in(find_incident(incident, artifacts), conversation)
     reported = taken.incident
     suite = read_artifact(artifacts, Suite)
     version = load_version(version_name or reported.agent_version or suite.candidate)

@@ -21,6 +21,8 @@ from pydantic import BaseModel, ValidationError
 
 from safety_lib.records import Artifact, Experiment, Incident, WholeIncident, first_fault
 
+CHECKOUT = Path(__file__).resolve().parents[1]
+
 A = TypeVar("A", bound=Artifact)
 M = TypeVar("M", bound=BaseModel)
 
@@ -39,6 +41,35 @@ _LONGEST_SHOWN = 120
 
 class ArtifactError(ValueError):
     """A file is missing or is not what it should be; the message is one line for a person."""
+
+
+def find_folder(given: str = "") -> Path:
+    """Return the folder of artifacts that a notebook's parameter names, wherever the notebook runs.
+
+    Parameters
+    ----------
+    given : str, optional
+        A path, which counts from the current folder as any path does; empty for ``artifacts/`` of
+        the checkout that this library lies in.
+
+    Raises
+    ------
+    ArtifactError
+        If it is empty and the library was installed without a checkout.
+
+    Examples
+    --------
+    >>> find_folder().name, str(find_folder("mine"))
+    ('artifacts', 'mine')
+    """
+    if given:
+        return Path(given)
+    if not (CHECKOUT / "notebooks").is_dir():
+        raise ArtifactError(
+            "this safety_lib was installed without a checkout and has no artifacts/ beside it: "
+            "name a folder as artifacts_dir, or clone the repository and `pip install -e .` there"
+        )
+    return CHECKOUT / "artifacts"
 
 
 def sha256_of(value: Any) -> str:
@@ -216,7 +247,7 @@ def read_experiment(folder: str | Path, name: str) -> Experiment[Any]:
 artifacts/experiments; make it again with `make experiments`
     """
     own = Path(folder) / "experiments" / f"{name}.json"
-    shipped = Path(__file__).resolve().parents[1] / "artifacts" / "experiments" / own.name
+    shipped = CHECKOUT / "artifacts" / "experiments" / own.name
     return read_artifact(shipped if shipped.exists() and not own.exists() else own, Experiment)
 
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from functools import cache
-from pathlib import Path
 from typing import Any
 
 from safety_lib.agent.versions import Version, config_hashes, load_version
+from safety_lib.artifacts import CHECKOUT
 from safety_lib.policy import load_policy
 from safety_lib.records import Experiment, Suite
 from safety_lib.records.experiments import Estimate, Proportion, Result
@@ -16,7 +16,7 @@ from safety_lib.rollout.campaign import Run
 from safety_lib.stats.intervals import wilson
 from safety_lib.stress.discovery import discover
 
-ARTIFACTS = Path(__file__).resolve().parents[2] / "artifacts"
+ARTIFACTS = CHECKOUT / "artifacts"
 SEED = 7
 TRIALS = 10  # of each test on each version
 

@@ -8,8 +8,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 from safety_lib.agent.versions import load_version
-from safety_lib.artifacts import read_artifact
-from safety_lib.pipeline.plan import CHECKOUT, STAGES, PipelineError, Plan, load_plan
+from safety_lib.artifacts import CHECKOUT, read_artifact
+from safety_lib.pipeline.plan import STAGES, PipelineError, Plan, load_plan
 from safety_lib.pipeline.run import Event, StageRun, run_notebooks
 from safety_lib.records import GateReport, IncidentReport, StressFailures, Suite
 from safety_lib.report.documents import write_documents
@@ -71,10 +71,10 @@ def run_demo(
         "candidate": candidate,
         "seed": seed,
     }
-    tape = (artifacts / "runs" / "local.jsonl").resolve()
+    tape = artifacts / "runs" / "local.jsonl"
     # The local model has one answer to a request and the gates of stages 3 and 4 share an arm: what
     # was asked once in this run is not asked again.
-    asked = f"record:{tape}:local" if model == "local" else _with_absolute_tape(model)
+    asked = f"record:{tape}:local" if model == "local" else model
     plan = load_plan(asked, overrides)
     models = _models(plan, asked)
     if any(name.startswith(REAL) for name in models):
@@ -132,14 +132,3 @@ def _summary(stage: str, artifacts: Path) -> list[str]:
 def _models(plan: Plan, model: str) -> list[str]:
     stage = plan["release_gate"]
     return [model or load_version(stage[side]).model.backend for side in ("baseline", "candidate")]
-
-
-def _with_absolute_tape(model: str) -> str:
-    # The notebooks run in their own folder, where a relative path means another file.
-    kind, _, rest = model.partition(":")
-    if kind == "cassette":
-        return f"{kind}:{Path(rest).resolve()}"
-    if kind == "record":
-        path, _, inner = rest.partition(":")
-        return f"{kind}:{Path(path).resolve()}:{inner}"
-    return model

@@ -14,7 +14,8 @@ from itertools import islice
 from pathlib import Path
 from typing import IO, TYPE_CHECKING
 
-from safety_lib.pipeline.plan import CHECKOUT, PipelineError
+from safety_lib.artifacts import CHECKOUT
+from safety_lib.pipeline.plan import PipelineError
 
 if TYPE_CHECKING:
     from jupyter_client.manager import AsyncKernelManager
@@ -37,7 +38,7 @@ class Kernel:
 
     @classmethod
     def start(cls, notebook: Path, *, warm: bool) -> Kernel:
-        """Start a kernel in the notebook's folder and return at once.
+        """Start a kernel in the current folder and return at once.
 
         Parameters
         ----------
@@ -62,7 +63,6 @@ class Kernel:
         try:
             run_sync(manager.start_kernel)(
                 extra_arguments=arguments,
-                cwd=str(notebook.parent),
                 env=_environment(),
                 stderr=kernel.stderr,
             )

@@ -7,7 +7,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-CHECKOUT = Path(__file__).resolve().parents[2]
+from safety_lib.artifacts import CHECKOUT
+
 NOTEBOOKS = CHECKOUT / "notebooks"
 STAGES: Mapping[str, str] = {
     "stress_testing": "01_stress_testing",
@@ -84,6 +85,8 @@ def _read(path: Path) -> Mapping[str, Any]:
 
     try:
         tree = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise _absent(path) from error
     except OSError as error:
         raise PipelineError(f"{path}: cannot be read: {error.strerror}") from error
     except (UnicodeDecodeError, yaml.YAMLError) as error:
@@ -139,11 +142,15 @@ def notebook_of(stage: str, folder: Path) -> Path:
     """
     path = folder / f"{STAGES[stage]}.ipynb"
     if not path.is_file():
-        raise PipelineError(
-            f"{path.name} is not in {folder}: the notebooks belong to a checkout, "
-            "so clone the repository and `pip install -e .` there"
-        )
+        raise _absent(path)
     return path
+
+
+def _absent(path: Path) -> PipelineError:
+    return PipelineError(
+        f"{path.name} is not in {path.parent}: the notebooks belong to a checkout, "
+        "so clone the repository and `pip install -e .` there"
+    )
 
 
 def one_line(text: str) -> str:

@@ -8,8 +8,8 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
-from safety_lib.artifacts import write_text
-from safety_lib.pipeline.plan import CHECKOUT, NOTEBOOKS, STAGES, notebook_of
+from safety_lib.artifacts import CHECKOUT, write_text
+from safety_lib.pipeline.plan import NOTEBOOKS, STAGES, notebook_of
 from safety_lib.report.documents import read_evidence, render_documents
 
 _SCRIPT = re.compile(r"<script\b.*?</script>", re.DOTALL | re.IGNORECASE)

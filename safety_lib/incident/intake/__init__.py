@@ -19,13 +19,13 @@ from pydantic import ValidationError
 
 from safety_lib.agent.sandbox import load_company
 from safety_lib.agent.versions import RELEASED
-from safety_lib.artifacts import read_incident, sha256_of
+from safety_lib.artifacts import ArtifactError, one_line, read_incident, sha256_of
 from safety_lib.incident.intake.door import ALIASES, MOST_LISTED, Door, field_of, flattened, path_to
 from safety_lib.incident.intake.exchanges import fold, note_unknown_tools
 from safety_lib.incident.intake.shapes import READERS, of_turns, shape_of
 from safety_lib.records import Incident, IncidentTurn, Plant, ReportedCall
 
-__all__ = ["Intake", "take_in"]
+__all__ = ["Intake", "find_incident", "take_in"]
 
 _TOLD = (
     "timestamp",
@@ -68,6 +68,31 @@ class Intake:
         ]
         lines += [f"  missing: {gap}" for gap in self.gaps]
         return "\n".join(lines)
+
+
+def find_incident(name: str, folder: str | Path) -> Path:
+    """Find an incident file or a trace by its name in a folder of artifacts, or by its path.
+
+    Parameters
+    ----------
+    name : str
+        The name of a file in ``folder``, or a path; empty for ``incident_example.json``.
+    folder : str or Path
+        Where to look first.
+
+    Raises
+    ------
+    ArtifactError
+        If it is in neither place.
+    """
+    name = name or "incident_example.json"
+    for path in (Path(folder) / name, Path(name)):
+        if path.exists():
+            return path
+    raise ArtifactError(
+        f"{one_line(name)}: there is no such file, nor one in {one_line(str(folder))}; "
+        "give the path of an incident file, such as artifacts/incident_example.json"
+    )
 
 
 def take_in(path: str | Path, conversation: str = "") -> Intake:
