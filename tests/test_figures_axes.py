@@ -30,6 +30,7 @@ from safety_lib.records import (
     StressFailures,
     Suite,
 )
+from safety_lib.rollout.campaign import Run
 from safety_lib.stress.coverage import coverage
 from safety_lib.stress.discovery import Discovery, discover
 
@@ -48,7 +49,7 @@ EXPERIMENTS = {
 
 @cache
 def found() -> Discovery:
-    return discover(load_version("v1"), load_version("v2"), rollouts=20, seed=5)
+    return discover(load_version("v1"), load_version("v2"), run=Run(seed=5), rollouts=20)
 
 
 def given(name: str) -> tuple[Any, ...]:
