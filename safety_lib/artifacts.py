@@ -233,10 +233,16 @@ def read_experiment(folder: str | Path, name: str) -> Experiment[Any]:
     name : str
         The name of the experiment.
 
+    Returns
+    -------
+    Experiment
+        Its ``result`` is of the record that belongs to the experiment, one of those in
+        :mod:`safety_lib.records.experiments`.
+
     Raises
     ------
     ArtifactError
-        If it is in neither place, or damaged.
+        If it is in neither place, damaged, or not what its experiment stores.
 
     Examples
     --------
