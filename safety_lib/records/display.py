@@ -53,6 +53,20 @@ def one_line(text: str, limit: int = 120) -> str:
 def html_table(caption: str, columns: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
     """Return a table for a notebook, of the first rows and with how many more there are.
 
+    Parameters
+    ----------
+    caption : str
+        Stands above it; escaped, as all that it shows.
+    columns : sequence of str
+        The head of each column.
+    rows : iterable of sequences
+        Of one value a column.
+
+    Returns
+    -------
+    str
+        HTML of at most 20 rows.
+
     Examples
     --------
     >>> html_table("<b>", ["n"], [[1]])
