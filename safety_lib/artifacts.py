@@ -19,7 +19,14 @@ from typing import Any, TypeVar, cast
 
 from pydantic import BaseModel, ValidationError
 
-from safety_lib.records import Artifact, Experiment, Incident, WholeIncident, first_fault
+from safety_lib.records import (
+    Artifact,
+    Experiment,
+    Incident,
+    WholeIncident,
+    first_fault,
+    one_line,
+)
 
 CHECKOUT = Path(__file__).resolve().parents[1]
 
@@ -36,7 +43,6 @@ _MADE_BY = {
 }
 
 _LONE_SURROGATE = re.compile("[\ud800-\udfff]")
-_LONGEST_SHOWN = 120
 
 
 class ArtifactError(ValueError):
@@ -316,17 +322,3 @@ def _shown(value: Any) -> str:
     if value is None:
         return "missing"
     return one_line(repr(value)) if isinstance(value, str | int | float) else type(value).__name__
-
-
-def one_line(text: str, limit: int = _LONGEST_SHOWN) -> str:
-    r"""Return a text from outside as it can be shown: short, and without control characters.
-
-    Examples
-    --------
-    >>> print(one_line("a\x1b[31mb"))
-    a\x1b[31mb
-    """
-    # Cut before escaping: the text may be megabytes that somebody else wrote.
-    head = text[:limit]
-    shown = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in head)
-    return shown if len(text) <= limit else f"{shown}..."

@@ -60,6 +60,9 @@ class Scenario(Record):
     goal: Goal
     family: Family
 
+    def __str__(self) -> str:
+        return f"{self.scenario_id}, to break {self.goal.rule}"
+
     @property
     def scenario_id(self) -> str:
         """``goal/family``."""

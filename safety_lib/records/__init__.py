@@ -37,6 +37,7 @@ from safety_lib.records.conversations import (
     Violation,
     whole,
 )
+from safety_lib.records.display import Shown, html_table, one_line
 from safety_lib.records.experiments import Experiment
 from safety_lib.records.failures import (
     Failure,
@@ -138,6 +139,7 @@ __all__ = [
     "ReportedCall",
     "Reproduction",
     "Severity",
+    "Shown",
     "Story",
     "Stratum",
     "StratumResult",
@@ -159,6 +161,8 @@ __all__ = [
     "Violation",
     "WholeIncident",
     "first_fault",
+    "html_table",
+    "one_line",
     "unchecked",
     "whole",
 ]

@@ -17,6 +17,8 @@ from typing import Any, ClassVar, Literal, ParamSpec, Self, TypeVar, cast, datac
 from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
 
+from safety_lib.records.display import Shown
+
 Outcome = Literal["violation", "safe", "error", "undetermined"]
 Severity = Literal["low", "medium", "high", "critical"]
 Verdict = Literal["OK", "WARN", "BLOCK"]
@@ -43,7 +45,7 @@ class Decision(IntEnum):
     STOP = 4
 
 
-class Record(BaseModel):
+class Record(Shown, BaseModel):
     """Base of all records: frozen, and a field that nobody declared is an error."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -53,7 +55,7 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 
-class LoopRecord:
+class LoopRecord(Shown):
     """Base of the records that a conversation makes: frozen and slotted, and read as fast.
 
     The verbs are those of a :class:`Record`, so that nobody needs to know which kind one is.
@@ -101,7 +103,7 @@ class LoopRecord:
 def loop_record(kind: type[R]) -> type[R]:
     """Make a class of annotated fields a record of the loop."""
     config = ConfigDict(extra="forbid")
-    made = dataclass(frozen=True, slots=True, kw_only=True, config=config)(kind)
+    made = dataclass(frozen=True, slots=True, kw_only=True, repr=False, config=config)(kind)
     return cast("type[R]", made)
 
 

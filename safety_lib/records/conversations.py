@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field, GetCoreSchemaHandler, SerializeAsAny
@@ -20,6 +20,7 @@ from safety_lib.records.base import (
     Severity,
     loop_record,
 )
+from safety_lib.records.display import html_table
 
 _HALF_A_PAIR = re.compile("[\ud800-\udfff]")
 
@@ -61,6 +62,18 @@ Text = Annotated[str, _Whole]
 Arguments = Annotated[dict[str, Any], AfterValidator(_plain_json)]
 
 
+def as_call(name: str, arguments: Mapping[str, Any]) -> str:
+    """Return a call as a person reads one.
+
+    Examples
+    --------
+    >>> as_call("read_ticket", {"ticket": "T-203"})
+    "read_ticket(ticket='T-203')"
+    """
+    shown = ", ".join(f"{key}={value!r}" for key, value in arguments.items())
+    return f"{name}({shown})"
+
+
 @loop_record
 class ToolCall(LoopRecord):
     """One call that the model proposes, in the shape of the OpenAI tools format.
@@ -74,8 +87,7 @@ class ToolCall(LoopRecord):
     arguments: Arguments
 
     def __str__(self) -> str:
-        shown = ", ".join(f"{key}={value!r}" for key, value in self.arguments.items())
-        return f"{self.name}({shown})"
+        return as_call(self.name, self.arguments)
 
 
 @loop_record
@@ -87,6 +99,9 @@ class Message(LoopRecord):
     tool_calls: tuple[ToolCall, ...] = ()
     tool_call_id: Text = ""
 
+    def __str__(self) -> str:
+        return f"{self.role}: {', '.join([self.content, *map(str, self.tool_calls)])}"
+
 
 @loop_record
 class MessageEvent(LoopRecord):
@@ -96,6 +111,9 @@ class MessageEvent(LoopRecord):
     turn: int
     role: Literal["user", "assistant"]
     content: Text
+
+    def __str__(self) -> str:
+        return f"turn {self.turn} {self.role}: {self.content}"
 
 
 @loop_record
@@ -123,6 +141,10 @@ class HookEvent(LoopRecord):
     check: str = ""
     reason: Text = ""
 
+    def __str__(self) -> str:
+        why = f": {self.reason}" if self.reason else ""
+        return f"turn {self.turn} {self.hook}: {self.decision}{why}"
+
 
 @loop_record
 class OracleEvent(LoopRecord):
@@ -134,6 +156,10 @@ class OracleEvent(LoopRecord):
     rule_id: str = ""
     evidence: Text = ""
 
+    def __str__(self) -> str:
+        why = f" of {self.rule_id}: {self.evidence}" if self.rule_id else ""
+        return f"turn {self.turn} {self.outcome}{why}"
+
 
 @loop_record
 class ErrorEvent(LoopRecord):
@@ -143,6 +169,9 @@ class ErrorEvent(LoopRecord):
     turn: int
     error: Text
     detail: Text
+
+    def __str__(self) -> str:
+        return f"turn {self.turn} {self.error}: {self.detail}"
 
 
 Event = Annotated[
@@ -159,6 +188,9 @@ class Violation(LoopRecord):
     severity: Severity
     turn: int
     evidence: str
+
+    def __str__(self) -> str:
+        return f"turn {self.turn} {self.rule_id} ({self.severity}): {self.evidence}"
 
 
 class Turn(Record):
@@ -238,6 +270,20 @@ class Trajectory(LoopRecord):
     def error(self) -> str:
         """Why the trajectory is an error, or an empty string."""
         return next((f"{e.error}: {e.detail}" for e in self.events if e.kind == "error"), "")
+
+    def _repr_html_(self) -> str:
+        said = (
+            (
+                t.turn,
+                t.user,
+                "; ".join((*t.tool_calls, *t.safeguards)),
+                t.assistant,
+                ", ".join(t.violations),
+            )
+            for t in self.turns
+        )
+        columns = ("turn", "user", "tools and safeguards", "agent", "broken rule")
+        return html_table(str(self).splitlines()[0], columns, said)
 
     def __str__(self) -> str:
         lines = [f"{self.version} · {self.scenario_id} · {self.attacker} · {self.outcome}"]

@@ -809,6 +809,9 @@ class Experiment(Artifact, Generic[Result]):
             raise ValueError(f"there is no experiment {name!r}")
         return kind.model_validate(tree)
 
+    def __str__(self) -> str:
+        return f"{self.name}, seed {self.seed}, by `{self.command}`"
+
     @property
     def file_name(self) -> str:
         """Name of the file that holds it: that of the experiment."""

@@ -8,6 +8,7 @@ from pydantic import Field
 
 from safety_lib.records.base import Artifact, Outcome, Record, Severity
 from safety_lib.records.conversations import Plant, ToolCallEvent, Violation
+from safety_lib.records.display import html_table
 
 
 class Failure(Record):
@@ -32,6 +33,11 @@ class Failure(Record):
     trajectory: tuple[str, ...]
     model_responses: tuple[str, ...]
     tool_calls: tuple[ToolCallEvent, ...]
+
+    def __str__(self) -> str:
+        late = "delayed" if self.delayed else "at once"
+        what = f"{self.version} broke {self.rule_id} in turn {self.failure_turn}, {late}"
+        return f"{self.failure_id} · {what} · {self.scenario_id} · {self.attacker}"
 
 
 class SurvivalCurve(Record):
@@ -64,6 +70,10 @@ class StressSummary(Record):
     single_shot_violations: int
     single_shot_n: int
 
+    def __str__(self) -> str:
+        count = f"{self.failures} failures in {self.rollouts} conversations"
+        return f"{self.version}: {count}, {self.delayed_failures} delayed, {self.errors} errors"
+
 
 class StressFailures(Artifact):
     """``stress_failures.json``: what stage 1 found, with the denominators."""
@@ -78,3 +88,16 @@ class StressFailures(Artifact):
     summary: tuple[StressSummary, ...]
     survival: tuple[SurvivalCurve, ...]
     failures: tuple[Failure, ...]
+
+    def __str__(self) -> str:
+        held = sum(of_version.rollouts for of_version in self.summary)
+        count = f"{len(self.failures)} failures in {held} conversations"
+        return f"{count}, attacker {self.attacker}, {self.baseline} -> {self.candidate}"
+
+    def _repr_html_(self) -> str:
+        rows = [
+            (s.version, s.rollouts, s.failures, s.delayed_failures, s.errors) for s in self.summary
+        ]
+        return html_table(
+            str(self), ("version", "conversations", "failures", "delayed", "errors"), rows
+        )

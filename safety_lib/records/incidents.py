@@ -5,15 +5,14 @@ from __future__ import annotations
 from typing import Any, ClassVar, Literal
 
 from pydantic import (
-    BaseModel,
-    ConfigDict,
     Field,
     SerializerFunctionWrapHandler,
     model_serializer,
 )
 
 from safety_lib.records.base import Artifact, CallStatus, Record, Verdict
-from safety_lib.records.conversations import Arguments, Plant, Text, Violation
+from safety_lib.records.conversations import Arguments, Plant, Text, Violation, as_call
+from safety_lib.records.display import html_table
 from safety_lib.records.suites import Reproduction
 
 
@@ -26,8 +25,7 @@ class ReportedCall(Record):
     status: CallStatus | None = None
 
     def __str__(self) -> str:
-        shown = ", ".join(f"{key}={value!r}" for key, value in self.arguments.items())
-        return f"{self.name}({shown})"
+        return as_call(self.name, self.arguments)
 
 
 class IncidentTurn(Record):
@@ -41,15 +39,13 @@ class IncidentTurn(Record):
     notes: tuple[Text, ...] = ()
 
 
-class Incident(BaseModel):
+class Incident(Record):
     """An incident file as it comes in; what it claims is kept as a claim, never as an answer.
 
     ``plants`` are texts that its record shows in tickets, files or mails and that the company does
     not hold; ``claims`` are labels of the file beyond those that have fields here. None and empty
     texts say that the file does not tell.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     incident_id: Text = Field(min_length=1)
     timestamp: Text
@@ -66,6 +62,11 @@ class Incident(BaseModel):
     seed: int | None = None
     plants: tuple[Plant, ...] = ()
     claims: dict[str, Text] = Field(default_factory=dict)
+
+    def __str__(self) -> str:
+        version = f" on {self.agent_version}" if self.agent_version else ""
+        told = f"{self.incident_id} · {len(self.trajectory)} turns{version} · {self.description}"
+        return told
 
 
 class WholeIncident(Incident):
@@ -306,6 +307,22 @@ class IncidentReport(Artifact):
     fixed_version: str
     suite_sha256: str
     story: Story | None = None
+
+    def __str__(self) -> str:
+        return f"{self.incident_id}: came back {self.reproduction}, cause {self.root_cause}"
+
+    def _repr_html_(self) -> str:
+        rows = [
+            ("rule", self.rule_id),
+            ("came back", self.reproduction),
+            ("root cause", self.root_cause),
+            ("decisive turn", self.decisive_turn or "none"),
+            ("affected", self.blast_radius or "not audited"),
+            ("new tests", ", ".join(self.new_tests) or "none"),
+            (f"gate on {self.version}", f"{self.gate_before} before, {self.gate_after} after"),
+            (f"gate on {self.fixed_version}", self.gate_of_fix or "no verdict"),
+        ]
+        return html_table(str(self), ("asked", "found"), rows)
 
     @model_serializer(mode="wrap")
     def _without_empty(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:

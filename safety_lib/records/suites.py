@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import Any, ClassVar, Literal
 
 from safety_lib.records.base import Artifact, HookName, Record, Severity
-from safety_lib.records.conversations import Plant, Text, ToolCall
+from safety_lib.records.conversations import Plant, Text, ToolCall, as_call
+from safety_lib.records.display import html_table
 
 
 class Reproduction(Record):
@@ -28,6 +29,9 @@ class ExpectedCall(Record):
 
     name: str
     arguments: dict[str, Any]
+
+    def __str__(self) -> str:
+        return as_call(self.name, self.arguments)
 
 
 class BenignTwin(Record):
@@ -168,6 +172,15 @@ class Suite(Artifact):
     def active(self) -> tuple[RegressionTest, ...]:
         """The tests that the gate runs."""
         return tuple(test for test in self.tests if test.lifecycle == "active")
+
+    def __str__(self) -> str:
+        families = len({test.family for test in self.active})
+        count = f"{len(self.active)} active tests of {len(self.tests)} in {families} families"
+        return f"{count}, {self.baseline} -> {self.candidate}"
+
+    def _repr_html_(self) -> str:
+        rows = [(t.test_id, t.severity, t.lifecycle, t.family, t.reproduction) for t in self.tests]
+        return html_table(str(self), ("test", "severity", "state", "family", "came back"), rows)
 
     def only(self, stage: Literal["stress", "incident"]) -> Suite:
         """Return the same suite with the tests of one stage alone."""

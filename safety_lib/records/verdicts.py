@@ -6,6 +6,7 @@ from typing import ClassVar, Literal
 
 from safety_lib.records.base import Artifact, Record, Severity, Verdict
 from safety_lib.records.conversations import Turn
+from safety_lib.records.display import html_table
 
 Stratum = Literal["baseline_found", "candidate_found", "incident", "control", "benign"]
 
@@ -17,6 +18,10 @@ class ArmResult(Record):
     failed: int
     errors: int
     undetermined: int = 0
+
+    def __str__(self) -> str:
+        errors = f", {self.errors} errors" if self.errors else ""
+        return f"{self.passed} of {self.valid} passed{errors}"
 
     @property
     def valid(self) -> int:
@@ -46,6 +51,10 @@ class TestResult(Record):
     delta: float | None
     evidence_version: str = ""
     evidence: tuple[Turn, ...] = ()
+
+    def __str__(self) -> str:
+        arms = f"baseline {self.baseline}, candidate {self.candidate}"
+        return f"{self.test_id} · {self.stratum} · {arms} · {self.name}"
 
 
 class StratumResult(Record):
@@ -109,6 +118,9 @@ class Release(Record):
     ci_low: float | None
     ci_high: float | None
 
+    def __str__(self) -> str:
+        return f"{self.baseline} -> {self.candidate}: {self.verdict or 'no verdict'}"
+
 
 class GateHistory(Artifact):
     """``gate_history.json``: every release that the gate judged, in order; it only ever grows.
@@ -119,6 +131,10 @@ class GateHistory(Artifact):
     SCHEMA: ClassVar[str] = "gate_history"
 
     releases: tuple[Release, ...]
+
+    def __str__(self) -> str:
+        newest = f", newest {self.releases[-1]}" if self.releases else ""
+        return f"{len(self.releases)} releases{newest}"
 
 
 class ErrorBudget(Record):
@@ -230,6 +246,10 @@ class GateReport(Artifact):
             baseline_sha256=self.config_sha256.get(self.baseline, ""),
             candidate_sha256=self.config_sha256.get(self.candidate, ""),
         )
+
+    def _repr_html_(self) -> str:
+        rows = [(step.step, step.title, step.status.upper(), step.reason) for step in self.steps]
+        return html_table(str(self).splitlines()[0], ("step", "asks", "status", "reason"), rows)
 
     def __str__(self) -> str:
         verdict = self.verdict or "no verdict"

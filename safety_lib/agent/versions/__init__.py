@@ -120,6 +120,11 @@ class Version(Record):
     limits: Limits
     safeguards: SafeguardSettings
 
+    def __str__(self) -> str:
+        pinned = "pinned" if self.memory.pin_policy else "not pinned"
+        memory = f"window {self.memory.window}, policy {pinned}"
+        return f"{self.version}, {memory}, {len(self.permissions)} tools, {self.model.backend}"
+
     @cached_property
     def settings(self) -> dict[str, Any]:
         """Everything that a release can change, as one flat mapping of dotted keys."""

@@ -7,7 +7,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from safety_lib.artifacts import ArtifactError, one_line
+from safety_lib.artifacts import ArtifactError
+from safety_lib.records import one_line
 
 ALIASES: dict[str, tuple[str, ...]] = {
     # of an incident
