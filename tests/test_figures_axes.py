@@ -32,6 +32,7 @@ from safety_lib.records import (
     StressFailures,
     Suite,
 )
+from safety_lib.rollout.campaign import Run
 from safety_lib.stress.coverage import coverage
 from safety_lib.stress.discovery import Discovery, discover
 
