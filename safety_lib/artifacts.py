@@ -20,6 +20,7 @@ from typing import Any, TypeVar, cast
 from pydantic import BaseModel, ValidationError
 
 from safety_lib.records import Artifact, Experiment, Incident, WholeIncident, first_fault
+from safety_lib.text import one_line
 
 CHECKOUT = Path(__file__).resolve().parents[1]
 
@@ -36,7 +37,6 @@ _MADE_BY = {
 }
 
 _LONE_SURROGATE = re.compile("[\ud800-\udfff]")
-_LONGEST_SHOWN = 120
 
 
 class ArtifactError(ValueError):
@@ -269,7 +269,7 @@ def _read_json(path: Path, advice: str) -> dict[str, Any]:
     try:
         tree = json.loads(path.read_bytes().decode("utf-8"), parse_constant=_refuse_constant)
     except FileNotFoundError:
-        where = one_line(str(path.parent))
+        where = one_line(path.parent)
         raise _refusal(path, f"there is no such file in {where}", advice) from None
     except OSError as error:
         raise _refusal(path, f"cannot be read ({error.strerror})", advice) from error
@@ -281,7 +281,7 @@ def _read_json(path: Path, advice: str) -> dict[str, Any]:
     except RecursionError as error:
         raise _refusal(path, "nested too deeply", advice) from error
     except ValueError as error:  # NaN, a number of thousands of digits, a path with a null byte
-        raise _refusal(path, one_line(str(error)), advice) from error
+        raise _refusal(path, one_line(error), advice) from error
     if not isinstance(tree, dict):
         raise _refusal(path, f"holds {_shown(tree)}, expected one JSON object", advice)
     return tree
@@ -310,17 +310,3 @@ def _shown(value: Any) -> str:
     if value is None:
         return "missing"
     return one_line(repr(value)) if isinstance(value, str | int | float) else type(value).__name__
-
-
-def one_line(text: str, limit: int = _LONGEST_SHOWN) -> str:
-    r"""Return a text from outside as it can be shown: short, and without control characters.
-
-    Examples
-    --------
-    >>> print(one_line("a\x1b[31mb"))
-    a\x1b[31mb
-    """
-    # Cut before escaping: the text may be megabytes that somebody else wrote.
-    head = text[:limit]
-    shown = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in head)
-    return shown if len(text) <= limit else f"{shown}..."

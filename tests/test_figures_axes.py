@@ -10,8 +10,6 @@ import matplotlib as mpl
 import numpy as np
 import pytest
 
-from safety_lib.rollout.campaign import Run
-
 mpl.use("Agg")
 
 import matplotlib.pyplot as plt

@@ -115,6 +115,9 @@ def test_the_smallest_effect_is_the_margin_where_luck_plays_no_part():
     assert found == pytest.approx(0.3, abs=0.003)
 
 
+RNG = np.random.default_rng(0)
+
+
 @pytest.mark.parametrize(
     "call",
     [
