@@ -19,14 +19,8 @@ from typing import Any, TypeVar, cast
 
 from pydantic import BaseModel, ValidationError
 
-from safety_lib.records import (
-    Artifact,
-    Experiment,
-    Incident,
-    WholeIncident,
-    first_fault,
-    one_line,
-)
+from safety_lib.records import Artifact, Experiment, Incident, WholeIncident, first_fault
+from safety_lib.text import one_line
 
 CHECKOUT = Path(__file__).resolve().parents[1]
 
@@ -281,7 +275,7 @@ def _read_json(path: Path, advice: str) -> dict[str, Any]:
     try:
         tree = json.loads(path.read_bytes().decode("utf-8"), parse_constant=_refuse_constant)
     except FileNotFoundError:
-        where = one_line(str(path.parent))
+        where = one_line(path.parent)
         raise _refusal(path, f"there is no such file in {where}", advice) from None
     except OSError as error:
         raise _refusal(path, f"cannot be read ({error.strerror})", advice) from error
@@ -293,7 +287,7 @@ def _read_json(path: Path, advice: str) -> dict[str, Any]:
     except RecursionError as error:
         raise _refusal(path, "nested too deeply", advice) from error
     except ValueError as error:  # NaN, a number of thousands of digits, a path with a null byte
-        raise _refusal(path, one_line(str(error)), advice) from error
+        raise _refusal(path, one_line(error), advice) from error
     if not isinstance(tree, dict):
         raise _refusal(path, f"holds {_shown(tree)}, expected one JSON object", advice)
     return tree

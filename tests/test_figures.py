@@ -45,8 +45,8 @@ from safety_lib.records import (
     TestResult,
     TimelineEntry,
 )
-from safety_lib.report.text import MINUS
 from safety_lib.stats.intervals import wilson
+from safety_lib.text import MINUS
 
 Read = Callable[..., str]
 HOSTILE = "$\\frac{ 电话 " + chr(27) + "[31m" + chr(0x202E) + "<b>" + "x" * 300

@@ -10,8 +10,6 @@ import matplotlib as mpl
 import numpy as np
 import pytest
 
-from safety_lib.rollout.campaign import Run
-
 mpl.use("Agg")
 
 import matplotlib.pyplot as plt
@@ -32,6 +30,7 @@ from safety_lib.records import (
     StressFailures,
     Suite,
 )
+from safety_lib.rollout.campaign import Run
 from safety_lib.stress.coverage import coverage
 from safety_lib.stress.discovery import Discovery, discover
 

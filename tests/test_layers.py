@@ -11,6 +11,7 @@ import pytest
 
 PACKAGE = Path(__file__).resolve().parent.parent / "safety_lib"
 LAYERS: tuple[frozenset[str], ...] = (
+    frozenset({"text"}),
     frozenset({"records"}),
     frozenset({"policy", "stats", "artifacts", "streams"}),
     frozenset({"agent"}),

@@ -27,7 +27,7 @@ from safety_lib.records import (
 from safety_lib.report import render_gate_report, render_junit, render_markdown
 from safety_lib.report.contrasts import differences
 from safety_lib.report.markdown import code
-from safety_lib.report.text import MINUS, cut, pieces, plain, points, span
+from safety_lib.text import MINUS, cut, pieces, plain, points, span
 
 RLO = chr(0x202E)
 ESCAPE = chr(27)

@@ -38,7 +38,7 @@ from safety_lib.records.experiments import (
     Proportion,
     RootCauseAccuracy,
 )
-from safety_lib.report.text import count, plain, points, span
+from safety_lib.text import count, plain, points, span
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -31,7 +31,7 @@ from safety_lib.records.experiments import (
     Proportion,
     WarningAccuracy,
 )
-from safety_lib.report.text import count
+from safety_lib.text import count
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

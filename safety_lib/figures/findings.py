@@ -29,8 +29,8 @@ from safety_lib.figures.style import (
 )
 from safety_lib.records import HookName
 from safety_lib.records.experiments import Ablation, SafeguardAblation
-from safety_lib.report.text import count, percent, plain
 from safety_lib.stress.timing import CAUSES, Endings
+from safety_lib.text import count, percent, plain
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

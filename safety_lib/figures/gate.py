@@ -32,7 +32,7 @@ from safety_lib.figures.style import (
 from safety_lib.records import Experiment, GateReport, TestResult
 from safety_lib.records.experiments import Curve, OperatingCharacteristics
 from safety_lib.report.contrasts import Difference, differences
-from safety_lib.report.text import MINUS, count, known, percent, plain, points, span
+from safety_lib.text import MINUS, count, known, percent, plain, points, span
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -29,7 +29,7 @@ from safety_lib.figures.style import (
     sheet,
 )
 from safety_lib.records import BlastRadius, Intervention, TimelineEntry
-from safety_lib.report.text import MINUS, count, plain, points, span
+from safety_lib.text import MINUS, count, plain, points, span
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -26,7 +26,7 @@ from safety_lib.figures.style import (
     sheet,
 )
 from safety_lib.records import RegressionTest
-from safety_lib.report.text import count, percent, plain
+from safety_lib.text import count, percent, plain
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

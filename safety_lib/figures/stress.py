@@ -29,8 +29,8 @@ from safety_lib.figures.style import (
     version_mark,
 )
 from safety_lib.records import StressSummary, SurvivalCurve
-from safety_lib.report.text import count, percent, plain
 from safety_lib.stats.intervals import wilson
+from safety_lib.text import count, percent, plain
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -14,7 +14,7 @@ from functools import lru_cache
 from itertools import pairwise
 from typing import TYPE_CHECKING, NamedTuple
 
-from safety_lib.report.text import plain
+from safety_lib.text import one_line
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -283,9 +283,7 @@ def drawable(text: str, limit: int = 40) -> str:
 
     A character that the font lacks becomes a box: matplotlib would warn about it on the page.
     """
-    shown = plain(" ".join(text[: 4 * limit + 4].split()), 4 * limit + 4)
-    if len(shown) > limit:
-        shown = shown[: limit - 1].rstrip() + "…"
+    shown = one_line(text, limit, "…")
     return "".join(c if ord(c) in _glyphs() else "\N{WHITE SQUARE}" for c in shown)
 
 

@@ -27,7 +27,7 @@ from safety_lib.records.experiments import (
     SuiteAdequacy,
     UndiscoveredPrediction,
 )
-from safety_lib.report.text import p_value
+from safety_lib.text import one_line, p_value
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -194,7 +194,7 @@ def mutants_table(suite: SuiteAdequacy, rows: int = 30) -> pd.DataFrame:
             "lost defence": name,
             "kind": seen.kind,
             "noticed": "yes" if seen.killed else "no",
-            "why": _short(seen.why, 60),
+            "why": one_line(seen.why, 60),
         }
         for name, seen in ordered[:rows]
     ]
@@ -250,7 +250,7 @@ def milestones_table(milestones: Sequence[Milestone], rows: int = 8) -> pd.DataF
             "turn": m.turn,
             "what": m.what,
             "turns ahead": "" if m.lead is None else str(m.lead),
-            "detail": _short(m.detail, 60),
+            "detail": one_line(m.detail, 60),
         }
         for m in milestones[-rows:]
     ]
@@ -277,8 +277,8 @@ def claims_table(claims: Sequence[ClaimCheck]) -> pd.DataFrame:
     table = [
         {
             "claim": c.claim,
-            "claimed": _short(c.claimed, 18),
-            "measured": _short(c.measured, 30),
+            "claimed": one_line(c.claimed, 18),
+            "measured": one_line(c.measured, 30),
             "agrees": words[c.agrees],
         }
         for c in claims
@@ -310,7 +310,7 @@ def mitigations_table(results: Sequence[MitigationResult]) -> pd.DataFrame:
 
     table = [
         {
-            "mitigation": _short(r.name, 44),
+            "mitigation": one_line(r.name, 44),
             "incident": f"{r.incident.k} of {r.incident.n}",
             "at most": f"{r.at_most:.1%}",
             "held-out variants": f"{r.held_out.k} of {r.held_out.n}",
@@ -367,11 +367,6 @@ def _before_and_after(before: str, after: str) -> dict[str, str]:
     start = before.rfind(" ", 0, same) + 1 if same > 20 else 0
     lead = "... " if start else ""
     return {
-        "before": lead + _short(before[start:], 40),
-        "after": lead + _short(after[start:], 40),
+        "before": lead + one_line(before[start:], 40),
+        "after": lead + one_line(after[start:], 40),
     }
-
-
-def _short(value: object, width: int) -> str:
-    text = " ".join(str(value).split())
-    return text if len(text) <= width else text[: width - 3] + "..."

@@ -17,7 +17,8 @@ from pydantic import ValidationError
 
 from safety_lib.artifacts import read_artifact
 from safety_lib.gate.trials import REGRESSION_STRATA, Case
-from safety_lib.records import GateException, GateHistory, GateReport
+from safety_lib.records import GateException, GateHistory, GateReport, first_fault
+from safety_lib.text import one_line
 
 
 @dataclass(frozen=True)
@@ -149,8 +150,7 @@ def load_exceptions(path: str | Path) -> tuple[GateException, ...]:
     except OSError as error:
         raise ValueError(f"{path}: cannot be read: {error.strerror}") from error
     except (UnicodeDecodeError, yaml.YAMLError) as error:
-        said = " ".join(str(error).split())
-        raise ValueError(f"{path}: is not YAML: {said[:200]}") from error
+        raise ValueError(f"{path}: is not YAML: {one_line(error)}") from error
     if not isinstance(entries, list):
         raise ValueError(f"{path}: must be a list of exceptions")
     return tuple(_entry(path, number, entry) for number, entry in enumerate(entries, start=1))
@@ -165,9 +165,8 @@ def _entry(path: Path, number: int, entry: Any) -> GateException:
         made = GateException.model_validate(fields)
         date.fromisoformat(made.expires)
     except ValidationError as error:
-        first = error.errors()[0]
-        field = ".".join(str(part) for part in first["loc"])
-        raise ValueError(f"{where}: field {field}: {first['msg']}") from error
+        field, reason = first_fault(error)
+        raise ValueError(f"{where}: field {field}: {reason}") from error
     except ValueError as error:
         raise ValueError(f"{where}: field expires: {made.expires!r} is no date") from error
     if made.refused or not made.approved_by.strip():

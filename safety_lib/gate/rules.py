@@ -9,7 +9,7 @@ import yaml
 from pydantic import Field, ValidationError
 
 from safety_lib.artifacts import sha256_of
-from safety_lib.records import Record
+from safety_lib.records import Record, first_fault
 
 RULES_FILE = Path(__file__).with_name("policy.yaml")
 
@@ -64,6 +64,5 @@ def load_rules(path: Path = RULES_FILE) -> GateRules:
     try:
         return GateRules.model_validate(yaml.safe_load(path.read_text(encoding="utf-8")))
     except ValidationError as error:
-        first = error.errors()[0]
-        field = ".".join(str(part) for part in first["loc"])
-        raise ValueError(f"{path.name}: field {field}: {first['msg']}") from error
+        field, reason = first_fault(error)
+        raise ValueError(f"{path.name}: field {field}: {reason}") from error

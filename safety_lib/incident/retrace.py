@@ -14,10 +14,11 @@ from safety_lib.agent.sandbox import ToolError
 from safety_lib.agent.versions import Version
 from safety_lib.incident.recorded import events_of
 from safety_lib.incident.replay import job, turns_of
-from safety_lib.records import CutPoint, Event, Incident, Message, Plant, Trajectory, one_line
+from safety_lib.records import CutPoint, Event, Incident, Message, Plant, Trajectory
 from safety_lib.rollout.campaign import Run
 from safety_lib.rollout.conversation import Rollout, Script, hold, run_rollout, trial_seed
 from safety_lib.rollout.judging import count_broken
+from safety_lib.text import one_line
 
 
 class DesyncError(ValueError):

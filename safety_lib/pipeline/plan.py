@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from safety_lib.artifacts import CHECKOUT
+from safety_lib.text import one_line
 
 NOTEBOOKS = CHECKOUT / "notebooks"
 STAGES: Mapping[str, str] = {
@@ -20,7 +21,6 @@ COMMON = ("seed", "model", "baseline", "candidate")
 
 Plan = dict[str, dict[str, Any]]
 
-_LONGEST_SHOWN = 300
 _ANSI = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")
 
 
@@ -90,7 +90,7 @@ def _read(path: Path) -> Mapping[str, Any]:
     except OSError as error:
         raise PipelineError(f"{path}: cannot be read: {error.strerror}") from error
     except (UnicodeDecodeError, yaml.YAMLError) as error:
-        raise PipelineError(f"{path}: is not YAML: {one_line(str(error))}") from error
+        raise PipelineError(f"{path}: is not YAML: {one_line(error)}") from error
     return _section({"file": tree}, "file", path)
 
 
@@ -153,13 +153,12 @@ def _absent(path: Path) -> PipelineError:
     )
 
 
-def one_line(text: str) -> str:
-    """Return a text that others wrote as one short line without colour codes.
+def message_line(text: object) -> str:
+    """Return what a notebook or its kernel said on one line, without colour codes.
 
     Examples
     --------
-    >>> one_line("several   words" + chr(10) + "on two lines")
+    >>> message_line("several   words" + chr(10) + "on two lines")
     'several words on two lines'
     """
-    line = " ".join(_ANSI.sub("", text).split())
-    return line if len(line) <= _LONGEST_SHOWN else f"{line[:_LONGEST_SHOWN]}..."
+    return one_line(_ANSI.sub("", str(text)), 300)

@@ -8,7 +8,7 @@ from typing import Any
 
 from safety_lib.artifacts import write_text
 from safety_lib.pipeline.kernels import kernels
-from safety_lib.pipeline.plan import NOTEBOOKS, STAGES, PipelineError, notebook_of, one_line
+from safety_lib.pipeline.plan import NOTEBOOKS, STAGES, PipelineError, message_line, notebook_of
 from safety_lib.pipeline.run import CLIENT, import_papermill
 
 _METADATA = {
@@ -54,7 +54,7 @@ def refresh_notebooks(folder: Path = NOTEBOOKS) -> list[Path]:
                 with kernel.running(client):
                     client.execute()
             except (CellExecutionError, CellTimeoutError, DeadKernelError, RuntimeError) as error:
-                said = one_line(str(error).strip().rpartition("\n")[2])
+                said = message_line(str(error).strip().rpartition("\n")[2])
                 raise PipelineError(f"{source.name} stopped, nothing is written: {said}") from error
             _strip(notebook)
             refreshed[source] = nbformat.writes(notebook) + "\n"  # type: ignore[no-untyped-call]

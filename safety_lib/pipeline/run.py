@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, Literal, cast
 
 from safety_lib.pipeline.kernels import Kernel, code_cells, kernels
-from safety_lib.pipeline.plan import NOTEBOOKS, STAGES, PipelineError, notebook_of, one_line
+from safety_lib.pipeline.plan import NOTEBOOKS, STAGES, PipelineError, message_line, notebook_of
 
 EventKind = Literal["started", "cell", "finished"]
 
@@ -115,7 +115,7 @@ def _check(notebook: Path, given: Mapping[str, Any]) -> None:
     try:
         takes = import_papermill().inspect_notebook(_literal(notebook))
     except Exception as error:  # nbformat and papermill raise a dozen kinds
-        raise PipelineError(f"{notebook}: cannot be read: {one_line(str(error))}") from error
+        raise PipelineError(f"{notebook}: cannot be read: {message_line(error)}") from error
     if not takes:
         raise PipelineError(f"{notebook.name} has no cell tagged 'parameters' that can be read")
     for name, value in given.items():
@@ -124,7 +124,7 @@ def _check(notebook: Path, given: Mapping[str, Any]) -> None:
         wanted = takes[name]["inferred_type_name"]
         fits = isinstance(value, _TYPES.get(wanted, object))
         if not fits or (isinstance(value, bool) and wanted in ("int", "float")):
-            shown = one_line(repr(value))
+            shown = message_line(repr(value))
             raise PipelineError(f"{notebook.name} takes {name} as {wanted}, not {shown}")
 
 
@@ -169,13 +169,13 @@ def _execute(
             on_cell_executed=lambda **_: tell("cell"),
         )
     except PapermillExecutionError as error:
-        said = f"{error.ename}: {one_line(error.evalue)}"
+        said = f"{error.ename}: {message_line(error.evalue)}"
         raise PipelineError(f"{at} In [{error.exec_count}]: {said}{see}") from error
     except CellTimeoutError as error:
         said = f"no end after {CELL_TIMEOUT} seconds"
         raise PipelineError(f"{at} {_last_cell(output)}: {said}{see}") from error
     except (DeadKernelError, RuntimeError) as error:
-        said = one_line(f"{error} {kernel.last_words()}")
+        said = message_line(f"{error} {kernel.last_words()}")
         raise PipelineError(f"{at} {_last_cell(output)}: {said}{see}") from error
     # papermill takes sys.exit(0) for success and leaves out the rest of the notebook.
     for cell in executed.cells:

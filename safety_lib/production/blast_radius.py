@@ -24,6 +24,7 @@ from safety_lib.stats.audit import stratified_audit
 from safety_lib.stats.intervals import share
 from safety_lib.stats.missing_mass import chao1
 from safety_lib.streams import generator, key
+from safety_lib.text import one_line
 
 _THING = re.compile(r"REF-[0-9A-Z]{4}-\d{4}|AC-[\w-]+|/[\w./-]+|[\w.+-]+@[\w-]+(?:\.[\w-]+)+")
 
@@ -489,7 +490,7 @@ def check_against_truth(radius: BlastRadius, truth_file: str | Path, rule_id: st
                 {"rule_id": rule_id, "path": str(path)},
             ).fetchall()
     except duckdb.Error as error:
-        said = " ".join(str(error).split())[:160]
+        said = one_line(error)
         raise LogError(f"{path.name}: not a truth file with column violations: {said}") from error
     if everything != radius.population_n:
         raise LogError(

@@ -24,6 +24,7 @@ from typing import Any, LiteralString, NamedTuple
 from pydantic import ValidationError
 
 from safety_lib.records import Event, MessageEvent, ToolCall, ToolCallEvent, first_fault
+from safety_lib.text import one_line
 
 LOG_NAME = "production_log.parquet"
 
@@ -53,7 +54,6 @@ of another width.
 
 _INTEGER = re.compile(r"\bU?(?:TINY|SMALL|BIG|HUGE)?INT(?:EGER)?\b")
 _LONE_SURROGATE = re.compile("[\ud800-\udfff]")
-_LONGEST_SHOWN = 160
 _READ_AT_ONCE = 1024
 _OBJECTIONS = "safeguard_warn + safeguard_hold + safeguard_block + safeguard_stop"
 _MEMORY = "1GB"
@@ -288,7 +288,7 @@ Parquet log, or a glob of them
                 yield session_id, self._events(session_id, said, replies, calls)
             absent = [session_id for session_id in ids if session_id not in seen]
             if absent:
-                raise LogError(f"{self.name}: column session_id: no session {_shown(absent[0])}")
+                raise LogError(f"{self.name}: column session_id: no session {one_line(absent[0])}")
 
     def arrivals(self, version: str) -> Iterator[LoggedSession]:
         """Yield the sessions of a version in the order in which they came, a few at a time.
@@ -364,17 +364,17 @@ Parquet log, or a glob of them
             raise self._refusal(error) from error
 
     def _refusal(self, error: Exception) -> LogError:
-        said = " ".join(str(error).split())
+        said = str(error)
         if "Malformed JSON" in said:
             return LogError(f"{self.name}: column tool_calls: arguments of a call are not JSON")
         if "magic bytes" in said or "too small" in said:
             return LogError(f"{self.name}: not a Parquet file, or a truncated one")
-        return LogError(f"{self.name}: cannot be read: {_shown(said)}")
+        return LogError(f"{self.name}: cannot be read: {one_line(said)}")
 
     def _events(
         self, session_id: str, said: list[str], replies: list[str | None], calls: list[Any]
     ) -> tuple[Event, ...]:
-        where = f"{self.name}: session {_shown(session_id)}"
+        where = f"{self.name}: session {one_line(session_id)}"
         turns = range(1, len(said or ()) + 1)
         calls_of: dict[int, list[Event]] = {turn: [] for turn in turns}
         try:
@@ -393,7 +393,7 @@ Parquet log, or a glob of them
             raise LogError(f"{where}: column tool_calls: arguments are not JSON") from error
         except ValidationError as error:
             field, reason = first_fault(error)
-            raise LogError(f"{where}: {field}: {_shown(reason)}") from error
+            raise LogError(f"{where}: {field}: {one_line(reason)}") from error
         if len(replies or ()) > len(turns):
             raise LogError(f"{where}: column replies has more turns than column user_messages")
         return tuple(events)
@@ -553,9 +553,3 @@ def _call_event(number: int, call: Mapping[str, Any]) -> ToolCallEvent:
 
 def _listed() -> str:
     return ", ".join(COLUMNS)
-
-
-def _shown(text: str) -> str:
-    head = text[:_LONGEST_SHOWN]
-    plain = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in head)
-    return plain if len(text) <= _LONGEST_SHOWN else f"{plain}..."

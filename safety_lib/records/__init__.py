@@ -37,7 +37,7 @@ from safety_lib.records.conversations import (
     Violation,
     whole,
 )
-from safety_lib.records.display import Shown, html_table, one_line
+from safety_lib.records.display import Shown, html_table
 from safety_lib.records.experiments import Experiment
 from safety_lib.records.failures import (
     Failure,
@@ -162,7 +162,6 @@ __all__ = [
     "WholeIncident",
     "first_fault",
     "html_table",
-    "one_line",
     "unchecked",
     "whole",
 ]

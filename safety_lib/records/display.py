@@ -7,6 +7,8 @@ from collections.abc import Iterable, Mapping, Sequence, Set
 from html import escape
 from typing import Any
 
+from safety_lib.text import one_line
+
 LONGEST_LINE = 200
 LONGEST_VALUE = 48
 MOST_ROWS = 20
@@ -34,20 +36,6 @@ class Shown:
 
     def __repr__(self) -> str:
         return f"<{one_line(f'{type(self).__name__}: {_first_line(self)}', LONGEST_LINE)}>"
-
-
-def one_line(text: str, limit: int = 120) -> str:
-    r"""Return a text from outside as it can be shown: short, and without control characters.
-
-    Examples
-    --------
-    >>> print(one_line("a\x1b[31mb"))
-    a\x1b[31mb
-    """
-    # Cut before escaping: the text may be megabytes that somebody else wrote.
-    head = text[:limit]
-    shown = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in head)
-    return shown if len(text) <= limit else f"{shown}..."
 
 
 def html_table(caption: str, columns: Sequence[str], rows: Iterable[Sequence[object]]) -> str:

@@ -32,6 +32,7 @@ from safety_lib.regression.admission import (
     reproduce,
 )
 from safety_lib.rollout.campaign import Run
+from safety_lib.text import one_line
 
 
 def deduplicate(tests: Iterable[RegressionTest]) -> tuple[RegressionTest, ...]:
@@ -273,5 +274,4 @@ def _texts(failure: Failure) -> Iterator[tuple[str, str]]:
 
 
 def _shown(text: str) -> str:
-    shown = text[:60].encode("unicode_escape").decode()
-    return repr(shown if len(text) <= 60 else shown + "...").replace("\\\\", "\\")
+    return repr(one_line(text, 60)).replace("\\\\", "\\")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Literal, NamedTuple
 
 from safety_lib.records import GateReport
-from safety_lib.report.text import known
+from safety_lib.text import known
 
 State = Literal["worse", "not worse", "open"]
 Group = Literal["all", "stratum", "family"]

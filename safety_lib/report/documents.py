@@ -18,7 +18,7 @@ from safety_lib.policy import load_policy
 from safety_lib.records import Artifact, GateReport, IncidentReport, Record, StressFailures, Suite
 from safety_lib.report.markdown import code
 from safety_lib.report.metrics import METRICS
-from safety_lib.report.text import p_value, percent, points
+from safety_lib.text import p_value, percent, points
 
 DOCUMENTS = (
     "exec_summary",

@@ -12,7 +12,7 @@ import xml.etree.ElementTree as ET
 from collections.abc import Sequence
 
 from safety_lib.records import ArmResult, GateReport, RegressionTest, TestResult, Turn
-from safety_lib.report.text import LONG_TEXT, p_value, plain, points
+from safety_lib.text import LONG_TEXT, p_value, plain, points
 
 _DECLARATION = '<?xml version="1.0" encoding="UTF-8"?>\n'
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from safety_lib.records import GateReport, TestResult
-from safety_lib.report.text import (
+from safety_lib.text import (
     count,
     known,
     p_value,

@@ -13,13 +13,14 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from safety_lib.records import GateReport, Release, TestResult
 from safety_lib.report.contrasts import MOST_FAMILIES, Difference, differences, families
-from safety_lib.report.text import (
+from safety_lib.text import (
     LONG_TEXT,
     SHORT_TEXT,
     count,
     cut,
     known,
     left_out,
+    one_line,
     p_value,
     per_1000,
     percent,
@@ -296,10 +297,9 @@ def _forest(report: GateReport) -> dict[str, Any] | None:
 def _drawn(row: Difference, position: int, place: Any, margin: float) -> Drawn:
     whole = known(row.ci_low, row.ci_high)
     state = row.state(margin)
-    label = plain(row.label)
     return Drawn(
         label=row.label,
-        short=label if len(label) <= _LABEL else label[: _LABEL - 1] + "…",
+        short=one_line(row.label, _LABEL, "…"),
         group=row.group,
         y=_TOP + _ROW * position + _ROW // 2,
         x=place(row.delta),

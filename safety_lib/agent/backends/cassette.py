@@ -24,6 +24,7 @@ from weakref import WeakValueDictionary
 from safety_lib.agent.backends import Backend, BackendError, ToolSchema
 from safety_lib.agent.backends.openai import read_settings
 from safety_lib.records import Message
+from safety_lib.text import one_line
 
 ARTIFACT = "cassette"
 SCHEMA_VERSION = 1
@@ -188,8 +189,7 @@ def request_key(
 
 def _shown(messages: Sequence[Message]) -> str:
     """Return what a person recognises a request by: its last message, cut."""
-    line = " ".join(messages[-1].content.split()) if messages else ""
-    return line if len(line) <= SHOWN else f"{line[: SHOWN - 3]}..."
+    return one_line(messages[-1].content, SHOWN) if messages else ""
 
 
 # --------------------------------------------------------------------------- the file

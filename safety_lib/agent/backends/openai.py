@@ -35,6 +35,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from safety_lib.agent.backends import BackendError, ToolSchema
 from safety_lib.records import Message, ToolCall, first_fault
+from safety_lib.text import one_line
 
 NO_TOOL = "none"
 MAX_BODY = 4_000_000
@@ -336,8 +337,7 @@ class OpenAIChat:
         """Cut a text of the endpoint to a line that can be shown, without anything like a key."""
         if self._key:
             text = text.replace(self._key, "***")
-        line = " ".join(_SECRETS.sub("***", text).split())
-        return line if len(line) <= 200 else f"{line[:197]}..."
+        return one_line(_SECRETS.sub("***", text), 200)
 
 
 def import_openai() -> Any:
@@ -452,7 +452,9 @@ def _unknown_tool(name: str, offered: Sequence[str]) -> BackendError:
     # An agent that is offered no such tool cannot have called it: what the model would have done
     # next is unknown, so the conversation is an error and neither a pass nor a failure.
     known = ", ".join(offered) or "no tool"
-    return BackendError("unknown_tool", f"the model called {name[:60]!r}; offered: {known}")
+    return BackendError(
+        "unknown_tool", f"the model called {one_line(name, 60)!r}; offered: {known}"
+    )
 
 
 def _arguments(tool: str, raw: str | dict[str, Any] | None) -> dict[str, Any]:
@@ -609,7 +611,7 @@ def read_json_answer(text: str, offered: Sequence[str], unique: str) -> Message:
     """
     answer = _parsed(text)
     if not isinstance(answer, dict) or not isinstance(answer.get("tool"), str):
-        shown = " ".join(text.split())[:120]
+        shown = one_line(text)
         raise BackendError("bad_response", f"not the JSON object that was asked for: {shown!r}")
     name, reply, arguments = answer["tool"], answer.get("reply", ""), answer.get("arguments", {})
     if not isinstance(reply, str) or not isinstance(arguments, dict):

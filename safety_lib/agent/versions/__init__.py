@@ -17,6 +17,7 @@ from pydantic import ConfigDict, Field, ValidationError
 from safety_lib.agent.sandbox import TOOL_NAMES
 from safety_lib.artifacts import sha256_of
 from safety_lib.records import Record, first_fault
+from safety_lib.text import one_line
 
 FOLDER = Path(__file__).parent
 RELEASED: tuple[str, ...] = ("v1", "v2", "v3")
@@ -106,7 +107,7 @@ class Change(Record):
     after: Any
 
     def __str__(self) -> str:
-        return f"{self.key}: {_short(self.before)} -> {_short(self.after)}"
+        return f"{self.key}: {one_line(self.before, 60)} -> {one_line(self.after, 60)}"
 
 
 class Version(Record):
@@ -242,8 +243,3 @@ def _flatten(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, A
             yield from _flatten(value, f"{prefix}{key}.")
         else:
             yield prefix + key, value
-
-
-def _short(value: Any) -> str:
-    text = str(value)
-    return text if len(text) <= 60 else text[:57] + "..."

@@ -19,11 +19,12 @@ from pydantic import ValidationError
 
 from safety_lib.agent.sandbox import load_company
 from safety_lib.agent.versions import RELEASED
-from safety_lib.artifacts import ArtifactError, one_line, read_incident, sha256_of
+from safety_lib.artifacts import ArtifactError, read_incident, sha256_of
 from safety_lib.incident.intake.door import ALIASES, MOST_LISTED, Door, field_of, flattened, path_to
 from safety_lib.incident.intake.exchanges import fold, note_unknown_tools
 from safety_lib.incident.intake.shapes import READERS, of_turns, shape_of
-from safety_lib.records import Incident, IncidentTurn, Plant, ReportedCall
+from safety_lib.records import Incident, IncidentTurn, Plant, ReportedCall, first_fault
+from safety_lib.text import one_line
 
 __all__ = ["Intake", "find_incident", "take_in"]
 
@@ -199,9 +200,8 @@ def _incident(
             claims=claims,
         )
     except ValidationError as error:
-        first = error.errors(include_input=False, include_url=False)[0]
-        where = ".".join(str(part) for part in first["loc"])
-        raise door.refusal(f"field {where}: {first['msg']}") from error
+        field, reason = first_fault(error)
+        raise door.refusal(f"field {field}: {reason}") from error
 
 
 def _claims(about: Mapping[str, Any], number_of: Mapping[Any, int]) -> dict[str, str]:

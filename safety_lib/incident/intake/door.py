@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from safety_lib.artifacts import ArtifactError
-from safety_lib.records import one_line
+from safety_lib.text import one_line
 
 ALIASES: dict[str, tuple[str, ...]] = {
     # of an incident
@@ -80,7 +80,7 @@ class Door:
                 raise self.refusal("more than 64 MB", "cut out the conversation of the incident")
             data = self.path.read_bytes()
         except FileNotFoundError:
-            where = one_line(str(self.path.parent))
+            where = one_line(self.path.parent)
             raise self.refusal(f"there is no such file in {where}", advice) from None
         except (OSError, ValueError) as error:
             said = getattr(error, "strerror", None) or str(error)

@@ -5,6 +5,9 @@ that turn the reading direction round, characters without any shape that carry a
 line of a megabyte. All of them are shown as what they are and none is passed on. The list of hidden
 characters is fixed here and not taken from ``unicodedata``, whose answers change with the Python
 version: a report has the same bytes everywhere.
+
+A transcript is cut with a note of what is left out (:func:`plain`), a name or a message with dots
+(:func:`one_line`), and nothing is cut in another way.
 """
 
 from __future__ import annotations
@@ -17,6 +20,7 @@ MINUS = "\N{MINUS SIGN}"
 MISSING = "n/a"
 LONG_TEXT = 4000
 SHORT_TEXT = 200
+LINE = 120
 MOST_LINES = 80
 
 # Controls but tab and line feed; format, bidirectional and filler characters; variation selectors
@@ -125,6 +129,51 @@ def plain(text: str, limit: int = SHORT_TEXT, lines: bool = False) -> str:
     kept, missing = cut(text, limit)
     shown = "".join(f"[{p.text}]" if p.hidden else p.text for p in pieces(kept, lines))
     return f"{shown} {left_out(missing)}" if missing else shown
+
+
+def shorten(text: str, limit: int, dots: str = "...") -> str:
+    """Return a text with at most so many characters, the last of them dots where it was cut.
+
+    Parameters
+    ----------
+    text : str
+        What may be too long.
+    limit : int
+        Most characters, dots included.
+    dots : str
+        What says that something is missing.
+
+    Examples
+    --------
+    >>> shorten("a long name", 8), shorten("a name", 8)
+    ('a lon...', 'a name')
+    """
+    return text if len(text) <= limit else text[: limit - len(dots)] + dots
+
+
+def one_line(text: object, limit: int = LINE, dots: str = "...") -> str:
+    r"""Return what somebody else wrote on one line: short, and with hidden characters named.
+
+    Parameters
+    ----------
+    text : object
+        Its ``str`` is shown; white space of any kind becomes one space.
+    limit : int
+        Most characters, dots included.
+    dots : str
+        What says that something is missing.
+
+    Examples
+    --------
+    >>> print(one_line("pay" + chr(10) + "  now" + chr(27) + "[31m"))
+    pay now\x1b[31m
+    >>> one_line("a" * 1_000_000, 8)
+    'aaaaa...'
+    """
+    whole = str(text)
+    head = whole[: 4 * limit + 4]  # it may be megabytes
+    words = " ".join(head.split()) + (dots if len(head) < len(whole) else "")
+    return shorten("".join(piece.text for piece in pieces(words, lines=False)), limit, dots)
 
 
 # --------------------------------------------------------------------------- numbers
