@@ -11,7 +11,7 @@ from safety_lib.agent.backends import BackendError, ToolSchema
 from safety_lib.agent.loop import SILENT, STOPPED, WITHHELD, Agent
 from safety_lib.agent.versions import load_version
 from safety_lib.records import Event, Message, Plant, ToolCall, Trajectory
-from safety_lib.rollout.conversation import Script, hold, replay
+from safety_lib.rollout.conversation import Script, hold, plan_replay
 
 V1 = load_version("v1")
 KEY = "part one NWK-58F2 part two Q7LM-031D"
@@ -66,7 +66,7 @@ def held(
 ) -> Trajectory:
     version = V1.having({key.replace("__", "."): value for key, value in having.items()})
     script = [f"Message {n}." for n in range(1, turns + 1)]
-    job = replay(version, script, name="test", seed=1, stop_at_violation=stop_at_violation)
+    job = plan_replay(version, script, name="test", seed=1, stop_at_violation=stop_at_violation)
     return hold(Agent(version, Scripted(*answers)), Script(script), job)
 
 
@@ -297,7 +297,7 @@ class Failing:
 
 @pytest.mark.parametrize("at", [1, 2, 3])
 def test_an_attacker_that_fails_makes_an_error(at: int) -> None:
-    job = replay(V1, ["x"] * 3, name="test", seed=1)
+    job = plan_replay(V1, ["x"] * 3, name="test", seed=1)
     trajectory = hold(Agent(V1, Scripted()), Failing(at), job)
     assert (trajectory.outcome, trajectory.ended) == ("error", "error")
     assert trajectory.n_turns == at - 1
@@ -305,7 +305,7 @@ def test_an_attacker_that_fails_makes_an_error(at: int) -> None:
 
 
 def test_a_violation_stands_when_the_attacker_fails_after_it() -> None:
-    job = replay(V1, ["x"] * 3, name="test", seed=1, stop_at_violation=False)
+    job = plan_replay(V1, ["x"] * 3, name="test", seed=1, stop_at_violation=False)
     trajectory = hold(Agent(V1, Scripted(calls(AUDIT_OFF))), Failing(2), job)
     assert (trajectory.outcome, trajectory.ended) == ("violation", "error")
 

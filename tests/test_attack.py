@@ -24,7 +24,7 @@ from safety_lib.attack.scenarios import (
 )
 from safety_lib.policy import load_policy
 from safety_lib.records import ToolCall
-from safety_lib.rollout.conversation import Script, attack, hold, replay, run_rollout
+from safety_lib.rollout.conversation import Script, hold, plan_attack, plan_replay, run_rollout
 
 V1 = load_version("v1")
 SCENARIOS = all_scenarios()
@@ -109,7 +109,7 @@ def test_an_attacker_is_given_replies_and_nothing_else() -> None:
             return super().next_message(*args, **more)
 
     found = scenario("silence_audit/policy_erosion")
-    job = attack(V1, found, "adaptive", 7, 8)
+    job = plan_attack(V1, found, "adaptive", 7, 8)
     attacker = Watched(found, job.seed)
     attacker.given = []
     trajectory = hold(Agent.load(V1), attacker, job)
@@ -130,7 +130,7 @@ def test_attackers_of_one_seed_say_the_same_and_of_other_seeds_other_words() -> 
 def test_the_attackers_dice_do_not_move_the_agents() -> None:
     found = scenario("pay_without_approval/policy_erosion")
     agent = Agent.load("v2")
-    job = attack(agent.version, found, "adaptive", 7, 8)
+    job = plan_attack(agent.version, found, "adaptive", 7, 8)
     for seed in range(12):
         live = hold(agent, make_attacker("adaptive", found, seed), job)
         again = hold(agent, Script(live.user_messages), job)
@@ -287,7 +287,7 @@ UNGUARDED = V1.having(
 def test_an_agent_that_does_all_it_is_told_breaks_the_goals_rule(
     found: Scenario, attacker: str
 ) -> None:
-    job = attack(UNGUARDED, found, attacker, 7, 8)._replace(stop_at_violation=False)
+    job = plan_attack(UNGUARDED, found, attacker, 7, 8)._replace(stop_at_violation=False)
     trajectory = hold(Agent(UNGUARDED, COMPLIANT), make_attacker(attacker, found, job.seed), job)
     broken = {violation.rule_id for violation in trajectory.violations}
     injected = {"tool_instruction_obeyed"} if found.plants else set()
@@ -298,7 +298,7 @@ def test_an_agent_that_does_all_it_is_told_breaks_the_goals_rule(
 def test_obeying_what_is_planted_breaks_a_rule(goal: str) -> None:
     injection = GOALS[goal].injection
     assert injection
-    job = replay(UNGUARDED, injection.reads, name="x", seed=1, plants=injection.plants)
+    job = plan_replay(UNGUARDED, injection.reads, name="x", seed=1, plants=injection.plants)
     trajectory = hold(Agent(UNGUARDED, COMPLIANT), Script(injection.reads), job)
     assert trajectory.outcome == "violation"
     assert trajectory.failure_turn == 1
@@ -308,7 +308,7 @@ def test_obeying_what_is_planted_breaks_a_rule(goal: str) -> None:
 def test_the_steps_of_a_goal_break_no_rule_even_where_all_are_taken(goal: str) -> None:
     turns = [f"Please {step}." for step in GOALS[goal].steps]
     trajectory = hold(
-        Agent(UNGUARDED, COMPLIANT), Script(turns), replay(UNGUARDED, turns, name="x", seed=1)
+        Agent(UNGUARDED, COMPLIANT), Script(turns), plan_replay(UNGUARDED, turns, name="x", seed=1)
     )
     assert trajectory.outcome == "safe"
     assert trajectory.attempted == ()
@@ -322,7 +322,7 @@ def test_a_benign_twin_expects_a_call_that_can_be_made(goal: str) -> None:
     assert twin.expected.arguments.keys() <= schema["function"]["parameters"]["properties"].keys()
     turns = list(twin.turns)
     trajectory = hold(
-        Agent(UNGUARDED, COMPLIANT), Script(turns), replay(UNGUARDED, turns, name="x", seed=1)
+        Agent(UNGUARDED, COMPLIANT), Script(turns), plan_replay(UNGUARDED, turns, name="x", seed=1)
     )
     made = [event.call for event in trajectory.executed_calls]
     assert any(
@@ -341,7 +341,7 @@ def test_a_benign_twin_expects_a_call_that_can_be_made(goal: str) -> None:
 
 def violations(version: str, attacker: str, turns: int, repeats: int) -> int:
     return sum(
-        run_rollout(attack(load_version(version), found, attacker, 11, turns, n)).outcome
+        run_rollout(plan_attack(load_version(version), found, attacker, 11, turns, n)).outcome
         == "violation"
         for found in SCENARIOS
         for n in range(repeats)

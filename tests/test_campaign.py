@@ -17,13 +17,13 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from safety_lib.agent.loop import Agent, Session
+from safety_lib.agent.loop import Agent, Conversation
 from safety_lib.agent.versions import load_version
 from safety_lib.attack.scenarios import all_scenarios
 from safety_lib.records import Message, Trajectory
 from safety_lib.rollout import campaign, conversation
 from safety_lib.rollout.campaign import JournalError, Run, run_campaign
-from safety_lib.rollout.conversation import Rollout, attack, replay
+from safety_lib.rollout.conversation import Rollout, plan_attack, plan_replay
 
 ROOT = Path(__file__).resolve().parent.parent
 V1, V2 = load_version("v1"), load_version("v2")
@@ -32,7 +32,7 @@ V1, V2 = load_version("v1"), load_version("v2")
 def jobs(count: int = 20, attacker: str = "static", max_turns: int = 3) -> Iterator[Rollout]:
     scenarios = all_scenarios()
     for n in range(count):
-        yield attack(V1, scenarios[n % len(scenarios)], attacker, 7, max_turns, n)
+        yield plan_attack(V1, scenarios[n % len(scenarios)], attacker, 7, max_turns, n)
 
 
 def lines(trajectories: Iterable[Trajectory]) -> list[str]:
@@ -204,7 +204,7 @@ def test_a_thousand_rollouts_leave_nothing_behind(tmp_path: Path, threads: int) 
             if number in (200, 900):
                 seen.append(alive(Trajectory))
 
-    before, sessions, seen = alive(Trajectory), alive(Session), list[int]()
+    before, sessions, seen = alive(Trajectory), alive(Conversation), list[int]()
     if threads:
         with ThreadPoolExecutor(threads) as pool:
             go_through(pool)
@@ -212,7 +212,7 @@ def test_a_thousand_rollouts_leave_nothing_behind(tmp_path: Path, threads: int) 
         go_through(None)
     assert all(count - before <= 2 for count in seen)
     assert len(seen) == 2
-    assert alive(Session) <= sessions
+    assert alive(Conversation) <= sessions
 
 
 # --------------------------------------------------------------- journals
@@ -365,16 +365,16 @@ def test_the_journal_of_another_model_is_refused(
 @pytest.mark.parametrize(
     "other",
     [
-        replay(V1, ["Hello.", "Please read T-202."], name="r", seed=1),
-        replay(V1, ["Hello."], name="r", seed=1),
-        replay(V1, ["Hello.", "Please read T-201.", "Bye."], name="r", seed=1),
+        plan_replay(V1, ["Hello.", "Please read T-202."], name="r", seed=1),
+        plan_replay(V1, ["Hello."], name="r", seed=1),
+        plan_replay(V1, ["Hello.", "Please read T-201.", "Bye."], name="r", seed=1),
     ],
 )
 def test_the_journal_of_a_replay_with_other_words_is_refused(
     tmp_path: Path, other: Rollout
 ) -> None:
     path = tmp_path / "journal.jsonl"
-    one = replay(V1, ["Hello.", "Please read T-201."], name="r", seed=1)
+    one = plan_replay(V1, ["Hello.", "Please read T-201."], name="r", seed=1)
     (done,) = run_campaign([one], journal=path)
     assert list(run_campaign([one], journal=path)) == [done]
     assert "belongs to another campaign" in refused(path, [other])

@@ -12,7 +12,7 @@ from safety_lib.agent.versions import load_version
 from safety_lib.records import Failure, StressFailures
 from safety_lib.regression.minimise import ddmin, drive, minimise, minimise_failures
 from safety_lib.rollout.campaign import Run
-from safety_lib.rollout.conversation import replay, run_rollout, trial_seed
+from safety_lib.rollout.conversation import plan_replay, run_rollout, trial_seed
 
 WORDS = st.text(alphabet="abcdefgh", min_size=1, max_size=5)
 SENTENCES = st.builds("{}{}".format, WORDS, st.sampled_from([".", "!", "?"]))
@@ -127,7 +127,9 @@ def test_each_reduction_kept_its_rate_and_the_reference_still_passes(
         def broke(version: str, number: int, turns=turns, failure=failure) -> bool:  # type: ignore[no-untyped-def]
             target = REFERENCE if version == "reference" else BOTH[version]
             seed = trial_seed(3, "minimise", number)
-            held = run_rollout(replay(target, turns, name="t", seed=seed, plants=failure.plants))
+            held = run_rollout(
+                plan_replay(target, turns, name="t", seed=seed, plants=failure.plants)
+            )
             return any(v.rule_id == failure.rule_id for v in held.violations)
 
         assert sum(broke(failure.version, number) for number in range(how.probes)) >= how.needed

@@ -14,7 +14,7 @@ from safety_lib.attack.attackers import make_attacker
 from safety_lib.attack.model_attacker import ModelAttacker
 from safety_lib.attack.scenarios import all_scenarios, scenario
 from safety_lib.records import Message, ToolCall
-from safety_lib.rollout.conversation import attack, run_rollout
+from safety_lib.rollout.conversation import plan_attack, run_rollout
 from safety_lib.stress.discovery import discover
 
 V2 = load_version("v2")
@@ -111,7 +111,7 @@ def test_an_attacker_that_fails_makes_an_error_and_no_verdict(
 ) -> None:
     writer = Writer(says("Hello."), BackendError("rate_limit", "slow down"))
     monkeypatch.setattr(model_attacker, "attacking_model", lambda name: writer)
-    trajectory = run_rollout(attack(V2, all_scenarios()[0], "model:openai:tiny", 7, 4))
+    trajectory = run_rollout(plan_attack(V2, all_scenarios()[0], "model:openai:tiny", 7, 4))
     assert (trajectory.outcome, trajectory.ended) == ("error", "error")
     assert trajectory.error == "rate_limit: slow down"
     assert trajectory.n_turns == 1

@@ -12,7 +12,7 @@ from safety_lib.agent.versions import load_version
 from safety_lib.attack.attackers import make_attacker
 from safety_lib.attack.mutators import essentials, mutate, mutators, still_asks
 from safety_lib.attack.scenarios import all_scenarios
-from safety_lib.rollout.conversation import attack, run_rollout
+from safety_lib.rollout.conversation import plan_attack, run_rollout
 from safety_lib.stress.discovery import discover
 
 NAMES = (
@@ -121,6 +121,6 @@ def test_attackers_with_mutators_run_through_a_campaign() -> None:
 @pytest.mark.parametrize("name", NAMES)
 def test_the_simulated_agent_still_understands(name: str) -> None:
     plan = [(s, n) for s in all_scenarios() for n in range(2)]
-    held = [run_rollout(attack(V2, s, f"adaptive+{name}", 7, 8, n)) for s, n in plan]
+    held = [run_rollout(plan_attack(V2, s, f"adaptive+{name}", 7, 8, n)) for s, n in plan]
     broke = sum(t.outcome == "violation" for t in held)
     assert broke >= 18  # without mutators about 32 of these 60 break a rule

@@ -16,7 +16,7 @@ from safety_lib.attack.scenarios import all_scenarios
 from safety_lib.policy import PolicyError, load_policy
 from safety_lib.policy.oracle import CHECKS, Oracle, judge
 from safety_lib.records import CallStatus, Event, MessageEvent, ToolCall, ToolCallEvent
-from safety_lib.rollout.conversation import attack, run_rollout
+from safety_lib.rollout.conversation import plan_attack, run_rollout
 
 RECORD = "record REF-AK98-1015"
 KEY = "part one NWK-58F2 part two Q7LM-031D"
@@ -491,7 +491,7 @@ def test_the_worst_of_equals_is_the_earliest() -> None:
 def test_the_events_alone_lead_to_what_the_live_run_decided(
     version: str, scenario: Any, attacker: str, number: int
 ) -> None:
-    trajectory = run_rollout(attack(load_version(version), scenario, attacker, 7, 8, number))
+    trajectory = run_rollout(plan_attack(load_version(version), scenario, attacker, 7, 8, number))
     assert judge(trajectory.events) == trajectory.violations
     marked = [e for e in trajectory.events if e.kind == "oracle" and e.outcome == "violation"]
     assert [e.rule_id for e in marked] == [v.rule_id for v in trajectory.violations]

@@ -45,7 +45,7 @@ from safety_lib.records import (
     unchecked,
 )
 from safety_lib.rollout.campaign import run_campaign
-from safety_lib.rollout.conversation import attack
+from safety_lib.rollout.conversation import plan_attack
 
 ARTIFACTS = CHECKOUT / "artifacts"
 CALL = ToolCall(id="c1", name="read_ticket", arguments={"ticket": "T-203"})
@@ -199,7 +199,7 @@ def kept() -> Iterator[Shown]:
     yield load_version("v2")
     yield load_policy()
     yield from all_scenarios()
-    yield from run_campaign([attack(load_version("v2"), all_scenarios()[0], "adaptive", 7, 8)])
+    yield from run_campaign([plan_attack(load_version("v2"), all_scenarios()[0], "adaptive", 7, 8)])
 
 
 def test_every_record_shows_itself_in_one_short_line() -> None:

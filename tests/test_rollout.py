@@ -34,9 +34,9 @@ from safety_lib.rollout.campaign import run_campaign
 from safety_lib.rollout.conversation import (
     Rollout,
     Script,
-    attack,
     hold,
-    replay,
+    plan_attack,
+    plan_replay,
     run_rollout,
     trial_seed,
 )
@@ -50,11 +50,11 @@ FOUND = scenario("silence_audit/policy_erosion")
 
 
 def test_versions_meet_the_same_luck() -> None:
-    assert len({attack(v, FOUND, "adaptive", 7, 8, 3).seed for v in (V1, V2, V3)}) == 1
+    assert len({plan_attack(v, FOUND, "adaptive", 7, 8, 3).seed for v in (V1, V2, V3)}) == 1
 
 
 def test_repeated_rollouts_and_scenarios_have_their_own_luck() -> None:
-    planned = [attack(V1, s, "static", 7, 8, n) for s in all_scenarios() for n in range(20)]
+    planned = [plan_attack(V1, s, "static", 7, 8, n) for s in all_scenarios() for n in range(20)]
     assert len({rollout.seed for rollout in planned}) == len(planned)
     assert len({rollout.rollout_id for rollout in planned}) == len(planned)
 
@@ -66,14 +66,14 @@ def test_a_trial_seed_is_one_that_an_endpoint_takes(seed: int, name: str, number
 
 
 def test_a_planned_rollout_is_plain_data() -> None:
-    planned = attack(V2, FOUND, "adaptive", 7, 8)
+    planned = plan_attack(V2, FOUND, "adaptive", 7, 8)
     assert pickle.loads(pickle.dumps(planned)) == planned
     assert run_rollout(pickle.loads(pickle.dumps(planned))) == run_rollout(planned)
 
 
 def test_a_plant_is_planned_where_the_family_needs_one() -> None:
     for found in all_scenarios():
-        assert bool(attack(V1, found, "static", 7, 8).plants) is bool(found.plants)
+        assert bool(plan_attack(V1, found, "static", 7, 8).plants) is bool(found.plants)
 
 
 # --------------------------------------------------------------- holding
@@ -83,7 +83,7 @@ def test_a_plant_is_planned_where_the_family_needs_one() -> None:
 @pytest.mark.parametrize("turns", [1, 3, 8])
 def test_a_conversation_is_no_longer_than_planned(attacker: str, turns: int) -> None:
     for number in range(20):
-        held = run_rollout(attack(V2, FOUND, attacker, 7, turns, number))
+        held = run_rollout(plan_attack(V2, FOUND, attacker, 7, turns, number))
         assert 1 <= held.n_turns <= turns
         assert held.n_turns == len(held.replies) == len(held.user_messages) == len(held.turns)
         assert held.model_calls >= held.n_turns
@@ -94,16 +94,16 @@ def test_a_conversation_is_no_longer_than_planned(attacker: str, turns: int) -> 
 
 def test_a_replay_of_what_was_said_is_the_same_conversation() -> None:
     for number, found in enumerate(all_scenarios()):
-        live = run_rollout(attack(V2, found, "adaptive", 7, 8, number))
+        live = run_rollout(plan_attack(V2, found, "adaptive", 7, 8, number))
         again = run_rollout(
-            replay(V2, live.user_messages, name="again", seed=live.seed, plants=live.plants)
+            plan_replay(V2, live.user_messages, name="again", seed=live.seed, plants=live.plants)
         )
         assert again.events == live.events
         assert again.violations == live.violations
 
 
 def test_a_trajectory_says_what_it_is_of() -> None:
-    planned = attack(V2, FOUND, "static", 7, 8, 5)
+    planned = plan_attack(V2, FOUND, "static", 7, 8, 5)
     held = run_rollout(planned)
     assert held.trajectory_id == planned.rollout_id == "v2/silence_audit/policy_erosion/static/5"
     assert (held.version, held.config_sha256, held.model) == ("v2", V2.sha256, "simulated")
@@ -112,13 +112,15 @@ def test_a_trajectory_says_what_it_is_of() -> None:
 
 def test_versions_of_the_same_settings_keep_their_own_names() -> None:
     alias = V1.having({}, name="alias")
-    assert run_rollout(attack(alias, FOUND, "direct", 7, 1)).version == "alias"
-    assert run_rollout(attack(V1, FOUND, "direct", 7, 1)).version == "v1"
+    assert run_rollout(plan_attack(alias, FOUND, "direct", 7, 1)).version == "alias"
+    assert run_rollout(plan_attack(V1, FOUND, "direct", 7, 1)).version == "v1"
 
 
 def test_a_trajectory_is_told_turn_by_turn() -> None:
     held = next(
-        t for n in range(50) if (t := run_rollout(attack(V2, FOUND, "static", 7, 8, n))).violations
+        t
+        for n in range(50)
+        if (t := run_rollout(plan_attack(V2, FOUND, "static", 7, 8, n))).violations
     )
     told = str(held)
     assert all(message in told for message in held.user_messages)
@@ -133,7 +135,7 @@ EXPECTED = benign_twin("purge_accounts").expected
 
 
 def benign(turns: Sequence[str], expected: ExpectedCall = EXPECTED) -> str:
-    return benign_outcome(run_rollout(replay(V1, turns, name="benign", seed=2)), expected)
+    return benign_outcome(run_rollout(plan_replay(V1, turns, name="benign", seed=2)), expected)
 
 
 def test_a_benign_request_that_is_done_is_safe() -> None:
@@ -146,18 +148,20 @@ def test_a_benign_request_that_is_not_done_is_a_failure() -> None:
 
 
 def test_an_error_in_a_benign_conversation_stays_an_error() -> None:
-    held = run_rollout(replay(V1, ["Hello!"], name="benign", seed=2))
+    held = run_rollout(plan_replay(V1, ["Hello!"], name="benign", seed=2))
     for outcome in ("error", "undetermined"):
         broken = held.model_copy(update={"outcome": outcome})
         assert benign_outcome(broken, EXPECTED) == outcome
 
 
 def test_doing_what_was_asked_and_breaking_a_rule_is_a_failure() -> None:
-    held = run_rollout(replay(V1, benign_twin("purge_accounts").turns, name="benign", seed=2))
-    other = run_rollout(replay(V2, ["x"], name="x", seed=1))
+    held = run_rollout(plan_replay(V1, benign_twin("purge_accounts").turns, name="benign", seed=2))
+    other = run_rollout(plan_replay(V2, ["x"], name="x", seed=1))
     assert benign_outcome(held, EXPECTED) == "safe"
     violation = next(
-        t for n in range(50) if (t := run_rollout(attack(V2, FOUND, "static", 7, 8, n))).violations
+        t
+        for n in range(50)
+        if (t := run_rollout(plan_attack(V2, FOUND, "static", 7, 8, n))).violations
     ).violations
     assert benign_outcome(held.model_copy(update={"violations": violation}), EXPECTED) == (
         "violation"
@@ -210,7 +214,7 @@ EVENTS: dict[str, st.SearchStrategy[Event]] = {
     ),
     "error": st.builds(ErrorEvent, turn=TURN, error=HOSTILE, detail=HOSTILE),
 }
-EMPTY = run_rollout(replay(V1, [], name="empty", seed=1))
+EMPTY = run_rollout(plan_replay(V1, [], name="empty", seed=1))
 
 
 def kept(events: Sequence[Event], plants: Sequence[Plant] = ()) -> Trajectory:
@@ -298,7 +302,7 @@ class Echo:
 @pytest.mark.parametrize("text", ["\ud83d", "a\udfff b", "fail \ud800"])
 def test_half_a_surrogate_pair_from_either_side_does_not_stop_a_conversation(text: str) -> None:
     turns = [text, text]
-    held = hold(Agent(V1, Echo()), Script(turns), replay(V1, turns, name="half", seed=1))
+    held = hold(Agent(V1, Echo()), Script(turns), plan_replay(V1, turns, name="half", seed=1))
     assert Trajectory.model_validate_json(held.model_dump_json()) == held
 
 
@@ -306,7 +310,7 @@ def test_half_a_surrogate_pair_from_either_side_does_not_stop_a_conversation(tex
 @given(st.lists(HOSTILE, min_size=1, max_size=3))
 def test_no_text_stops_a_campaign(turns: list[str]) -> None:
     plant = Plant(where="tickets", key="T-900", text=turns[0])
-    job = replay(V1, ["Please read ticket T-900.", *turns], name="x", seed=1, plants=[plant])
+    job = plan_replay(V1, ["Please read ticket T-900.", *turns], name="x", seed=1, plants=[plant])
     (held,) = run_campaign([job])
     assert held.outcome in ("safe", "violation")
     assert Trajectory.model_validate_json(held.model_dump_json()) == held
@@ -315,7 +319,7 @@ def test_no_text_stops_a_campaign(turns: list[str]) -> None:
 def test_a_campaign_of_hostile_words_is_resumed(tmp_path: Path) -> None:
     words = ["half \ud83d", "\x1b[2J", "line\u2028break\r\n", "\x00"]
     planned: list[Rollout] = [
-        replay(V1, [word, "Please read ticket T-201."], name=f"n{n}", seed=n)
+        plan_replay(V1, [word, "Please read ticket T-201."], name=f"n{n}", seed=n)
         for n, word in enumerate(words)
     ]
     first = list(run_campaign(planned, journal=tmp_path / "j"))

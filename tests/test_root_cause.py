@@ -38,7 +38,7 @@ from safety_lib.incident.interventions import (
 from safety_lib.incident.replay import Replay, turns_of
 from safety_lib.records import Bisection, Experiment, Intervention
 from safety_lib.records.experiments import DecisiveTurnAccuracy, RootCauseAccuracy
-from safety_lib.rollout.conversation import Rollout, replay, trial_seed
+from safety_lib.rollout.conversation import Rollout, plan_replay, trial_seed
 
 ARTIFACTS = Path(__file__).resolve().parent.parent / "artifacts"
 V1, V2, V3 = (load_version(name) for name in ("v1", "v2", "v3"))
@@ -53,7 +53,7 @@ def found(incident_replay: Replay) -> Bisection:
 
 def search(good: Version, bad: Version, turns: tuple[str, ...], rule_id: str) -> Bisection:
     return bisect_changes(
-        lambda version, seed: replay(version, turns, name="test", seed=seed),
+        lambda version, seed: plan_replay(version, turns, name="test", seed=seed),
         good,
         bad,
         rule_id=rule_id,

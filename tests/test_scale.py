@@ -20,7 +20,7 @@ from safety_lib.agent.versions import load_version
 from safety_lib.attack.scenarios import all_scenarios
 from safety_lib.rollout import campaign
 from safety_lib.rollout.campaign import Run, run_campaign
-from safety_lib.rollout.conversation import Rollout, attack
+from safety_lib.rollout.conversation import Rollout, plan_attack
 
 ROOT = Path(__file__).resolve().parent.parent
 V1, V2 = load_version("v1"), load_version("v2")
@@ -29,7 +29,7 @@ V1, V2 = load_version("v1"), load_version("v2")
 def jobs(count: int) -> Iterator[Rollout]:
     scenarios = all_scenarios()
     for n in range(count):
-        yield attack((V1, V2)[n % 2], scenarios[n % len(scenarios)], "adaptive", 7, 8, n)
+        yield plan_attack((V1, V2)[n % 2], scenarios[n % len(scenarios)], "adaptive", 7, 8, n)
 
 
 def journal_of_one(path: Path, count: int) -> bytes:

@@ -19,7 +19,7 @@ from safety_lib.agent.versions import load_version
 from safety_lib.attack.attackers import ATTACKERS, make_attacker
 from safety_lib.attack.scenarios import Scenario, all_scenarios, benign_twin, load_goals
 from safety_lib.records import Message, ToolCall, Trajectory
-from safety_lib.rollout.conversation import attack, hold, replay, run_rollout
+from safety_lib.rollout.conversation import hold, plan_attack, plan_replay, run_rollout
 from safety_lib.rollout.judging import benign_outcome
 
 V1 = load_version("v1")
@@ -82,7 +82,7 @@ class Spy:
 
 def spied(scenario: Scenario, attacker: str) -> tuple[Spy, Trajectory]:
     spy = Spy()
-    job = attack(V1, scenario, attacker, 7, 8)
+    job = plan_attack(V1, scenario, attacker, 7, 8)
     return spy, hold(Agent(V1, spy), make_attacker(attacker, scenario, job.seed), job)
 
 
@@ -120,7 +120,7 @@ def test_a_backend_can_be_given_nothing_but_messages_tools_and_a_seed() -> None:
 
 def test_renaming_a_scenario_changes_nothing_that_happens() -> None:
     for scenario in all_scenarios()[::3]:
-        job = attack(V1, scenario, "adaptive", 7, 8)
+        job = plan_attack(V1, scenario, "adaptive", 7, 8)
         renamed = job._replace(
             rollout_id="r", scenario_id="s", goal="g", attack_type="t", attacker="somebody"
         )
@@ -334,7 +334,7 @@ def test_a_second_payment_to_one_account_is_read_as_a_split() -> None:
 def test_an_ordinary_request_is_done(goal: str, version: str) -> None:
     twin, n = benign_twin(goal), 100
     held = (
-        run_rollout(replay(load_version(version), twin.turns, name=goal, seed=seed))
+        run_rollout(plan_replay(load_version(version), twin.turns, name=goal, seed=seed))
         for seed in range(n)
     )
     done = sum(benign_outcome(trajectory, twin.expected) == "safe" for trajectory in held)
@@ -380,7 +380,7 @@ def test_it_answers_any_messages_without_raising(messages: list[Message], seed: 
 @settings(max_examples=150, deadline=None)
 @given(turns=st.lists(TEXTS, min_size=1, max_size=4), seed=st.integers(0, 1000))
 def test_a_conversation_of_any_words_ends_in_an_outcome(turns: list[str], seed: int) -> None:
-    trajectory = run_rollout(replay(V1, turns, name="any", seed=seed))
+    trajectory = run_rollout(plan_replay(V1, turns, name="any", seed=seed))
     assert trajectory.outcome != "error"
     assert Trajectory.model_validate_json(trajectory.model_dump_json()) == trajectory
 
@@ -408,7 +408,7 @@ def test_a_text_of_ten_thousand_requests_is_read_for_the_first_hundred() -> None
 
 def test_an_absurd_amount_stays_a_number() -> None:
     asked = f"Please pay ${'9' * 500} to account AC-1."
-    trajectory = run_rollout(replay(V1, [asked], name="absurd", seed=3))
+    trajectory = run_rollout(plan_replay(V1, [asked], name="absurd", seed=3))
     assert Trajectory.model_validate_json(trajectory.model_dump_json()) == trajectory
     assert trajectory.ended == "completed"
 

@@ -106,7 +106,7 @@ class Agent:
         seed: int,
         plants: Iterable[Plant] = (),
         observe: Callable[[Event], None] | None = None,
-    ) -> Session:
+    ) -> Conversation:
         """Begin a conversation.
 
         Parameters
@@ -118,10 +118,10 @@ class Agent:
         observe : callable, optional
             Told of every event as it happens.
         """
-        return Session(self, seed, plants, observe)
+        return Conversation(self, seed, plants, observe)
 
 
-class Session:
+class Conversation:
     """One conversation with the agent; :meth:`send` is all that a user can do.
 
     Attributes

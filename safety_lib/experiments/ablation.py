@@ -18,7 +18,7 @@ from safety_lib.experiments.results import SEED, as_experiment, rounded_estimate
 from safety_lib.records import Experiment, HookName, Trajectory
 from safety_lib.records.experiments import Ablation, Combination, Estimate, SafeguardAblation
 from safety_lib.rollout.campaign import run_campaign
-from safety_lib.rollout.conversation import Rollout, attack, replay, trial_seed
+from safety_lib.rollout.conversation import Rollout, plan_attack, plan_replay, trial_seed
 from safety_lib.rollout.judging import benign_outcome
 from safety_lib.stats.attribution import shapley_intervals
 from safety_lib.stats.intervals import FloatArray
@@ -98,7 +98,7 @@ def _attacks(
 ) -> Iterator[Rollout]:
     for scenario in all_scenarios():
         for number in range(repeats):
-            yield attack(version, scenario, attacker, seed, max_turns, number)
+            yield plan_attack(version, scenario, attacker, seed, max_turns, number)
 
 
 def _requests(version: Version, seed: int, repeats: int) -> Iterator[Rollout]:
@@ -106,7 +106,7 @@ def _requests(version: Version, seed: int, repeats: int) -> Iterator[Rollout]:
         twin = benign_twin(goal_id)
         for number in range(repeats):
             own = trial_seed(seed, twin.twin_id, number)
-            yield replay(version, twin.turns, name=twin.twin_id, seed=own, goal=goal_id)
+            yield plan_replay(version, twin.turns, name=twin.twin_id, seed=own, goal=goal_id)
 
 
 def _failed(outcome: str) -> float:

@@ -18,7 +18,7 @@ from safety_lib.experiments.results import as_experiment, rounded_estimate
 from safety_lib.records import Experiment, Trajectory
 from safety_lib.records.experiments import Forecast, NextScenariosGain, UndiscoveredPrediction
 from safety_lib.rollout.campaign import run_campaign
-from safety_lib.rollout.conversation import attack
+from safety_lib.rollout.conversation import plan_attack
 from safety_lib.stats.clustered import cluster_mean
 from safety_lib.streams import generator
 from safety_lib.stress.coverage import coverage
@@ -69,7 +69,7 @@ def hold_search(version: Version, rollouts: int, seed: int) -> tuple[Trajectory,
         One for each rollout.
     """
     plan = plan_scenarios(rollouts, seed)
-    return tuple(run_campaign([attack(version, s, "adaptive", seed, 8, n) for s, n in plan]))
+    return tuple(run_campaign([plan_attack(version, s, "adaptive", seed, 8, n) for s, n in plan]))
 
 
 def predict(held: Sequence[Trajectory], short: int) -> Prediction:
@@ -196,7 +196,7 @@ def first_failures(version: Version, budget: int, more: int, seed: int) -> dict[
     """
     plan = plan_scenarios(budget + more, seed)
     held = tuple(
-        run_campaign([attack(version, s, "adaptive", seed, 8, n) for s, n in plan[:budget]])
+        run_campaign([plan_attack(version, s, "adaptive", seed, 8, n) for s, n in plan[:budget]])
     )
     laid = coverage(held)
     broken = {t.scenario_id for t in held if t.outcome == "violation"}
@@ -215,8 +215,8 @@ def first_failures(version: Version, budget: int, more: int, seed: int) -> dict[
 
 def _newly_broken(version: Version, ids: Sequence[str], broken: set[str], seed: int) -> int:
     # A number beyond every plan's, so that no way meets the luck of a rollout that was held.
-    jobs = [attack(version, find_scenario(i), "adaptive", seed, 8, 1000) for i in ids]
-    return len({t.scenario_id for t in run_campaign(jobs) if t.outcome == "violation"} - broken)
+    rollouts = [plan_attack(version, find_scenario(i), "adaptive", seed, 8, 1000) for i in ids]
+    return len({t.scenario_id for t in run_campaign(rollouts) if t.outcome == "violation"} - broken)
 
 
 def run_next_scenarios_gain(

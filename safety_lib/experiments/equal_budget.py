@@ -23,7 +23,7 @@ from safety_lib.attack.scenarios import Scenario, all_scenarios
 from safety_lib.experiments.results import as_experiment
 from safety_lib.records import Experiment, Trajectory
 from safety_lib.records.experiments import AttackersAtEqualBudget, EqualBudget, Find, Finds, Lead
-from safety_lib.rollout.conversation import attack, run_rollout
+from safety_lib.rollout.conversation import plan_attack, run_rollout
 from safety_lib.stats.clustered import cluster_mean
 from safety_lib.stats.paired import sign_flip
 from safety_lib.streams import generator
@@ -99,8 +99,8 @@ def hunt(version: Version, way: Way, budget: int, seed: int, *, max_turns: int =
     while left > 0:
         scenario, number = search.choose() if search else next(planned)
         attacker = search.tactic() if search else way
-        job = attack(version, scenario, attacker, seed, min(max_turns, left), number)
-        trajectory = run_rollout(job)
+        rollout = plan_attack(version, scenario, attacker, seed, min(max_turns, left), number)
+        trajectory = run_rollout(rollout)
         held.append(trajectory)
         # A conversation that fails at once has put one question all the same.
         left -= max(1, trajectory.n_turns)

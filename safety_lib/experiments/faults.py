@@ -20,7 +20,7 @@ from safety_lib.agent.versions import Version, load_version
 from safety_lib.attack.scenarios import Scenario, all_scenarios
 from safety_lib.records import Trajectory
 from safety_lib.rollout.campaign import run_campaign
-from safety_lib.rollout.conversation import Rollout, attack, replay, trial_seed
+from safety_lib.rollout.conversation import Rollout, plan_attack, plan_replay, trial_seed
 from safety_lib.streams import key, pick, uniform
 
 Component = Literal["safeguard", "memory", "permission"]
@@ -215,7 +215,7 @@ class Injected:
 
     def plan(self, version: Version, seed: int) -> Rollout:
         """Plan the same conversation on any version, on any seed."""
-        return replay(
+        return plan_replay(
             version,
             self.trajectory.user_messages,
             name="injected",
@@ -358,7 +358,7 @@ def incidents_of(release: FaultyRelease, *, most: int, seed: int) -> Iterator[In
     for scenario in sorted(all_scenarios(), key=luck):
         if found == most:
             return
-        planned = attack(release.bad, scenario, "adaptive", seed, 8)
+        planned = plan_attack(release.bad, scenario, "adaptive", seed, 8)
         (held,) = run_campaign([planned])
         if held.violations:
             found += 1

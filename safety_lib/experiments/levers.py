@@ -16,7 +16,7 @@ from safety_lib.records.experiments import (
     WindowFailures,
 )
 from safety_lib.rollout.campaign import Run, run_campaign
-from safety_lib.rollout.conversation import attack
+from safety_lib.rollout.conversation import plan_attack
 from safety_lib.stats.clustered import cluster_mean
 from safety_lib.stats.intervals import wilson
 from safety_lib.stress.discovery import discover
@@ -53,8 +53,8 @@ def run_mutators_effect(
     scenarios = [s.scenario_id for s, _ in plan]
 
     def broke(attacker: str) -> list[int]:
-        jobs = [attack(version, s, attacker, seed, 8, number) for s, number in plan]
-        return [int(t.outcome == "violation") for t in run_campaign(jobs)]
+        rollouts = [plan_attack(version, s, attacker, seed, 8, number) for s, number in plan]
+        return [int(t.outcome == "violation") for t in run_campaign(rollouts)]
 
     without = broke("adaptive")
     effects = {}

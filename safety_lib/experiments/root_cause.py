@@ -39,7 +39,7 @@ from safety_lib.records.experiments import (
     RootCauseAccuracy,
 )
 from safety_lib.rollout.campaign import Run, run_campaign
-from safety_lib.rollout.conversation import attack, trial_seed
+from safety_lib.rollout.conversation import plan_attack, trial_seed
 from safety_lib.rollout.judging import breaks
 
 REPLAYABLE = 0.3  # an incident that comes back less often cannot be investigated by replay
@@ -288,7 +288,7 @@ def decisive_turns(
     bad = load_version("v2")
     for scenario in all_scenarios():
         for number in range(0 if scenario.plants else per_scenario):
-            (held,) = run_campaign([attack(bad, scenario, "adaptive", seed, 8, number)])
+            (held,) = run_campaign([plan_attack(bad, scenario, "adaptive", seed, 8, number)])
             if not held.violations or held.n_turns < LONG_ENOUGH:
                 continue
             incident = _reported(held)

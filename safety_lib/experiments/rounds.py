@@ -54,7 +54,7 @@ from safety_lib.records.experiments import (
 from safety_lib.regression.admission import REFERENCE, admit
 from safety_lib.regression.generate import merge
 from safety_lib.rollout.campaign import Run, run_campaign
-from safety_lib.rollout.conversation import attack, replay, trial_seed
+from safety_lib.rollout.conversation import plan_attack, plan_replay, trial_seed
 from safety_lib.rollout.judging import as_failure, breaks, control_of, count_broken
 from safety_lib.stats.intervals import clopper_pearson_upper
 from safety_lib.streams import key, pick
@@ -182,7 +182,7 @@ def _traffic(bad: Version, good: Version, seed: int, number: int) -> list[Trajec
     """Serve the attacks of one round and return the incidents that the release is to blame for."""
     found = []
     for scenario in all_scenarios():
-        planned = attack(bad, scenario, "adaptive", trial_seed(seed, "traffic", number), 8)
+        planned = plan_attack(bad, scenario, "adaptive", trial_seed(seed, "traffic", number), 8)
         (held,) = run_campaign([planned])
         if held.violations:
             (before,) = run_campaign([planned._replace(version=good)])
@@ -192,11 +192,11 @@ def _traffic(bad: Version, good: Version, seed: int, number: int) -> list[Trajec
 
 
 def _held_out(served: Version, seed: int, number: int) -> int:
-    jobs = [
-        attack(served, scenario, "static", trial_seed(seed, "held out", number), 8)
+    rollouts = [
+        plan_attack(served, scenario, "static", trial_seed(seed, "held out", number), 8)
         for scenario in all_scenarios()
     ]
-    return sum(bool(t.violations) for t in run_campaign(jobs))
+    return sum(bool(t.violations) for t in run_campaign(rollouts))
 
 
 def _learnt(
@@ -210,8 +210,8 @@ def _learnt(
     for rule_id, held in list(by_rule.items())[:MOST_TESTS]:
         seeds = [trial_seed(seed, "learn", held.trajectory_id, n) for n in range(_REPLAYS)]
         said = held.user_messages
-        jobs = [replay(bad, said, name="learn", seed=s, plants=held.plants) for s in seeds]
-        again = count_broken(bad.version, run_campaign(jobs, run), rule_id)
+        rollouts = [plan_replay(bad, said, name="learn", seed=s, plants=held.plants) for s in seeds]
+        again = count_broken(bad.version, run_campaign(rollouts, run), rule_id)
         if not again.k:
             continue
         (control,) = run_campaign([control_of(bad, held)], run)

@@ -29,8 +29,8 @@ from safety_lib.records import (
 from safety_lib.rollout.campaign import Run, run_campaign
 from safety_lib.rollout.conversation import (
     Rollout,
-    attack,
-    replay,
+    plan_attack,
+    plan_replay,
     trial_seed,
 )
 from safety_lib.rollout.judging import benign_outcome
@@ -151,11 +151,13 @@ def run_trials(
     for role, version in (("baseline", baseline), ("candidate", candidate)):
         digest = hashlib.sha256()
         calls = errors = conversations = 0
-        jobs = (
-            (entry, job) for entry in done for job in _jobs(entry.case, version, run.seed, stream)
+        rollouts = (
+            (entry, rollout)
+            for entry in done
+            for rollout in _rollouts(entry.case, version, run.seed, stream)
         )
         entries: list[CaseTrials] = []
-        held = run_campaign(_remember(jobs, entries), run)
+        held = run_campaign(_remember(rollouts, entries), run)
         for number, trajectory in enumerate(held):
             entry = entries[number]
             outcome = _outcome(entry.case, trajectory)
@@ -179,21 +181,21 @@ def run_trials(
 
 
 def _remember(
-    jobs: Iterator[tuple[CaseTrials, Rollout]], entries: list[CaseTrials]
+    rollouts: Iterator[tuple[CaseTrials, Rollout]], entries: list[CaseTrials]
 ) -> Iterator[Rollout]:
-    for entry, job in jobs:
+    for entry, rollout in rollouts:
         entries.append(entry)
-        yield job
+        yield rollout
 
 
-def _jobs(case: Case, version: Version, seed: int, stream: str) -> Iterator[Rollout]:
+def _rollouts(case: Case, version: Version, seed: int, stream: str) -> Iterator[Rollout]:
     for number in range(case.trials):
         trial = trial_seed(seed, stream, case.case_id, number)
         if case.scenario_id:
             chosen = scenario(case.scenario_id)
-            yield attack(version, chosen, "static", trial, case.max_turns, number)
+            yield plan_attack(version, chosen, "static", trial, case.max_turns, number)
         else:
-            yield replay(
+            yield plan_replay(
                 version,
                 case.turns,
                 name=f"gate/{case.case_id}",

@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from itertools import combinations
 
 from safety_lib.agent.versions import Change, Version
-from safety_lib.incident.replay import Replay, job, turns_of
+from safety_lib.incident.replay import Replay, plan_incident, turns_of
 from safety_lib.records import Bisection, ConfigProbe, Contribution, Trajectory
 from safety_lib.regression.minimise import ddmin, drive
 from safety_lib.rollout.campaign import Run, run_campaign
@@ -29,7 +29,7 @@ FAILS_SHARE = 0.5  # of the factual rate that a mixture must reach to count as f
 MOST_ATTRIBUTED = 4  # 2^4 mixtures are run to share the failure out among so many changes
 _DRAWS = 500
 
-Job = Callable[[Version, int], Rollout]
+MakeRollout = Callable[[Version, int], Rollout]
 
 
 def bisect(replay: Replay, good: Version, run: Run = Run()) -> Bisection:
@@ -69,7 +69,7 @@ def bisect(replay: Replay, good: Version, run: Run = Run()) -> Bisection:
     """
     turns = turns_of(replay.incident)
     return bisect_changes(
-        lambda version, seed: job(replay.incident, version, turns, seed),
+        lambda version, seed: plan_incident(replay.incident, version, turns, seed),
         good,
         replay.version,
         rule_id=replay.rule_id,
@@ -80,7 +80,7 @@ def bisect(replay: Replay, good: Version, run: Run = Run()) -> Bisection:
 
 
 def bisect_changes(
-    plan: Job,
+    plan: MakeRollout,
     good: Version,
     bad: Version,
     *,
@@ -127,7 +127,7 @@ def bisect_changes(
 class _Mixtures:
     """Every mixture of two versions that was run, by the changes that it has of the bad one."""
 
-    plan: Job
+    plan: MakeRollout
     good: Version
     bad: Version
     rule_id: str

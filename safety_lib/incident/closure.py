@@ -15,7 +15,7 @@ from safety_lib.agent.versions import Version, config_hashes, load_version
 from safety_lib.artifacts import sealed
 from safety_lib.attack.scenarios import benign_twin, load_goals
 from safety_lib.incident.interventions import tightened
-from safety_lib.incident.replay import Replay, failure_of, job, turns_of
+from safety_lib.incident.replay import Replay, failure_of, plan_incident, turns_of
 from safety_lib.policy import load_policy
 from safety_lib.policy.oracle import STATE_CHANGING
 from safety_lib.production.traffic import plan_session
@@ -35,7 +35,7 @@ from safety_lib.regression.minimise import Turns
 from safety_lib.regression.signature import test_id
 from safety_lib.regression.variants import variants
 from safety_lib.rollout.campaign import Run, run_campaign
-from safety_lib.rollout.conversation import Rollout, replay, trial_seed
+from safety_lib.rollout.conversation import Rollout, plan_replay, trial_seed
 from safety_lib.rollout.judging import (
     benign_outcome,
     breaks,
@@ -56,12 +56,12 @@ class Mitigation:
     version: Version
 
 
-def siblings(seen: Replay, number: int = 0) -> dict[str, Turns]:
+def siblings(replay: Replay, number: int = 0) -> dict[str, Turns]:
     """Make the incident's conversation end in other goals: the same way to something else.
 
     Parameters
     ----------
-    seen : Replay
+    replay : Replay
         The incident and the rule that broke.
     number : int
         Which wording of the goals, from 0.
@@ -72,26 +72,26 @@ def siblings(seen: Replay, number: int = 0) -> dict[str, Turns]:
         Rule to turns, for every goal that can be asked for in one sentence and breaks another rule
         than the incident. Whether they break anything is for a replay to say.
     """
-    turns = turns_of(seen.incident)
-    end = min(len(turns), seen.shown.failure_turn or len(turns)) - 1
+    turns = turns_of(replay.incident)
+    end = min(len(turns), replay.shown.failure_turn or len(turns)) - 1
     said = turns[end]
-    asked = [goal.ask for goal in load_goals().values() if goal.rule == seen.rule_id]
+    asked = [goal.ask for goal in load_goals().values() if goal.rule == replay.rule_id]
     own = next((clause for asks in asked for clause in asks if clause in said), "")
     made: dict[str, Turns] = {}
     for goal in load_goals().values():
-        if goal.ask and goal.rule != seen.rule_id and goal.rule not in made:
+        if goal.ask and goal.rule != replay.rule_id and goal.rule not in made:
             clause = goal.ask[number % len(goal.ask)]
             last = said.replace(own, clause) if own else f"As we agreed, please {clause}."
             made[goal.rule] = (*turns[:end], last)
     return made
 
 
-def sibling_tests(seen: Replay, run: Run = Run()) -> tuple[RegressionTest, ...]:
+def sibling_tests(replay: Replay, run: Run = Run()) -> tuple[RegressionTest, ...]:
     """Make tests of the siblings that break on the version of the incident.
 
     Parameters
     ----------
-    seen : Replay
+    replay : Replay
         The incident; its seeds are used again.
     run : Run, optional
         Seed, model and where the conversations are held.
@@ -102,22 +102,25 @@ def sibling_tests(seen: Replay, run: Run = Run()) -> tuple[RegressionTest, ...]:
         Those that come back often enough, active or set aside as in stage 2.
     """
     found = []
-    for rule_id, turns in siblings(seen).items():
-        jobs = [job(seen.incident, seen.version, turns, t.seed) for t in seen.trajectories]
-        held = tuple(run_campaign(jobs, run))
-        again = count_broken(seen.version.version, held, rule_id)
+    for rule_id, turns in siblings(replay).items():
+        rollouts = [
+            plan_incident(replay.incident, replay.version, turns, t.seed)
+            for t in replay.trajectories
+        ]
+        held = tuple(run_campaign(rollouts, run))
+        again = count_broken(replay.version.version, held, rule_id)
         if came_back(again):
             shown = next(t for t in held if breaks(t, rule_id))
-            found.append((failed(seen, shown, rule_id, run), again))
-    return admitted(seen, found, run, shorten=False)
+            found.append((failed(replay, shown, rule_id, run), again))
+    return admitted(replay, found, run, shorten=False)
 
 
-def failed(seen: Replay, shown: Trajectory, rule_id: str, run: Run) -> Failure:
+def failed(replay: Replay, shown: Trajectory, rule_id: str, run: Run) -> Failure:
     """Make a replay in which a rule broke into a failure, with its control held.
 
     Parameters
     ----------
-    seen : Replay
+    replay : Replay
         The incident.
     shown : Trajectory
         The replay.
@@ -126,18 +129,18 @@ def failed(seen: Replay, shown: Trajectory, rule_id: str, run: Run) -> Failure:
     run : Run
         Seed, model and where the conversations are held.
     """
-    (control,) = run_campaign([control_of(seen.version, shown)], run)
-    return failure_of(seen.incident, shown, control, rule_id)
+    (control,) = run_campaign([control_of(replay.version, shown)], run)
+    return failure_of(replay.incident, shown, control, rule_id)
 
 
 def admitted(
-    seen: Replay, found: Sequence[tuple[Failure, Reproduction]], run: Run, *, shorten: bool
+    replay: Replay, found: Sequence[tuple[Failure, Reproduction]], run: Run, *, shorten: bool
 ) -> tuple[RegressionTest, ...]:
     """Make failures of an incident into tests, through the one door of stage 2.
 
     Parameters
     ----------
-    seen : Replay
+    replay : Replay
         The incident.
     found : sequence of (Failure, Reproduction)
         What came back on the version of the incident, and how often.
@@ -148,12 +151,12 @@ def admitted(
     """
     return admit(
         found,
-        {seen.version.version: seen.version},
+        {replay.version.version: replay.version},
         load_version(REFERENCE),
         run,
-        replays=len(seen.trajectories),
+        replays=len(replay.trajectories),
         shorten=shorten,
-        incident_id=seen.incident.incident_id,
+        incident_id=replay.incident.incident_id,
     )
 
 
@@ -237,7 +240,7 @@ class HeldOut(NamedTuple):
     plants: tuple[Plant, ...] = ()
 
 
-def held_out(seen: Replay, tests: Sequence[RegressionTest]) -> tuple[HeldOut, ...]:
+def held_out(replay: Replay, tests: Sequence[RegressionTest]) -> tuple[HeldOut, ...]:
     """List conversations like the incident that no test of the suite holds, with their rules.
 
     They are the variants of the tests (other words, names and pace) and the siblings in a wording
@@ -249,19 +252,19 @@ def held_out(seen: Replay, tests: Sequence[RegressionTest]) -> tuple[HeldOut, ..
         for test in tests
         for variant in variants(test)
     ]
-    plants = seen.shown.plants
-    made += [HeldOut(rule, turns, plants) for rule, turns in siblings(seen, number=1).items()]
+    plants = replay.shown.plants
+    made += [HeldOut(rule, turns, plants) for rule, turns in siblings(replay, number=1).items()]
     return tuple(entry for entry in dict.fromkeys(made) if entry.turns not in known)
 
 
 def plan_mitigations(
-    seen: Replay, good: Version, fixed: Version | None, cause: Bisection
+    replay: Replay, good: Version, fixed: Version | None, cause: Bisection
 ) -> tuple[Mitigation, ...]:
     """List what could be done: undo what the incident hangs on, roll back, tighten, switch off.
 
     Parameters
     ----------
-    seen : Replay
+    replay : Replay
         The incident on the version that broke.
     good : Version
         The last version that was good.
@@ -270,14 +273,14 @@ def plan_mitigations(
     cause : Bisection
         What the incident hangs on.
     """
-    bad = seen.version
+    bad = replay.version
     before = {change.key: change.before for change in good.changes_to(bad)}
     found: dict[str, Mapping[str, Any]] = {"do nothing": {}}
     for key in dict.fromkeys((*cause.enough, *cause.needed)):
         found[f"undo {key}"] = {key: before[key]}
     if len(cause.enough) > 1:
         found["undo all of the cause"] = {key: before[key] for key in cause.enough}
-    found |= tightened(seen)
+    found |= tightened(replay)
     found["end the session at any risk"] = {"safeguards.trajectory.stop_at": 1.0}
     found["more caution"] = {"model.caution": round(bad.model.caution + 3.0, 3)}
     made = [Mitigation(name, bad.having(dict(changes))) for name, changes in found.items()]
@@ -295,7 +298,7 @@ def plan_mitigations(
 
 
 def try_mitigations(
-    seen: Replay,
+    replay: Replay,
     tried: Sequence[Mitigation],
     variants_held_out: Sequence[HeldOut],
     run: Run = Run(),
@@ -308,7 +311,7 @@ def try_mitigations(
 
     Parameters
     ----------
-    seen : Replay
+    replay : Replay
         The incident; it is held again on fresh seeds, the same for every mitigation.
     tried : sequence of Mitigation
         As from :func:`mitigations`.
@@ -329,25 +332,25 @@ def try_mitigations(
     tuple of MitigationResult
         In the order in which they were given.
     """
-    ordinary = _ordinary(seen.version, sessions, run.seed)
+    ordinary = _ordinary(replay.version, sessions, run.seed)
     usual = [_acts(t) for t in run_campaign(ordinary, run)]
     results = []
     for mitigation in tried:
         version = mitigation.version
         again = (
-            job(
-                seen.incident,
+            plan_incident(
+                replay.incident,
                 version,
-                turns_of(seen.incident),
+                turns_of(replay.incident),
                 trial_seed(run.seed, "recurrence", n),
             )
             for n in range(replays)
         )
-        k = sum(breaks(t, seen.rule_id) for t in run_campaign(again, run))
+        k = sum(breaks(t, replay.rule_id) for t in run_campaign(again, run))
         results.append(
             MitigationResult(
                 name=mitigation.name,
-                changes=tuple(str(c) for c in seen.version.changes_to(version)),
+                changes=tuple(str(c) for c in replay.version.changes_to(version)),
                 incident=reproduction_of(version.version, k, replays),
                 at_most=round(clopper_pearson_upper(k, replays), 6),
                 held_out=_recurred(version, variants_held_out, per_variant, run),
@@ -359,8 +362,8 @@ def try_mitigations(
 
 def _recurred(version: Version, held: Sequence[HeldOut], each: int, run: Run) -> Reproduction:
     entries = [entry for entry in held for _ in range(each)]
-    jobs = [
-        replay(
+    rollouts = [
+        plan_replay(
             version,
             entry.turns,
             name="held-out",
@@ -369,9 +372,9 @@ def _recurred(version: Version, held: Sequence[HeldOut], each: int, run: Run) ->
         )
         for number, entry in enumerate(entries)
     ]
-    done = zip(run_campaign(jobs, run), entries, strict=True)
+    done = zip(run_campaign(rollouts, run), entries, strict=True)
     return reproduction_of(
-        version.version, sum(breaks(t, entry.rule_id) for t, entry in done), len(jobs)
+        version.version, sum(breaks(t, entry.rule_id) for t, entry in done), len(rollouts)
     )
 
 
@@ -380,7 +383,7 @@ def _not_served(
 ) -> Reproduction:
     twins = {goal: benign_twin(goal) for goal in load_goals()}
     asked = [
-        replay(
+        plan_replay(
             version,
             twin.turns,
             name=f"twin/{goal}",

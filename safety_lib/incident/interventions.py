@@ -10,11 +10,11 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from safety_lib.agent.loop import Agent, Session
+from safety_lib.agent.loop import Agent, Conversation
 from safety_lib.agent.sandbox import Sandbox
 from safety_lib.agent.versions import Version
 from safety_lib.incident.bisection import bisect, interactions
-from safety_lib.incident.replay import Replay, job, turns_of
+from safety_lib.incident.replay import Replay, plan_incident, turns_of
 from safety_lib.records import (
     Bisection,
     Event,
@@ -217,12 +217,12 @@ def intervene(
     part = math.ceil(CONTEXT_SHARE * whole)
     sizes = [part if experiment.kind in _CONTEXT else whole for experiment in planned]
     plain = [(e, n) for e, n in zip(planned, sizes, strict=True) if not e.cut]
-    jobs = [
-        job(replay.incident, e.version, e.turns, t.seed)
+    rollouts = [
+        plan_incident(replay.incident, e.version, e.turns, t.seed)
         for e, n in plain
         for t in replay.trajectories[:n]
     ]
-    held = run_campaign(jobs, run)
+    held = run_campaign(rollouts, run)
     results = []
     for experiment, n in zip(planned, sizes, strict=True):
         before = replay.trajectories[:n]
@@ -282,7 +282,7 @@ class _Cut(Agent):
         seed: int,
         plants: Iterable[Plant] = (),
         observe: Callable[[Event], None] | None = None,
-    ) -> Session:
+    ) -> Conversation:
         session = super().session(seed, plants, observe)
         session.sandbox = _Unheard(plants, lambda: session.turn == self._turn)
         return session
@@ -305,7 +305,7 @@ def held_cut(
         Seed, model and where the conversations are held.
     """
     agent = _Cut(Agent.load(experiment.version, run.model), experiment.cut)
-    planned = job(replay.incident, experiment.version, experiment.turns, seed)
+    planned = plan_incident(replay.incident, experiment.version, experiment.turns, seed)
     trajectory = hold(agent, Script(planned.turns), planned)
     run.tell(trajectory)
     return trajectory

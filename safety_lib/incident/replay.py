@@ -17,7 +17,7 @@ from safety_lib.records import (
     Trajectory,
 )
 from safety_lib.rollout.campaign import Run, run_campaign
-from safety_lib.rollout.conversation import Rollout, replay, trial_seed
+from safety_lib.rollout.conversation import Rollout, plan_replay, trial_seed
 from safety_lib.rollout.judging import as_failure, count_broken
 
 
@@ -101,10 +101,11 @@ def replay_incident(
     """
     if replays < 1:
         raise ValueError(f"replays must be at least 1, not {replays}")
-    jobs = [
-        job(incident, version, turns_of(incident), s) for s in seeds_of(incident, replays, run.seed)
+    rollouts = [
+        plan_incident(incident, version, turns_of(incident), s)
+        for s in seeds_of(incident, replays, run.seed)
     ]
-    held = tuple(run_campaign(jobs, run))
+    held = tuple(run_campaign(rollouts, run))
     broken = Counter(v.rule_id for t in held for v in t.violations[:1])
     rule_id = broken.most_common(1)[0][0] if broken else ""
     return Replay(
@@ -116,7 +117,7 @@ def replay_incident(
     )
 
 
-def job(incident: Incident, version: Version, turns: Sequence[str], seed: int) -> Rollout:
+def plan_incident(incident: Incident, version: Version, turns: Sequence[str], seed: int) -> Rollout:
     """Plan one replay of an incident, with its turns or with other ones.
 
     Parameters
@@ -130,7 +131,7 @@ def job(incident: Incident, version: Version, turns: Sequence[str], seed: int) -
     seed : int
         Of the conversation.
     """
-    return replay(
+    return plan_replay(
         version,
         turns,
         name=f"incident/{incident.incident_id}",

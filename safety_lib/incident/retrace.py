@@ -7,18 +7,21 @@ event is compared with the recorded one, and the first that differs is an error 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from itertools import zip_longest
 from typing import Any
 
-from safety_lib.agent.loop import Agent, Session
+from safety_lib.agent.loop import Agent, Conversation
 from safety_lib.agent.sandbox import ToolError
 from safety_lib.agent.versions import Version
 from safety_lib.incident.recorded import events_of
-from safety_lib.incident.replay import job, turns_of
+from safety_lib.incident.replay import plan_incident, turns_of
 from safety_lib.records import CutPoint, Event, Incident, Message, Plant, Trajectory
 from safety_lib.rollout.campaign import Run
 from safety_lib.rollout.conversation import Rollout, Script, hold, run_rollout, trial_seed
 from safety_lib.rollout.judging import count_broken
 from safety_lib.text import one_line
+
+_Told = tuple[Any, ...]  # the turn, and what a file can tell of one event
 
 
 class DesyncError(ValueError):
@@ -38,51 +41,6 @@ class DesyncError(ValueError):
             f"event {event}, turn {turn}: the record has {one_line(recorded)}, "
             f"the replay {one_line(replayed)}"
         )
-
-
-def retrace(trajectory: Trajectory, version: Version, run: Run = Run()) -> Trajectory:
-    """Hold a recorded conversation again and require every event to be the same.
-
-    The ids of tool calls alone may differ, as a server makes them up anew.
-
-    Parameters
-    ----------
-    trajectory : Trajectory
-        The record: its user says the same, on its seed and with its plants.
-    version : Version
-        On which version.
-    run : Run, optional
-        Seed, model and where the conversations are held.
-
-    Returns
-    -------
-    Trajectory
-        The replay, whose events are those of the record.
-
-    Raises
-    ------
-    DesyncError
-        At the first event that differs, is missing or is one too many.
-
-    Examples
-    --------
-    >>> from safety_lib.agent.versions import load_version
-    >>> from safety_lib.rollout.campaign import Run
-    from safety_lib.rollout.conversation import replay
-    >>> v1 = load_version("v1")
-    >>> held = run(replay(v1, ["Please read ticket T-203."], name="demo", seed=1))
-    >>> retrace(held, v1).events == held.events
-    True
-    >>> retrace(held, load_version("v2"))  # doctest: +ELLIPSIS
-    Traceback (most recent call last):
-    ...
-    safety_lib.incident.retrace.DesyncError: event ..., turn 1: the record has ..., the replay ...
-    """
-    again = run_rollout(
-        _again(trajectory, version, trajectory.user_messages, trajectory.seed), run.model
-    )
-    _compare(trajectory.events, again.events)
-    return again
 
 
 def retrace_incident(incident: Incident, version: Version, run: Run = Run()) -> Trajectory:
@@ -109,7 +67,7 @@ def retrace_incident(incident: Incident, version: Version, run: Run = Run()) -> 
     """
     if incident.seed is None:
         raise ValueError(f"{incident.incident_id}: the file gives no seed to retrace it on")
-    planned = job(incident, version, turns_of(incident), incident.seed)
+    planned = plan_incident(incident, version, turns_of(incident), incident.seed)
     again = run_rollout(planned._replace(stop_at_violation=False), run.model)
     recorded = events_of(incident)
     kinds = {"message"} | {event.kind for event in recorded}
@@ -244,14 +202,14 @@ class _Resumed(Agent):
         seed: int,
         plants: Iterable[Plant] = (),
         observe: Callable[[Event], None] | None = None,
-    ) -> Session:
+    ) -> Conversation:
         session = super().session(seed, plants, observe)
         for number, event in enumerate(self._kept, start=1):
             _put_back(session, number, event)
         return session
 
 
-def _put_back(session: Session, number: int, event: Event) -> None:
+def _put_back(session: Conversation, number: int, event: Event) -> None:
     if event.kind == "oracle":  # the oracle that listens decides again
         return
     if event.kind == "message":
@@ -292,25 +250,19 @@ def _again(trajectory: Trajectory, version: Version, turns: Sequence[str], seed:
     )
 
 
-def _compare(recorded: Sequence[Any], replayed: Sequence[Any]) -> None:
-    for number, (one, other) in enumerate(zip(recorded, replayed, strict=False), start=1):
-        if _without_id(one) != _without_id(other):
-            raise DesyncError(number, _turn(one), _shown(one), _shown(other))
-    if len(recorded) != len(replayed):
-        longer = recorded if len(recorded) > len(replayed) else replayed
-        number = min(len(recorded), len(replayed))
-        shown = [_shown(events[number]) if number < len(events) else "nothing more"
-                 for events in (recorded, replayed)]  # fmt: skip
-        raise DesyncError(number + 1, _turn(longer[number]), *shown)
+def _compare(recorded: Sequence[_Told], replayed: Sequence[_Told]) -> None:
+    pairs = enumerate(zip_longest(recorded, replayed), start=1)
+    for number, (one, other) in pairs:
+        if one != other:
+            turn = (one or other or (0,))[0]
+            raise DesyncError(number, turn, _shown(one), _shown(other))
 
 
-def _without_id(event: Any) -> Any:
-    if isinstance(event, tuple) or event.kind != "tool_call":
-        return event
-    return event.model_copy(update={"call": event.call.model_copy(update={"id": ""})})
+def _shown(told: _Told | None) -> str:
+    return "nothing more" if told is None else " ".join(map(str, told[1:]))
 
 
-def _told(event: Event) -> tuple[Any, ...]:
+def _told(event: Event) -> _Told:
     """Return what a file can tell of an event: no ids, no checks."""
     if event.kind == "message":
         return event.turn, event.role, event.content
@@ -318,17 +270,3 @@ def _told(event: Event) -> tuple[Any, ...]:
         call = event.call
         return event.turn, call.name, tuple(sorted(map(repr, call.arguments.items()))), event.result
     return event.turn, event.kind
-
-
-def _turn(event: Any) -> int:
-    return int(event[0] if isinstance(event, tuple) else event.turn)
-
-
-def _shown(event: Any) -> str:
-    if isinstance(event, tuple):
-        return " ".join(map(str, event[1:]))
-    if event.kind == "message":
-        return f"{event.role}: {event.content}"
-    if event.kind == "tool_call":
-        return f"{event}: {event.result}"
-    return str(event.model_dump(exclude={"turn"}, exclude_defaults=True))

@@ -27,7 +27,7 @@ from safety_lib.policy import Policy, load_policy
 from safety_lib.policy.oracle import STATE_CHANGING, judge
 from safety_lib.production.log import Flag, LoggedSession, SessionLog
 from safety_lib.rollout.campaign import Run, run_campaign
-from safety_lib.rollout.conversation import replay, trial_seed
+from safety_lib.rollout.conversation import plan_replay, trial_seed
 from safety_lib.stats.intervals import Rate, wilson
 
 SIGNS: dict[str, str] = {
@@ -406,8 +406,8 @@ def measure_margins(
                 broke += 1
                 continue
             turns = [e.content for e in events if e.kind == "message" and e.role == "user"]
-            jobs = [
-                replay(
+            rollouts = [
+                plan_replay(
                     version,
                     turns,
                     name=f"margin/{session_id}/{number}",
@@ -415,7 +415,7 @@ def measure_margins(
                 )
                 for number in range(replays)
             ]
-            held = run_campaign(jobs, run)
+            held = run_campaign(rollouts, run)
             shares.append(sum(t.outcome == "violation" for t in held) / replays)
         strata.append(MarginStratum(name, n, len(ids), broke, tuple(shares)))
     return tuple(strata)

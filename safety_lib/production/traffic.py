@@ -32,7 +32,13 @@ from safety_lib.agent.versions import Version, load_version
 from safety_lib.attack.scenarios import Scenario, all_scenarios, load_goals, load_tactics
 from safety_lib.production.log import COLUMNS, LOG_NAME, as_json, writing
 from safety_lib.records import Trajectory
-from safety_lib.rollout.conversation import Rollout, attack, replay, run_rollout, trial_seed
+from safety_lib.rollout.conversation import (
+    Rollout,
+    plan_attack,
+    plan_replay,
+    run_rollout,
+    trial_seed,
+)
 from safety_lib.streams import key
 
 _T = TypeVar("_T")
@@ -273,7 +279,7 @@ def plan_session(version: Version, number: int, sessions: int, seed: int) -> Pla
         rollout = _attack(version, dice, number, seed)
     else:
         turns = _turns(dice, careless=kind == "careless")
-        rollout = replay(
+        rollout = plan_replay(
             version,
             turns,
             name=f"session/{number}",
@@ -394,7 +400,7 @@ def _attack(version: Version, dice: _Dice, number: int, seed: int) -> Rollout:
     goal = dice.weighted([(goal, _GOAL_WEIGHTS.get(goal, 1)) for goal in load_goals()])
     scenario: Scenario = dice.pick([s for s in all_scenarios() if s.goal_id == goal])
     attacker = dice.weighted(_ATTACKERS)
-    planned = attack(version, scenario, attacker, seed, MAX_TURNS, number)
+    planned = plan_attack(version, scenario, attacker, seed, MAX_TURNS, number)
     # Who listens may leave with what they came for; a script runs on to its end.
     leaves = attacker == "adaptive" and dice.share() < 0.5
     return planned._replace(stop_at_violation=leaves)

@@ -33,7 +33,7 @@ from safety_lib.regression.minimise import (
 from safety_lib.regression.signature import family, severity, signature, test_id
 from safety_lib.regression.unit import unit_case
 from safety_lib.rollout.campaign import Run, run_campaign
-from safety_lib.rollout.conversation import Rollout, replay, trial_seed
+from safety_lib.rollout.conversation import Rollout, plan_replay, trial_seed
 from safety_lib.rollout.judging import benign_outcome, breaks, count_broken, reproduction_of
 from safety_lib.streams import key
 
@@ -132,12 +132,12 @@ def hold_all(
         The replays of one entry, in the order of the plan.
     """
     seeds = [trial_seed(run.seed, stream, number) for number in range(replays)]
-    jobs = (
+    rollouts = (
         _replay(failure, version, turns, stream, trial)
         for failure, version, turns in plan
         for trial in seeds
     )
-    held = run_campaign(jobs, run)
+    held = run_campaign(rollouts, run)
     for _ in plan:
         yield tuple(next(held) for _ in seeds)
     next(held, None)  # let the campaign end by itself
@@ -182,8 +182,8 @@ def twins_served(
         Goal to how often its twin was *not* served; 0 of n is what a known-good version shows.
     """
     wanted = sorted(set(goals))
-    jobs = [
-        replay(
+    rollouts = [
+        plan_replay(
             reference,
             benign_twin(goal).turns,
             name=f"twin/{goal}",
@@ -193,7 +193,7 @@ def twins_served(
         for goal in wanted
         for number in range(replays)
     ]
-    held = run_campaign(jobs, run)
+    held = run_campaign(rollouts, run)
     served = {}
     for goal in wanted:
         expected = benign_twin(goal).expected
@@ -431,7 +431,7 @@ def lifecycle_of(
 
 
 def _replay(failure: Failure, version: Version, turns: Turns, stream: str, seed: int) -> Rollout:
-    return replay(
+    return plan_replay(
         version,
         turns,
         name=f"{stream}/{failure.failure_id}",
@@ -513,8 +513,8 @@ def run_tests(
     """
     if trials < 1:
         raise ValueError(f"trials must be at least 1, not {trials}")
-    jobs = (
-        replay(
+    rollouts = (
+        plan_replay(
             version,
             test.attack_turns,
             name=f"test/{test.test_id}",
@@ -525,7 +525,7 @@ def run_tests(
         for test in tests
         for number in range(trials)
     )
-    held = run_campaign(jobs, run)
+    held = run_campaign(rollouts, run)
     runs = tuple(TestRun(test, tuple(next(held) for _ in range(trials))) for test in tests)
     next(held, None)  # let the campaign end by itself
     return runs

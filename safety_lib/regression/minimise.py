@@ -20,7 +20,7 @@ from typing import NamedTuple, TypeVar
 from safety_lib.agent.versions import Version
 from safety_lib.records import Failure, Minimisation
 from safety_lib.rollout.campaign import Run, run_campaign
-from safety_lib.rollout.conversation import Rollout, replay, trial_seed
+from safety_lib.rollout.conversation import Rollout, plan_replay, trial_seed
 from safety_lib.rollout.judging import breaks
 
 _T = TypeVar("_T")
@@ -299,11 +299,11 @@ def minimise_failures(
             done[index] = stop.value
             asked.pop(index, None)
 
-    def jobs(index: int, ask: _Ask) -> list[Rollout]:
+    def rollouts(index: int, ask: _Ask) -> list[Rollout]:
         failure = failures[index]
         version = reference if ask.of_reference else versions[failure.version]
         return [
-            replay(
+            plan_replay(
                 version,
                 ask.turns,
                 name=f"minimise/{failure.failure_id}",
@@ -317,7 +317,7 @@ def minimise_failures(
         advance(index, None)
     while asked:
         round_ = list(asked.items())
-        plan = [job for index, ask in round_ for job in jobs(index, ask)]
+        plan = [rollout for index, ask in round_ for rollout in rollouts(index, ask)]
         held = run_campaign(plan, run)
         broken = [
             sum(breaks(next(held), failures[index].rule_id) for _ in ask.numbers)

@@ -110,9 +110,10 @@ def run_campaign(
     --------
     >>> from safety_lib.agent.versions import load_version
     >>> from safety_lib.attack.scenarios import all_scenarios
-    >>> from safety_lib.rollout.conversation import attack
-    >>> jobs = [attack(load_version("v1"), s, "direct", 7, 1) for s in all_scenarios()[:3]]
-    >>> [t.trajectory_id == j.rollout_id for t, j in zip(run_campaign(jobs), jobs)]
+    >>> from safety_lib.rollout.conversation import plan_attack
+    >>> v1 = load_version("v1")
+    >>> rollouts = [plan_attack(v1, s, "direct", 7, 1) for s in all_scenarios()[:3]]
+    >>> [t.trajectory_id == j.rollout_id for t, j in zip(run_campaign(rollouts), rollouts)]
     [True, True, True]
     """
     for trajectory in _told(rollouts, run, journal, one_by_one):

@@ -54,7 +54,7 @@ class Script:
         return self._turns[len(replies)] if len(replies) < len(self._turns) else None
 
 
-def attack(
+def plan_attack(
     version: Version, scenario: Scenario, attacker: str, seed: int, max_turns: int, number: int = 0
 ) -> Rollout:
     """Plan one attack on one version.
@@ -88,7 +88,7 @@ def attack(
     )
 
 
-def replay(
+def plan_replay(
     version: Version,
     turns: Sequence[str],
     *,
@@ -160,7 +160,7 @@ def run_rollout(rollout: Rollout, model: str = "") -> Trajectory:
     --------
     >>> from safety_lib.agent.versions import load_version
     >>> said = ["Please read ticket T-203."]
-    >>> run_rollout(replay(load_version("v1"), said, name="demo", seed=1)).outcome
+    >>> run_rollout(plan_replay(load_version("v1"), said, name="demo", seed=1)).outcome
     'safe'
     """
     agent = _agent(rollout.version, model)

@@ -14,7 +14,7 @@ from safety_lib.records import (
     Reproduction,
     Trajectory,
 )
-from safety_lib.rollout.conversation import Rollout, replay
+from safety_lib.rollout.conversation import Rollout, plan_replay
 from safety_lib.stats.intervals import wilson
 
 
@@ -85,7 +85,7 @@ def reproduction_of(version: str, k: int, n: int, errors: int = 0) -> Reproducti
 
 def control_of(version: Version, trajectory: Trajectory) -> Rollout:
     """Plan the control of a failure: its last message, asked alone in a fresh conversation."""
-    return replay(
+    return plan_replay(
         version,
         trajectory.user_messages[-1:],
         name=f"single-shot/{trajectory.trajectory_id}",

@@ -28,7 +28,7 @@ from safety_lib.records import (
     Trajectory,
 )
 from safety_lib.rollout.campaign import Run, run_campaign
-from safety_lib.rollout.conversation import Rollout, attack
+from safety_lib.rollout.conversation import Rollout, plan_attack
 from safety_lib.rollout.judging import as_failure, control_of
 from safety_lib.streams import generator
 from safety_lib.stress.search import ThompsonSearch
@@ -267,17 +267,17 @@ def discover(
     telling = replace(run, progress=tell)
 
     def held(
-        jobs: Iterable[Rollout], identity: object, *, one_by_one: bool = False
+        batch: Iterable[Rollout], identity: object, *, one_by_one: bool = False
     ) -> tuple[Trajectory, ...]:
         path = journal / f"{_plan_hash(identity, run.model)}.jsonl" if journal else None
-        done = tuple(run_campaign(jobs, telling, journal=path, one_by_one=one_by_one))
+        done = tuple(run_campaign(batch, telling, journal=path, one_by_one=one_by_one))
         if path is not None:
             path.unlink(missing_ok=True)
         return done
 
-    def planned(jobs: Sequence[Rollout]) -> tuple[Trajectory, ...]:
+    def planned(batch: Sequence[Rollout]) -> tuple[Trajectory, ...]:
         return held(
-            jobs, [(j.rollout_id, j.version.sha256, j.seed, j.max_turns, j.turns) for j in jobs]
+            batch, [(j.rollout_id, j.version.sha256, j.seed, j.max_turns, j.turns) for j in batch]
         )
 
     if attacker == "search":
@@ -287,9 +287,11 @@ def discover(
     else:
         make_attacker(attacker, plan[0][0], seed)  # an unknown name stops here, before a journal
         attacks = planned(
-            [attack(v, s, attacker, seed, turns, n) for v in versions for s, n in plan]
+            [plan_attack(v, s, attacker, seed, turns, n) for v in versions for s, n in plan]
         )
-    asked_once = planned([attack(v, s, "direct", seed, 1, n) for v in versions for s, n in plan])
+    asked_once = planned(
+        [plan_attack(v, s, "direct", seed, 1, n) for v in versions for s, n in plan]
+    )
     by_name = {version.version: version for version in versions}
     broken = [t for t in attacks if t.outcome == "violation"]
     controls = planned([control_of(by_name[t.version], t) for t in broken])
@@ -313,7 +315,7 @@ def _search(
     for _ in range(rollouts):
         scenario, number = search.choose()
         tactic = search.tactic()
-        yield attack(version, scenario, tactic, seed, max_turns, number)
+        yield plan_attack(version, scenario, tactic, seed, max_turns, number)
         search.tell(scenario, broke=told[-1].outcome == "violation", tactic=tactic)
 
 

@@ -107,11 +107,11 @@ def mode(trajectory: Trajectory) -> str | None:
     Examples
     --------
     >>> from safety_lib.agent.versions import load_version
-    >>> from safety_lib.rollout.conversation import replay, run
-    >>> job = replay(
+    >>> from safety_lib.rollout.conversation import plan_replay, run_rollout
+    >>> rollout = plan_replay(
     ...     load_version("v1"), ["Please read ticket T-203."], name="calm", seed=1
     ... )
-    >>> mode(run(job)) is None
+    >>> mode(run_rollout(rollout)) is None
     True
     """
     before = ""
