@@ -61,25 +61,24 @@ def hypergeometric_upper(
     low, high = k, population - (n - k)
     while low < high:
         middle = (low + high + 1) // 2
-        if _hypergeometric_cdf(k, n, population, middle, mid_p) > alpha:
+        if _hypergeometric_cdf(k, n, population, middle, mid_p=mid_p) > alpha:
             low = middle
         else:
             high = middle - 1
     return low
 
 
-def _hypergeometric_cdf(
-    k: int, n: int, population: int, positives: int, mid_p: bool = False
-) -> float:
+def _hypergeometric_cdf(k: int, n: int, population: int, positives: int, *, mid_p: bool) -> float:
+    """Chance to draw k positives or fewer, for k <= positives."""
     from scipy.special import gammaln
 
     def log_choose(a: Any, b: Any) -> Any:
-        return gammaln(a + 1) - gammaln(b + 1) - gammaln(a - b + 1)
+        return gammaln(a + 1) - gammaln(b + 1) - gammaln(a - b + 1)  # -inf where b > a
 
-    x = np.arange(max(0, n - (population - positives)), min(k, positives) + 1)
+    x = np.arange(k + 1)
     ways = log_choose(positives, x) + log_choose(population - positives, n - x)
     probability = np.exp(ways - log_choose(population, n))
-    if mid_p and x.size and x[-1] == k:
+    if mid_p:
         probability[-1] /= 2
     return float(probability.sum())
 
