@@ -19,11 +19,11 @@ from pydantic import ValidationError
 
 from safety_lib.agent.sandbox import load_company
 from safety_lib.agent.versions import RELEASED
-from safety_lib.artifacts import ArtifactError, one_line, read_incident, sha256_of
+from safety_lib.artifacts import ArtifactError, read_incident, sha256_of
 from safety_lib.incident.intake.door import ALIASES, MOST_LISTED, Door, field_of, flattened, path_to
 from safety_lib.incident.intake.exchanges import fold, note_unknown_tools
 from safety_lib.incident.intake.shapes import READERS, of_turns, shape_of
-from safety_lib.records import Incident, IncidentTurn, Plant, ReportedCall
+from safety_lib.records import Incident, IncidentTurn, Plant, ReportedCall, one_line
 
 __all__ = ["Intake", "find_incident", "take_in"]
 
