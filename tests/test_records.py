@@ -15,6 +15,8 @@ from factories import a_trajectory
 from pydantic import ValidationError
 
 from safety_lib import records
+from safety_lib.agent.safeguards import Safeguards
+from safety_lib.agent.sandbox import Sandbox
 from safety_lib.agent.versions import load_version
 from safety_lib.artifacts import read_artifact, read_experiment, read_incident
 from safety_lib.attack.scenarios import all_scenarios
@@ -45,7 +47,7 @@ from safety_lib.records import (
     unchecked,
 )
 from safety_lib.rollout.campaign import run_campaign
-from safety_lib.rollout.conversation import plan_attack
+from safety_lib.rollout.conversation import plan_attack, replay
 
 ARTIFACTS = CHECKOUT / "artifacts"
 CALL = ToolCall(id="c1", name="read_ticket", arguments={"ticket": "T-203"})
@@ -163,6 +165,27 @@ def test_a_fault_is_told_in_the_words_of_models(
     with pytest.raises(ValidationError) as refused:
         Failure.model_validate(tree)
     assert first_fault(refused.value) == (field, reason)
+
+
+def test_what_a_tool_or_a_crashing_check_says_is_made_whole(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def says(sandbox: Sandbox, call: ToolCall) -> str:
+        return "half \ud83d"
+
+    def crashes(guard: Safeguards, call: ToolCall) -> None:
+        raise ValueError("half \udc00")
+
+    job = replay(load_version("v1"), ["Please read ticket T-203."], name="half", seed=1)
+    with monkeypatch.context() as patched:
+        patched.setattr(Sandbox, "run", says)
+        (told,) = run_campaign([job])
+    monkeypatch.setattr(Safeguards, "_call_findings", crashes)
+    (blocked,) = run_campaign([job])
+    assert [call.result for call in told.executed_calls] == ["half \ufffd"]
+    assert "check failed: half \ufffd" in blocked.turns[0].safeguards[0]
+    for held in (told, blocked):
+        assert Trajectory.model_validate_json(held.model_dump_json()) == held
 
 
 def test_an_event_of_an_unknown_kind_is_no_trajectory() -> None:

@@ -2,7 +2,9 @@
 
 All stages read and write these records and nothing else, so a failure that is found by a stress
 test, a regression test that is made from it and an incident that comes in from production all speak
-of the same turns, calls and rules. Records validate on construction and never change.
+of the same turns, calls and rules. Records never change. What comes in from a person, a file or an
+endpoint is validated; what a conversation makes of its own valid parts is not looked at again (see
+:mod:`safety_lib.records.base`). Each shows itself in one line.
 """
 
 from safety_lib.records.base import (
