@@ -55,34 +55,35 @@ __all__ = [
     "write_artifact",
 ]
 
+# Name to module, in the order of the loop.
 _HOMES = {
-    "GateReport": "records",
-    "IncidentReport": "records",
     "Run": "rollout.campaign",
+    "load_version": "agent.versions",
+    "discover": "stress.discovery",
+    "generate_suite": "regression.generate",
+    "run_gate": "gate.release_gate",
+    "render_gate_report": "report",
+    "take_in": "incident.intake",
+    "replay_incident": "incident.replay",
+    "investigate": "incident.investigation",
+    "estimate_blast_radius": "production.blast_radius",
     "StressFailures": "records",
     "Suite": "records",
-    "discover": "stress.discovery",
-    "estimate_blast_radius": "production.blast_radius",
-    "generate_suite": "regression.generate",
-    "investigate": "incident.investigation",
-    "load_version": "agent.versions",
+    "GateReport": "records",
+    "IncidentReport": "records",
     "read_artifact": "artifacts",
-    "read_experiment": "artifacts",
-    "render_gate_report": "report",
-    "replay_incident": "incident.replay",
-    "run_gate": "gate.release_gate",
-    "take_in": "incident.intake",
     "write_artifact": "artifacts",
+    "read_experiment": "artifacts",
+    "figures": "figures",
+    "tables": "figures.tables",
 }
-_MODULES = {"figures": "figures", "tables": "figures.tables"}
 
 
 def __getattr__(name: str) -> Any:
-    if name in _MODULES:
-        return import_module(f"safety_lib.{_MODULES[name]}")
-    if name in _HOMES:
-        return getattr(import_module(f"safety_lib.{_HOMES[name]}"), name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    home = import_module(f"safety_lib.{_HOMES[name]}")
+    return getattr(home, name, home)
 
 
 def __dir__() -> list[str]:
