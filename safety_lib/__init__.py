@@ -1,3 +1,90 @@
-"""The closed loop of agent safety: stress test, regression tests, release gate, incident replay."""
+"""The closed loop of agent safety: stress test, regression tests, release gate, incident replay.
+
+The names that one looks for first stand here and come from their modules when they are used, so
+that importing the package costs nothing::
+
+    import safety_lib
+
+    run = safety_lib.Run(seed=7)
+    v1, v2 = map(safety_lib.load_version, ("v1", "v2"))
+    found = safety_lib.discover(v1, v2, run=run)
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from safety_lib import figures
+    from safety_lib.agent.versions import load_version
+    from safety_lib.artifacts import read_artifact, read_experiment, write_artifact
+    from safety_lib.figures import tables
+    from safety_lib.gate.release_gate import run_gate
+    from safety_lib.incident.intake import take_in
+    from safety_lib.incident.investigation import investigate
+    from safety_lib.incident.replay import replay_incident
+    from safety_lib.production.blast_radius import estimate_blast_radius
+    from safety_lib.records import GateReport, IncidentReport, StressFailures, Suite
+    from safety_lib.regression.generate import generate_suite
+    from safety_lib.report import render_gate_report
+    from safety_lib.rollout.campaign import Run
+    from safety_lib.stress.discovery import discover
 
 __version__ = "0.1.0"
+
+__all__ = [
+    "GateReport",
+    "IncidentReport",
+    "Run",
+    "StressFailures",
+    "Suite",
+    "discover",
+    "estimate_blast_radius",
+    "figures",
+    "generate_suite",
+    "investigate",
+    "load_version",
+    "read_artifact",
+    "read_experiment",
+    "render_gate_report",
+    "replay_incident",
+    "run_gate",
+    "tables",
+    "take_in",
+    "write_artifact",
+]
+
+# Name to module, in the order of the loop.
+_HOMES = {
+    "Run": "rollout.campaign",
+    "load_version": "agent.versions",
+    "discover": "stress.discovery",
+    "generate_suite": "regression.generate",
+    "run_gate": "gate.release_gate",
+    "render_gate_report": "report",
+    "take_in": "incident.intake",
+    "replay_incident": "incident.replay",
+    "investigate": "incident.investigation",
+    "estimate_blast_radius": "production.blast_radius",
+    "StressFailures": "records",
+    "Suite": "records",
+    "GateReport": "records",
+    "IncidentReport": "records",
+    "read_artifact": "artifacts",
+    "write_artifact": "artifacts",
+    "read_experiment": "artifacts",
+    "figures": "figures",
+    "tables": "figures.tables",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    home = import_module(f"safety_lib.{_HOMES[name]}")
+    return getattr(home, name, home)
+
+
+def __dir__() -> list[str]:
+    return sorted([*__all__, "__version__"])

@@ -14,7 +14,7 @@ from safety_lib.report.documents import DOCUMENTS
 if TYPE_CHECKING:
     from playwright.sync_api import Browser
 
-PAGES = ("index", "gate_report", *STAGES.values(), *DOCUMENTS)
+PAGES = ("index", "api", "gate_report", *STAGES.values(), *DOCUMENTS)
 STOPPING = ("serious", "critical")
 # What is folded is not looked at, and the transcripts of a report are all made alike.
 UNFOLD = "[...document.querySelectorAll('details')].slice(0, 5).forEach(d => d.open = true)"

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import ast
+import importlib
 import re
 from html import unescape
 from pathlib import Path
 
 import nbformat
+import pytest
 
+import safety_lib
+from safety_lib.pipeline.api import render_api, signature_of
 from safety_lib.pipeline.plan import CHECKOUT as ROOT
 from safety_lib.pipeline.plan import NOTEBOOKS
+from safety_lib.pipeline.site import _STYLE, _html_of
 from safety_lib.report.documents import DOCUMENTS
 
 
@@ -79,3 +85,67 @@ def test_only_the_report_of_the_site_leads_back_to_the_index(site: Path) -> None
     copy = (site / "gate_report.html").read_text("utf-8")
     assert copy.count(link) == 1
     assert copy.replace(link, "") == mailed
+
+
+def test_the_reference_tells_of_every_public_name(site: Path) -> None:
+    text = (site / "api.html").read_text("utf-8")
+    told = set(re.findall(r'<section class="entry" id="([^"]+)"', text))
+    listed = re.search(r'<h2 id="front-door">.*?</table>', text, re.DOTALL)
+    assert listed
+    assert re.findall(r"<code>(\w+)</code></a></th>", listed[0]) == list(safety_lib._HOMES)
+    names = set()
+    for module in ("stats.paired", "gate.release_gate", "figures.stress", "agent.versions"):
+        found = importlib.import_module(f"safety_lib.{module}")
+        for name, at in vars(found).items():
+            if getattr(at, "__module__", "") == found.__name__ and name[0] != "_":
+                names.add(f"safety_lib.{module}.{name}")
+    assert len(names) > 15
+    assert names <= told
+
+
+def test_the_reference_shows_signatures_and_sections(site: Path) -> None:
+    text = (site / "api.html").read_text("utf-8")
+    entry = text.split('id="safety_lib.stats.differences.newcombe_difference">')[1]
+    entry = entry.split("</section>")[0]
+    plain = unescape(re.sub("<[^>]+>", "", entry))
+    assert "newcombe_difference(\n    k1: int,\n    n1: int," in plain
+    assert '-&gt; <a href="#safety_lib.stats.intervals.Interval">Interval</a>' in entry
+    assert re.findall('<p class="section">(.*?)</p>', entry) == [
+        "Parameters",
+        "Returns",
+        "Raises",
+        "References",
+        "Examples",
+    ]
+    assert "<dt><code>k1, n1, k2, n2</code></dt>" in entry
+    assert "\n0.200 [0.052, 0.334]</code></pre>" in entry
+
+
+def test_links_inside_the_reference_lead_somewhere(site: Path) -> None:
+    text = (site / "api.html").read_text("utf-8")
+    places = re.findall(r'id="([^"]+)"', text)
+    assert len(places) == len(set(places)) > 700
+    assert set(re.findall(r'href="#([^"]+)"', text)) <= set(places)
+    assert not re.findall(r":(?:func|class|mod|meth):", text)
+
+
+def test_the_reference_is_the_same_twice(site: Path) -> None:
+    again = render_api(_html_of, _STYLE)
+    assert again == (site / "api.html").read_text("utf-8")
+
+
+@pytest.mark.parametrize(
+    ("source", "shown"),
+    [
+        ("def f(a, /, b: int = 2, *c: int, d, e: str = 'x', **g) -> int: ...",
+         "f(a, /, b: int = 2, *c: int, d, e: str = 'x', **g) -> int"),
+        ("def f(*, a=1): ...", "f(*, a=1)"),
+        ("@property\ndef f(self) -> int: ...", "f: int"),
+        ("@classmethod\ndef f(cls, a: int) -> None: ...", "f(a: int) -> None"),
+        ("async def f(): ...", "f()"),
+    ],
+)  # fmt: skip
+def test_a_signature_is_written_as_it_is_called(source: str, shown: str) -> None:
+    (node,) = ast.parse(source).body
+    assert isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
+    assert signature_of(node) == shown

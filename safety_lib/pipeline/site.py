@@ -1,4 +1,4 @@
-"""The notebooks, the gate report and the documents as one linked site that needs no network."""
+"""Notebooks, gate report, documents and API reference as one linked site without a network."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from safety_lib.artifacts import CHECKOUT, write_text
+from safety_lib.pipeline.api import render_api
 from safety_lib.pipeline.plan import NOTEBOOKS, STAGES, notebook_of
 from safety_lib.report.documents import read_evidence, render_documents
 
@@ -73,10 +74,12 @@ def build_site(artifacts: Path = CHECKOUT / "artifacts", notebooks: Path = NOTEB
     for document in documents:
         page = f"{_INDEX}{_html_of(document.text)}"
         write_text(site / f"{document.name}.html", _page(_title(document.text), page))
+    write_text(site / "api.html", render_api(_html_of, _STYLE))
     groups = {
         "Notebooks": [(p.stem, p.stem.replace("_", " ")) for p in sources],
         "Reports": [("gate_report", "Gate report")] if report.exists() else [],
         "Documents": [(d.name, _title(d.text)) for d in documents],
+        "Library": [("api", "API reference")],
     }
     return write_text(site / "index.html", _page("The closed loop of agent safety", _index(groups)))
 
