@@ -219,7 +219,7 @@ def discover(
     candidate: Version,
     run: Run = Run(),
     *,
-    rollouts: int,
+    rollouts: int = 50,
     attacker: str = "adaptive",
     max_turns: int = 8,
     journal: Path | None = None,
