@@ -20,7 +20,7 @@ from safety_lib.artifacts import CHECKOUT, read_artifact
 from safety_lib.attack.scenarios import all_scenarios
 from safety_lib.records import Message, StressFailures
 from safety_lib.rollout.campaign import Run, run_campaign
-from safety_lib.rollout.conversation import attack
+from safety_lib.rollout.conversation import plan_attack
 
 HELLO = [Message(role="user", content="Good morning.")]
 SAMPLES = CHECKOUT / "artifacts"
@@ -43,20 +43,20 @@ class Canned:
         return Message(role="assistant", content="x" * 40)
 
 
-def jobs(attacker: str = "adaptive") -> list[object]:
-    return [attack(load_version("v1"), s, attacker, 7, 4) for s in all_scenarios()[:20]]
+def rollouts(attacker: str = "adaptive") -> list[object]:
+    return [plan_attack(load_version("v1"), s, attacker, 7, 4) for s in all_scenarios()[:20]]
 
 
 def test_what_every_process_asks_is_counted_and_changes_nothing() -> None:
-    plain = list(run_campaign(jobs()))
+    plain = list(run_campaign(rollouts()))
     asked = sum(trajectory.model_calls for trajectory in plain)
     with counting_calls() as so_far:
-        assert list(run_campaign(jobs())) == plain
+        assert list(run_campaign(rollouts())) == plain
         assert so_far().number == asked
         with ProcessPoolExecutor(2) as pool:
-            assert list(run_campaign(jobs(), Run(executor=pool, workers=2))) == plain
+            assert list(run_campaign(rollouts(), Run(executor=pool, workers=2))) == plain
         assert so_far().number == 2 * asked
-    list(run_campaign(jobs()))
+    list(run_campaign(rollouts()))
     assert most_calls() == 0
 
 
@@ -108,7 +108,7 @@ def test_an_answer_on_tape_is_no_call(tmp_path: Path) -> None:
 
 def test_an_attacking_model_counts_too() -> None:
     with counting_calls() as so_far:
-        held = list(run_campaign(jobs("model:simulated")))
+        held = list(run_campaign(rollouts("model:simulated")))
         assert so_far().number > sum(trajectory.model_calls for trajectory in held) > 0
 
 

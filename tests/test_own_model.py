@@ -22,7 +22,15 @@ from safety_lib.agent.backends import open_backend
 from safety_lib.agent.backends.calls import Calls, counting_calls
 from safety_lib.agent.versions import load_version
 from safety_lib.artifacts import read_artifact
-from safety_lib.pipeline import STAGES, PipelineError, demo, load_plan, run_demo, run_notebooks
+from safety_lib.pipeline import (
+    STAGES,
+    PipelineError,
+    Plan,
+    demo,
+    load_plan,
+    run_demo,
+    run_notebooks,
+)
 from safety_lib.pipeline.dry_run import dry_run
 from safety_lib.records import GateReport, Message, ToolCall
 
@@ -203,10 +211,8 @@ def test_a_model_is_asked_about_that_costs_money_and_much_of_it(
         )
     assert bool(asked) == asks
     limits = [line.split("less often. ")[1] for line in said if "less often. " in line]
-    stops = (
-        f"It stops after {most:,}, before its end.\n" if most else "--max-calls N sets a limit.\n"
-    )
-    assert limits == ([stops] if model == "openai:tiny" else [])
+    limit = f"It stops after {most:,}, before its end." if most else "--max-calls N sets a limit."
+    assert limits == ([f"{limit}\n"] if model == "openai:tiny" else [])
 
 
 def test_where_nobody_can_be_asked_it_takes_a_yes(
@@ -224,11 +230,11 @@ def test_where_nobody_can_be_asked_it_takes_a_yes(
 
 
 class OwnRun(NamedTuple):
-    """A run on a model of one's own: where it is, what it said, what was counted and asked."""
+    """A run on a model of one's own: where it is, what it said, its plan and what was asked."""
 
     folder: Path
     printed: str
-    counted: Calls
+    plan: Plan
     asked: int
 
 
@@ -249,7 +255,7 @@ def own_run(endpoint: Endpoint, tmp_path_factory: pytest.TempPathFactory) -> Ite
         plan = load_plan(model, sizes)
         for name in ("incident", "log"):
             plan["incident_replay"][name] = str(ROOT / "artifacts" / plan["incident_replay"][name])
-        counted, before = dry_run(plan), len(endpoint.lengths)
+        before = len(endpoint.lengths)
         run_notebooks(STAGES, plan, folder / "artifacts")
         asked = len(endpoint.lengths) - before
         command = [sys.executable, "-m", "safety_lib", "stress", "--rollouts", "3"]
@@ -262,7 +268,7 @@ def own_run(endpoint: Endpoint, tmp_path_factory: pytest.TempPathFactory) -> Ite
             timeout=120,
             check=False,
         )
-    yield OwnRun(folder, done.stdout + done.stderr, counted, asked)
+    yield OwnRun(folder, done.stdout + done.stderr, plan, asked)
 
 
 def test_a_planted_key_is_found_nowhere(endpoint: Endpoint, own_run: OwnRun) -> None:
@@ -283,12 +289,22 @@ def test_a_run_on_ones_own_model_ends_in_a_verdict_or_says_why_not(own_run: OwnR
     assert report.verdict or report.reasons
 
 
+@pytest.mark.slow
 def test_the_dry_run_counts_what_the_notebooks_ask(endpoint: Endpoint, own_run: OwnRun) -> None:
+    counted = dry_run(own_run.plan)
     # One call in eleven goes wrong here, so that less comes back and less is asked.
-    assert own_run.counted.number / 20 < own_run.asked < own_run.counted.number
-    said = own_run.counted.tokens_in / own_run.counted.number
+    assert counted.number / 20 < own_run.asked < counted.number
     sent = sum(endpoint.lengths) / len(endpoint.lengths) / 4
-    assert said / 2 < sent < 2 * said
+    assert counted.tokens_in / 2 < sent * counted.number < 2 * counted.tokens_in
+
+
+@pytest.mark.slow
+def test_a_dry_run_that_stops_says_so_without_a_copy_to_look_at(own_run: OwnRun) -> None:
+    plan = {**own_run.plan, "stress_testing": {"attacker": "psychic"}}
+    with pytest.raises(PipelineError) as stopped:
+        dry_run(plan)
+    assert str(stopped.value).startswith("on the simulated model, 01_stress_testing stopped at In")
+    assert "see " not in str(stopped.value)
 
 
 def test_the_steps_of_the_readme_lead_to_a_verdict(endpoint: Endpoint, tmp_path: Path) -> None:
