@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import gc
 import importlib.util
+import io
 import shutil
 import signal
 from collections.abc import Iterator
@@ -11,11 +14,12 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from safety_lib.__main__ import main
 from safety_lib.agent.versions import load_version
-from safety_lib.artifacts import read_incident
+from safety_lib.artifacts import CHECKOUT, read_incident
+from safety_lib.incident.interventions import intervene, plan_interventions, replacements
 from safety_lib.incident.replay import Replay, replay_incident
-from safety_lib.pipeline.plan import CHECKOUT
-from safety_lib.records import Incident, StressFailures, Suite
+from safety_lib.records import Incident, Intervention, StressFailures, Suite
 from safety_lib.regression.generate import generate_suite
 from safety_lib.rollout.campaign import Known, Run
 from safety_lib.stress.discovery import Discovery, discover
@@ -26,6 +30,20 @@ if TYPE_CHECKING:
 # A shell's background job ignores Ctrl-C and hands that on to every process it starts; some tests
 # press it.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def pytest_collection_finish() -> None:
+    """Keep what collecting brought in from being looked through again and again for garbage."""
+    gc.collect()
+    gc.freeze()
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Whatever opens a browser is slow."""
+    for item in items:
+        if "browser" in getattr(item, "fixturenames", ()):
+            item.add_marker("slow")
 
 
 BOTH = {name: load_version(name) for name in ("v1", "v2")}
@@ -56,6 +74,23 @@ def known() -> Known:
 
 
 @pytest.fixture(scope="session")
+def loop(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return the folder of all that the four commands write by default, and what they say."""
+    folder = tmp_path_factory.mktemp("loop")
+    for name in ("incident_example.json", "production_log.parquet"):
+        shutil.copy(CHECKOUT / "artifacts" / name, folder)
+    for name, code in {"stress": 0, "regress": 0, "gate": 2, "replay": 0}.items():
+        said, complained = io.StringIO(), io.StringIO()
+        with contextlib.redirect_stdout(said), contextlib.redirect_stderr(complained):
+            assert main([name, "--artifacts", str(folder)]) == code
+        assert complained.getvalue() == ""
+        (folder / f"{name}.txt").write_text(said.getvalue(), encoding="utf-8")
+        if name == "gate":
+            shutil.copy(folder / "regression_tests.json", folder / "before.json")
+    return folder
+
+
+@pytest.fixture(scope="session")
 def incident() -> Incident:
     """Return the incident of the sample inputs."""
     return read_incident(CHECKOUT / "artifacts" / "incident_example.json")
@@ -65,6 +100,14 @@ def incident() -> Incident:
 def incident_replay(incident: Incident) -> Replay:
     """Return it as it came back on v2, forty times."""
     return replay_incident(incident, BOTH["v2"], run=Run(seed=7), replays=40)
+
+
+@pytest.fixture(scope="session")
+def effects(incident_replay: Replay) -> dict[str, Intervention]:
+    """Return what each intervention on it did, by name."""
+    planned = plan_interventions(incident_replay, BOTH["v1"]), replacements(incident_replay)
+    held = intervene(incident_replay, [*planned[0], *planned[1]])
+    return {effect.name: effect for effect in held}
 
 
 # Not for the session: as long as playwright's driver runs, asyncio.run() is refused everywhere in

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import pytest
 
-from safety_lib.pipeline.plan import CHECKOUT, STAGES
+from safety_lib.artifacts import CHECKOUT
+from safety_lib.pipeline.plan import STAGES
 from safety_lib.report.documents import DOCUMENTS
 
 if TYPE_CHECKING:
@@ -83,6 +84,7 @@ def seen(request: pytest.FixtureRequest, look: Look, site: Path) -> Iterator[tup
     yield path, look(path)
 
 
+@pytest.mark.slow
 def test_every_page_of_the_site_is_looked_at(site: Path) -> None:
     assert {path.stem for path in site.glob("*.html")} == set(PAGES)
 

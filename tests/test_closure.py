@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from safety_lib.agent.versions import load_version
-from safety_lib.artifacts import read_experiment, read_incident
+from safety_lib.artifacts import read_experiment
 from safety_lib.experiments.rounds import SLIPS, propose_releases, run_rounds, without_budget
 from safety_lib.figures import tables
 from safety_lib.gate.release_gate import run_gate
@@ -22,29 +22,29 @@ from safety_lib.incident.closure import (
     try_mitigations,
 )
 from safety_lib.incident.investigation import new_tests
-from safety_lib.incident.replay import Replay, replay_incident, turns_of
+from safety_lib.incident.replay import Replay, turns_of
 from safety_lib.records import Experiment, MitigationResult, RegressionTest
-from safety_lib.records.experiments import ClosingTheLoop, LoopAgainstNoLoop
+from safety_lib.records.experiments import ClosingTheLoop, LoopAgainstNoLoop, Round
 from safety_lib.regression.generate import merge
-from safety_lib.rollout.campaign import Run
+from safety_lib.rollout.campaign import Known, Run
 
 ARTIFACTS = Path(__file__).resolve().parent.parent / "artifacts"
 V1, V2, V3 = (load_version(name) for name in ("v1", "v2", "v3"))
 
 
 @pytest.fixture(scope="module")
-def seen() -> Replay:
-    incident = read_incident(ARTIFACTS / "incident_example.json")
-    return replay_incident(incident, V2, run=Run(seed=7), replays=30)
+def tests(incident_replay: Replay) -> tuple[RegressionTest, ...]:
+    return (
+        *new_tests(incident_replay, run=Run(seed=7)),
+        *sibling_tests(incident_replay, run=Run(seed=7)),
+    )
 
 
 @pytest.fixture(scope="module")
-def tests(seen: Replay) -> tuple[RegressionTest, ...]:
-    return (*new_tests(seen, run=Run(seed=7)), *sibling_tests(seen, run=Run(seed=7)))
-
-
-@pytest.fixture(scope="module")
-def tried(seen: Replay, tests: tuple[RegressionTest, ...]) -> dict[str, MitigationResult]:
+def tried(
+    incident_replay: Replay, tests: tuple[RegressionTest, ...]
+) -> dict[str, MitigationResult]:
+    seen = incident_replay
     planned = plan_mitigations(seen, V1, V3, bisect(seen, V1))
     results = try_mitigations(
         seen,
@@ -61,7 +61,8 @@ def tried(seen: Replay, tests: tuple[RegressionTest, ...]) -> dict[str, Mitigati
 # --------------------------------------------------------------------------- tests that generalise
 
 
-def test_siblings_go_the_same_way_to_another_goal(seen: Replay) -> None:
+def test_siblings_go_the_same_way_to_another_goal(incident_replay: Replay) -> None:
+    seen = incident_replay
     turns = turns_of(seen.incident)
     made = siblings(seen)
     assert seen.rule_id not in made
@@ -86,9 +87,9 @@ def test_tests_of_an_incident_are_admitted_by_the_reference(
 
 
 def test_held_out_conversations_are_in_no_test(
-    seen: Replay, tests: tuple[RegressionTest, ...]
+    incident_replay: Replay, tests: tuple[RegressionTest, ...]
 ) -> None:
-    kept_out = held_out(seen, tests)
+    kept_out = held_out(incident_replay, tests)
     assert len(kept_out) >= 10
     assert not {entry.turns for entry in kept_out} & {test.attack_turns for test in tests}
     assert len(set(kept_out)) == len(kept_out)
@@ -99,17 +100,22 @@ def test_the_gate_as_it_was_passes_the_release_and_the_grown_suite_blocks_it(
 ) -> None:
     before = single_turn_suite(V1, V2, 7)
     grown = as_suite(merge(before.tests, tests), V1, V2, 7)
-    assert (
-        run_gate(before, V1, V2, run=Run(seed=7), trials=10, rules=without_budget()).verdict == "OK"
+    known: Known = {}
+    lenient = run_gate(
+        before, V1, V2, run=Run(seed=7, known=known), trials=10, rules=without_budget()
     )
-    assert run_gate(grown, V1, V2, run=Run(seed=7), trials=10).verdict == "BLOCK"
-    assert run_gate(grown, V1, V3, run=Run(seed=7), trials=10).verdict == "OK"
+    assert lenient.verdict == "OK"
+    assert run_gate(grown, V1, V2, run=Run(seed=7, known=known), trials=10).verdict == "BLOCK"
+    assert run_gate(grown, V1, V3, run=Run(seed=7, known=known), trials=10).verdict == "OK"
 
 
 # --------------------------------------------------------------------------- mitigations
 
 
-def test_doing_nothing_mitigates_nothing(tried: dict[str, MitigationResult], seen: Replay) -> None:
+def test_doing_nothing_mitigates_nothing(
+    tried: dict[str, MitigationResult], incident_replay: Replay
+) -> None:
+    seen = incident_replay
     nothing = tried["do nothing"]
     assert nothing.changes == ()
     assert nothing.incident.k / nothing.incident.n == pytest.approx(
@@ -170,10 +176,18 @@ def test_what_is_on_the_front_is_not_dominated(tried: dict[str, MitigationResult
 # --------------------------------------------------------------------------- round after round
 
 
-def test_both_arms_meet_the_same_releases_until_one_has_learnt() -> None:
-    proposed = propose_releases(6, seed=7)
-    without = list(run_rounds(proposed, learn=False, seed=7))
-    loop = list(run_rounds(proposed, learn=True, seed=7))
+@pytest.fixture(scope="module")
+def rounds(stored: Experiment[LoopAgainstNoLoop]) -> dict[str, list[Round]]:
+    proposed = propose_releases(6, seed=stored.seed)
+    arms = {"no loop": False, "loop": True}
+    return {n: list(run_rounds(proposed, learn=a, seed=stored.seed)) for n, a in arms.items()}
+
+
+@pytest.mark.slow
+def test_both_arms_meet_the_same_releases_until_one_has_learnt(
+    rounds: dict[str, list[Round]],
+) -> None:
+    without, loop = rounds.values()
     first = next(i for i, entry in enumerate(without) if entry.escaped)
     told = [(e.slip, e.verdict, e.escaped, e.held_out) for e in without[: first + 1]]
     assert [(e.slip, e.verdict, e.escaped, e.held_out) for e in loop[: first + 1]] == told
@@ -198,11 +212,12 @@ def test_the_loop_lets_fewer_incidents_escape(stored: Experiment[LoopAgainstNoLo
     assert loop.final_suite > without.final_suite
 
 
-def test_a_slice_of_the_rounds_comes_out_the_same(stored: Experiment[LoopAgainstNoLoop]) -> None:
-    proposed = propose_releases(4, seed=stored.seed)
-    for arm, learn in (("no loop", False), ("loop", True)):
-        again = tuple(run_rounds(proposed, learn=learn, seed=stored.seed))
-        assert again == stored.result.first_run[arm][:4]
+@pytest.mark.slow
+def test_a_slice_of_the_rounds_comes_out_the_same(
+    stored: Experiment[LoopAgainstNoLoop], rounds: dict[str, list[Round]]
+) -> None:
+    for arm, held in rounds.items():
+        assert list(stored.result.first_run[arm][:4]) == held[:4]
 
 
 def test_the_stored_closure_is_the_one_that_was_asked_for() -> None:

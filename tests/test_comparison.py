@@ -142,6 +142,7 @@ def test_no_repeats_are_refused() -> None:
 # --------------------------------------------------------------------------- experiments
 
 
+@pytest.mark.slow
 def test_a_slice_of_the_attackers_comes_out_as_stored() -> None:
     kept = read_experiment(ARTIFACTS, "attackers_at_equal_budget").expect(AttackersAtEqualBudget)
     made = run_attackers_at_equal_budget(names=["v2"], budgets=[200], seeds=[1, 2]).result
@@ -150,6 +151,7 @@ def test_a_slice_of_the_attackers_comes_out_as_stored() -> None:
         assert row == old[:2]
 
 
+@pytest.mark.slow
 def test_a_slice_of_the_memories_comes_out_as_stored() -> None:
     kept = read_experiment(ARTIFACTS, "memory_window").expect(MemoryWindow)
     made = run_memory_window(windows=kept.window[-2:]).result
@@ -157,6 +159,7 @@ def test_a_slice_of_the_memories_comes_out_as_stored() -> None:
     assert made.unpinned == kept.unpinned[-2:]
 
 
+@pytest.mark.slow
 def test_a_slice_of_the_ablation_comes_out_as_stored() -> None:
     kept = read_experiment(ARTIFACTS, "safeguard_ablation")
     assert kept.parameters["repeats"] == 10
@@ -168,6 +171,7 @@ def test_a_slice_of_the_ablation_comes_out_as_stored() -> None:
         assert (broke[0] - broke[-1]) / 300 == pytest.approx(total, abs=2e-4), name
 
 
+@pytest.mark.slow
 def test_a_slice_of_the_mutators_comes_out_as_stored() -> None:
     kept = read_experiment(ARTIFACTS, "mutators_effect").expect(MutatorsEffect)
     made = run_mutators_effect(only=["as_agreed"]).result

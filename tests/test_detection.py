@@ -280,6 +280,7 @@ def test_false_alarms_stay_within_their_budget_where_it_is_learned(seed: int, mo
 # --------------------------------------------------------------------------- experiments
 
 
+@pytest.mark.slow
 def test_early_warning_comes_out_the_same_on_the_log_of_the_checkout() -> None:
     stored = read_experiment(ARTIFACTS, "early_warning").expect(EarlyWarning)
     again = run_early_warning(per_stratum=30).result
@@ -290,6 +291,7 @@ def test_early_warning_comes_out_the_same_on_the_log_of_the_checkout() -> None:
     assert stored.scored_on.median_lead >= 1
 
 
+@pytest.mark.slow
 def test_a_bad_release_of_the_experiment_is_seen_again(tmp_path: Path) -> None:
     stored = read_experiment(ARTIFACTS, "detection_latency")
     monitors, expected = trained_monitors(stored)

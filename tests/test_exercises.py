@@ -87,10 +87,12 @@ def faults(cells: list[Any], said: dict[str, Any], names: dict[str, Any]) -> lis
     return found
 
 
+@pytest.mark.slow
 def test_each_exercise_can_be_solved_as_its_solution_says(told: Any) -> None:
     assert faults(*told) == []
 
 
+@pytest.mark.slow
 def test_a_broken_exercise_is_noticed(told: Any) -> None:
     cells, said, names = told
     ids = [cell.id for cell in cells]

@@ -20,7 +20,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from safety_lib import figures
-from safety_lib.artifacts import read_experiment
+from safety_lib.artifacts import CHECKOUT, read_experiment
 from safety_lib.figures import (
     blast_radius,
     failures_by_turn,
@@ -34,7 +34,6 @@ from safety_lib.figures import (
     timeline,
 )
 from safety_lib.figures.style import drawable, sheet, spread
-from safety_lib.pipeline.plan import CHECKOUT
 from safety_lib.records import (
     ArmResult,
     BlastRadius,

@@ -20,8 +20,7 @@ from matplotlib.text import Text
 
 from safety_lib import figures
 from safety_lib.agent.versions import load_version
-from safety_lib.artifacts import read_artifact, read_experiment
-from safety_lib.pipeline.plan import CHECKOUT
+from safety_lib.artifacts import CHECKOUT, read_artifact, read_experiment
 from safety_lib.records import (
     GateReport,
     IncidentReport,

@@ -34,7 +34,8 @@ from safety_lib.gate.rules import load_rules
 from safety_lib.gate.trials import CaseTrials, Trials
 from safety_lib.pipeline import NOTEBOOKS
 from safety_lib.records import GateException, GateReport, Outcome, Suite
-from safety_lib.stats.power import minimum_detectable_effect
+from safety_lib.rollout.campaign import Known, Run
+from safety_lib.stats.power import SuiteDesign, minimum_detectable_effect
 from safety_lib.streams import generator
 
 RULES = load_rules()
@@ -265,14 +266,17 @@ def test_noise_does_not_add_up() -> None:
 
 
 def test_judging_a_release_twice_does_not_count_its_loss_twice(suite: Suite) -> None:
-    report = run_gate(suite, V1, V3, trials=2)
+    known: Known = {}
+    report = run_gate(suite, V1, V3, run=Run(known=known), trials=2)
     history = add_release(None, report)
-    again = run_gate(suite, V1, V3, standing=Standing(history=history), trials=2)
-    assert again.steps == report.steps
-    assert status_of(run_gate(suite, V1, V1, standing=Standing(history=history), trials=2), 6) in (
-        "pass",
-        "warn",
+    again = run_gate(
+        suite, V1, V3, run=Run(known=known), standing=Standing(history=history), trials=2
     )
+    assert again.steps == report.steps
+    other = run_gate(
+        suite, V1, V1, run=Run(known=known), standing=Standing(history=history), trials=2
+    )
+    assert status_of(other, 6) in ("pass", "warn")
 
 
 def test_a_candidate_that_errors_on_what_it_would_fail_is_not_ok() -> None:
@@ -296,7 +300,14 @@ def at_most(k: int, n: int, share: float) -> bool:
 
 # Where families differ by much, a pass rate of 95% leaves no room for the gains that make up for
 # the losses, and the versions would not be equally safe.
-@pytest.mark.parametrize(("passing", "interaction"), [(0.95, 0.0), (0.95, 0.05), (0.8, 0.1)])
+@pytest.mark.parametrize(
+    ("passing", "interaction"),
+    [
+        (0.95, 0.05),
+        pytest.param(0.95, 0.0, marks=pytest.mark.slow),
+        pytest.param(0.8, 0.1, marks=pytest.mark.slow),
+    ],
+)
 def test_two_versions_that_are_equally_safe_are_rarely_blocked(
     passing: float, interaction: float
 ) -> None:
@@ -305,28 +316,30 @@ def test_two_versions_that_are_equally_safe_are_rarely_blocked(
     assert at_most(seen.verdicts.get("BLOCK", 0), 600, 0.05)
 
 
-def test_the_interval_covers_as_often_as_it_says() -> None:
-    # An interaction makes the families differ: a family's own shift is what the t interval sees.
-    for shape in (Shape(), Shape(interaction=0.05)):
-        covered = interval_covers(shape, 0.1, RULES, runs=800, seed=5)
-        low, high = binom.ppf(0.0005, 800, 0.93), binom.ppf(0.9995, 800, 0.97)
-        assert low <= covered <= high
+# An interaction makes the families differ: a family's own shift is what the t interval sees.
+@pytest.mark.parametrize("interaction", [pytest.param(0.0, marks=pytest.mark.slow), 0.05])
+def test_the_interval_covers_as_often_as_it_says(interaction: float) -> None:
+    covered = interval_covers(Shape(interaction=interaction), 0.1, RULES, runs=800, seed=5)
+    low, high = binom.ppf(0.0005, 800, 0.93), binom.ppf(0.9995, 800, 0.97)
+    assert low <= covered <= high
 
 
+@pytest.mark.slow
 def test_the_stated_detectable_loss_is_detected_with_the_stated_power() -> None:
     shape = Shape()
-    effect = minimum_detectable_effect(
+    design = SuiteDesign(
         list(shape.families),
         1 - shape.passing,
         shape.trials,
-        generator(1, "test", "mde"),
         alpha=RULES.alpha,
         at_least=RULES.block_margin,
     )
+    effect = minimum_detectable_effect(design, generator(1, "test", "mde"))
     seen = simulate(shape, effect, RULES, runs=300, seed=3)
     assert seen.verdicts.get("BLOCK", 0) >= binom.ppf(0.001, 300, 0.8)
 
 
+@pytest.mark.slow
 def test_the_original_rule_warns_about_a_version_compared_with_itself() -> None:
     ours = simulate(Shape(), 0.07, RULES, runs=200, seed=2)
     theirs = simulate(Shape(), 0.07, RULES, runs=200, seed=2, original=True)

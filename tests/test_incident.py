@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from safety_lib.agent.versions import load_version
+from safety_lib.agent.versions import Version, load_version
+from safety_lib.artifacts import read_artifact
 from safety_lib.gate.release_gate import run_gate
 from safety_lib.incident.interventions import intervene, name_root_cause, plan_interventions
 from safety_lib.incident.investigation import Effort, Investigation, investigate, new_tests
@@ -18,15 +19,16 @@ from safety_lib.incident.replay import (
     timeline_of,
     turns_of,
 )
-from safety_lib.records import Incident, Suite, Trajectory
+from safety_lib.records import Incident, IncidentReport, Intervention, Suite, Trajectory
 from safety_lib.rollout.campaign import Known, Run
 
 ARTIFACTS = Path(__file__).resolve().parent.parent / "artifacts"
 V1, V2, V3 = (load_version(name) for name in ("v1", "v2", "v3"))
 
 
-@pytest.fixture(scope="module")
-def seen(incident: Incident, suite: Suite) -> Investigation:
+def small(
+    incident: Incident, suite: Suite, fixed: Version | None = V3, replays: int = 12
+) -> Investigation:
     return investigate(
         incident,
         suite,
@@ -34,9 +36,14 @@ def seen(incident: Incident, suite: Suite) -> Investigation:
         Run(seed=7),
         version=V2,
         baseline=V1,
-        fixed=V3,
-        effort=Effort(replays=20, audit=300, trials=10),
+        fixed=fixed,
+        effort=Effort(replays=replays, audit=60, trials=1),
     )
+
+
+@pytest.fixture(scope="module")
+def few(suite: Suite) -> Suite:
+    return suite.model_copy(update={"tests": suite.active[:4]})
 
 
 def test_the_recorded_conversation_comes_back_word_for_word_on_its_own_seed(
@@ -74,14 +81,14 @@ def test_the_timeline_is_the_conversation_in_order(incident_replay: Replay) -> N
     assert any(m.what == "refusal" for m in moments)
 
 
-def test_the_cause_is_the_memory_of_v2_and_no_harmless_change(incident_replay: Replay) -> None:
-    effects = intervene(incident_replay, list(plan_interventions(incident_replay, V1)))
-    by_name = {effect.name: effect for effect in effects}
-    cause = name_root_cause(incident_replay, V1, effects)
+def test_the_cause_is_the_memory_of_v2_and_no_harmless_change(
+    incident_replay: Replay, effects: dict[str, Intervention]
+) -> None:
+    cause = name_root_cause(incident_replay, V1, list(effects.values()))
     assert set(cause.name.split(" + ")) == {"memory.pin_policy", "memory.window"}
     for harmless in ("model.style", "limits.max_steps", "safeguards.trajectory.warn_at"):
-        assert by_name[f"revert {harmless}"].effect == 0
-    assert by_name["run on v1"].ci_low > 0
+        assert effects[f"revert {harmless}"].effect == 0
+    assert effects["run on v1"].ci_low > 0
 
 
 def test_another_cause_gets_another_name(incident: Incident) -> None:
@@ -92,28 +99,19 @@ def test_another_cause_gets_another_name(incident: Incident) -> None:
     assert cause.name == "model.caution"
 
 
-def test_without_a_failure_there_is_no_cause_and_no_test(incident: Incident, suite: Suite) -> None:
+def test_without_a_failure_there_is_no_cause_and_no_test(incident: Incident, few: Suite) -> None:
     harmless = incident.model_copy(
         update={"trajectory": incident.trajectory[:1], "seed": None, "incident_id": "INC-0"}
     )
-    seen = investigate(
-        harmless,
-        suite,
-        ARTIFACTS / "production_log.parquet",
-        Run(seed=7),
-        version=V2,
-        baseline=V1,
-        fixed=None,
-        effort=Effort(replays=5, audit=100, trials=1),
-    )
+    seen = small(harmless, few, fixed=None, replays=5)
     assert seen.report.root_cause == "not identified"
     assert seen.report.blast_radius is None
     assert seen.report.new_tests == ()
-    assert seen.suite.tests == suite.tests
+    assert seen.suite.tests == few.tests
 
 
-def test_an_effect_is_a_paired_difference(incident_replay: Replay) -> None:
-    for effect in intervene(incident_replay, list(plan_interventions(incident_replay, V1))[:3]):
+def test_an_effect_is_a_paired_difference(effects: dict[str, Intervention]) -> None:
+    for effect in effects.values():
         assert effect.ci_low <= effect.effect <= effect.ci_high
         difference = effect.factual.k / effect.factual.n
         difference -= effect.counterfactual.k / effect.counterfactual.n
@@ -136,11 +134,11 @@ def test_a_safe_replay_cannot_become_a_failure(incident: Incident) -> None:
         failure_of(incident, safe.trajectories[0], safe.trajectories[0], "record_exfiltration")
 
 
-def test_the_loop_closes(seen: Investigation) -> None:
-    report = seen.report
+def test_the_loop_closes(loop: Path) -> None:
+    report, grown = read_artifact(loop, IncidentReport), read_artifact(loop, Suite)
     assert (report.gate_after, report.gate_of_fix) == ("BLOCK", "OK")
     assert len(report.new_tests) >= 2
-    assert set(report.new_tests) <= {test.test_id for test in seen.suite.active}
+    assert set(report.new_tests) <= {test.test_id for test in grown.active}
     assert report.claims["affected_users"] == "1247"
     assert report.blast_radius is not None
     assert report.blast_radius.ci_low <= report.blast_radius.estimate <= report.blast_radius.ci_high
@@ -150,15 +148,15 @@ def test_the_loop_closes(seen: Investigation) -> None:
     assert report.touched["REF-AK98-1015"] >= 1
 
 
-def test_gates_that_share_conversations_say_what_they_would_say_alone(suite: Suite) -> None:
+def test_gates_that_share_conversations_say_what_they_would_say_alone(few: Suite) -> None:
     shared: Known = {}
     told: list[Trajectory] = []
     for version in (V2, V3, V2):
         told.clear()
         report = run_gate(
-            suite, V1, version, run=Run(seed=7, progress=told.append, known=shared), trials=2
+            few, V1, version, run=Run(seed=7, progress=told.append, known=shared), trials=1
         )
-        alone = run_gate(suite, V1, version, run=Run(seed=7), trials=2)
+        alone = run_gate(few, V1, version, run=Run(seed=7), trials=1)
         assert report.model_dump_json() == alone.model_dump_json()
         assert len(told) >= sum(e.conversations for e in report.executions)  # and confirmations
     once = sum(e.conversations for e in report.executions) // 2
@@ -167,18 +165,9 @@ def test_gates_that_share_conversations_say_what_they_would_say_alone(suite: Sui
     assert versions.count(V2.sha256) < 2 * once
 
 
-def test_replaying_twice_leaves_the_suite_as_replaying_once(
-    incident: Incident, seen: Investigation
-) -> None:
-    again = investigate(
-        incident,
-        seen.suite,
-        ARTIFACTS / "production_log.parquet",
-        Run(seed=7),
-        version=V2,
-        baseline=V1,
-        fixed=V3,
-        effort=Effort(replays=20, audit=300, trials=10),
-    )
-    assert again.suite.model_dump_json() == seen.suite.model_dump_json()
-    assert again.report.model_dump_json() == seen.report.model_dump_json()
+def test_replaying_twice_leaves_the_suite_as_replaying_once(incident: Incident, few: Suite) -> None:
+    once = small(incident, few)
+    again = small(incident, once.suite)
+    assert len(once.suite.tests) >= len(few.tests) + 2
+    assert again.suite.model_dump_json() == once.suite.model_dump_json()
+    assert again.report.model_dump_json() == once.report.model_dump_json()

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -48,15 +49,13 @@ RULES = {
     "decomposition_by_harmless_steps": "secret_disclosed",
     "action_while_review_is_pending": "action_under_review",
 }
+ONE = "injection_with_tool_misuse"
 
 
-@pytest.fixture(scope="module")
-def suite() -> Suite:
+@cache
+def investigated(path: Path) -> Investigation:
     whole = read_artifact(ARTIFACTS, Suite)
-    return whole.model_copy(update={"tests": whole.only("stress").tests[:3]})
-
-
-def investigated(path: Path, suite: Suite) -> Investigation:
+    suite = whole.model_copy(update={"tests": whole.only("stress").tests[:3]})
     taken = take_in(path)
     return investigate(
         taken,
@@ -85,9 +84,11 @@ def test_the_five_kinds_are_there() -> None:
     assert OTHERS.keys() == RULES.keys()
 
 
-@pytest.mark.parametrize("name", list(RULES))
-def test_each_kind_goes_through_the_whole_stage(name: str, suite: Suite) -> None:
-    seen = investigated(OTHERS[name], suite)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=pytest.mark.slow) for name in RULES if name != ONE] + [ONE]
+)
+def test_each_kind_goes_through_the_whole_stage(name: str) -> None:
+    seen = investigated(OTHERS[name])
     report, story = seen.report, seen.report.story
     assert story is not None
     assert report.rule_id == RULES[name]
@@ -105,9 +106,10 @@ def test_each_kind_goes_through_the_whole_stage(name: str, suite: Suite) -> None
     assert again == report
 
 
-def test_an_approval_that_the_agent_made_up_is_found_in_the_record(suite: Suite) -> None:
+@pytest.mark.slow
+def test_an_approval_that_the_agent_made_up_is_found_in_the_record() -> None:
     # The sandbox has no timeouts, so this step cannot come back, and the report says so.
-    report = investigated(OTHERS["tool_result_made_up_after_timeout"], suite).report
+    report = investigated(OTHERS["tool_result_made_up_after_timeout"]).report
     assert report.story is not None
     assert {claim.value for claim in report.story.unsupported} == {"AP-3316"}
     assert any("request_approval failed in the file" in gap for gap in report.story.gaps)
@@ -116,7 +118,7 @@ def test_an_approval_that_the_agent_made_up_is_found_in_the_record(suite: Suite)
 
 
 def test_a_foreign_trace_that_nothing_here_can_replay_gives_a_useful_report(
-    tmp_path: Path, suite: Suite
+    tmp_path: Path,
 ) -> None:
     call = {"id": "x", "function": {"name": "deploy", "arguments": "{}"}}
     messages = [
@@ -125,7 +127,7 @@ def test_a_foreign_trace_that_nothing_here_can_replay_gives_a_useful_report(
     ]
     path = tmp_path / "trace.jsonl"
     path.write_text("\n".join(map(json.dumps, messages)), encoding="utf-8")
-    report = investigated(path, suite).report
+    report = investigated(path).report
     assert report.story is not None
     assert (report.rule_id, report.root_cause, report.new_tests) == ("", "not identified", ())
     assert report.reproduction.n == 40
@@ -305,6 +307,7 @@ def replayed(folder: Path) -> subprocess.CompletedProcess[bytes]:
     return subprocess.run(command, capture_output=True, cwd=ROOT, check=False)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="needs SIGKILL")
 @pytest.mark.parametrize(
     ("where", "nth", "is_new"),
@@ -332,6 +335,7 @@ def test_killed_while_it_writes_it_leaves_the_old_suite_or_the_new(
     read_artifact(folder, IncidentReport)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="needs SIGKILL")
 @pytest.mark.parametrize("seconds", [0.5, 1.2, 2.0])
 def test_killed_at_any_moment_it_can_be_run_again(

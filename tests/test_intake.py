@@ -264,6 +264,7 @@ def test_an_inspect_log_is_read_as_json(tmp_path: Path) -> None:
         take_in(path, "9")
 
 
+@pytest.mark.slow
 def test_a_binary_inspect_log_says_the_same_as_its_json(tmp_path: Path) -> None:
     log_module = pytest.importorskip("inspect_ai.log")
     tree = {

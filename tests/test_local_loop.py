@@ -37,6 +37,7 @@ def answers() -> list[dict[str, object]]:
     return [json.loads(line)["response"] for line in TAPE.read_text().splitlines()[1:]]
 
 
+@pytest.mark.slow
 def test_the_loop_runs_to_its_end_on_a_real_models_words(loop: tuple[Path, list[str]]) -> None:
     folder, said = loop
     end = said.index("Incident loop complete.")
@@ -51,6 +52,7 @@ def test_the_loop_runs_to_its_end_on_a_real_models_words(loop: tuple[Path, list[
     assert not_on_tape == 0, f"record the tape again: {__doc__}"
 
 
+@pytest.mark.slow
 def test_the_artifacts_hold_what_the_model_said(loop: tuple[Path, list[str]]) -> None:
     folder, _ = loop
     spoken = {answer.get("content") for answer in answers()}

@@ -1,5 +1,7 @@
 """The stored measurement of the suite is what the code measures."""
 
+import pytest
+
 from safety_lib.artifacts import read_experiment
 from safety_lib.experiments.mutants import ROLLOUTS, adequacy_of
 from safety_lib.pipeline import NOTEBOOKS
@@ -9,6 +11,7 @@ STORED = read_experiment(NOTEBOOKS.parent / "artifacts", "mutation_adequacy")
 SUITES = STORED.expect(MutationAdequacy).suites
 
 
+@pytest.mark.slow
 def test_a_slice_of_the_stored_result_comes_out_again() -> None:
     names = ("policy not pinned", "mail never held", "another style")
     stored = SUITES[ROLLOUTS[0]]

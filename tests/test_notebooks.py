@@ -251,6 +251,7 @@ def artifacts_of(folder: Path, seed: int) -> dict[str, bytes]:
     return {name: (folder / f"{name}.json").read_bytes() for name in written}
 
 
+@pytest.mark.slow
 def test_one_seed_gives_one_set_of_artifacts_and_another_seed_another(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -481,6 +482,7 @@ def test_it_is_noticed_when_little_is_compared(lost: str) -> None:
     assert not enough_is_compared(notebooks)
 
 
+@pytest.mark.slow
 def test_the_types_of_the_library_hold_in_the_notebooks(tmp_path: Path) -> None:
     pytest.importorskip("nbqa", reason="nbqa is not installed (it is in the dev extra)")
     done = subprocess.run(

@@ -18,7 +18,8 @@ from typing import NamedTuple
 
 import pytest
 
-from safety_lib.pipeline.plan import CHECKOUT, STAGES
+from safety_lib.artifacts import CHECKOUT
+from safety_lib.pipeline.plan import STAGES
 
 # Python imports this by itself in each process that has its folder on the path. A request to
 # anywhere passes one of these events, as long as no proxy stands in between.
@@ -145,17 +146,20 @@ needs_namespace = pytest.mark.skipif(
 )
 
 
+@pytest.mark.slow
 def test_the_demo_asks_only_this_machine(demo: Seen) -> None:
     kernels = [line for line in demo.processes if "ipykernel_launcher" in line]
     assert len(kernels) == len(STAGES)
     assert demo.outside == []
 
 
+@pytest.mark.slow
 def test_the_site_is_built_without_asking_anybody(html: Seen) -> None:
     assert any("build_site" in line for line in html.processes)
     assert html.outside == []
 
 
+@pytest.mark.slow
 @needs_namespace
 def test_demo_and_site_succeed_where_there_is_no_network(demo: Seen, html: Seen) -> None:
     assert (demo.no_way_out, html.no_way_out) == (0, 0)

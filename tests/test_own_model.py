@@ -271,6 +271,7 @@ def own_run(endpoint: Endpoint, tmp_path_factory: pytest.TempPathFactory) -> Ite
     yield OwnRun(folder, done.stdout + done.stderr, plan, asked)
 
 
+@pytest.mark.slow
 def test_a_planted_key_is_found_nowhere(endpoint: Endpoint, own_run: OwnRun) -> None:
     folder, printed, _, _ = own_run
     assert endpoint.keys == {f"Bearer {KEY}"}
@@ -283,6 +284,7 @@ def test_a_planted_key_is_found_nowhere(endpoint: Endpoint, own_run: OwnRun) -> 
     assert {path.suffix for path in repeated} >= {".jsonl"}  # what repeated it was kept without it
 
 
+@pytest.mark.slow
 def test_a_run_on_ones_own_model_ends_in_a_verdict_or_says_why_not(own_run: OwnRun) -> None:
     report = read_artifact(own_run.folder / "artifacts", GateReport)
     assert report.model == "openai:tiny"
@@ -307,6 +309,7 @@ def test_a_dry_run_that_stops_says_so_without_a_copy_to_look_at(own_run: OwnRun)
     assert "see " not in str(stopped.value)
 
 
+@pytest.mark.slow
 def test_the_steps_of_the_readme_lead_to_a_verdict(endpoint: Endpoint, tmp_path: Path) -> None:
     section = (ROOT / "README.md").read_text(encoding="utf-8").split("## Your own model")[1]
     blocks = re.findall(r"^ *```bash\n(.*?)^ *```", section.split("\n## ")[0], re.DOTALL | re.M)

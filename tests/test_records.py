@@ -18,10 +18,9 @@ from safety_lib import records
 from safety_lib.agent.safeguards import Safeguards
 from safety_lib.agent.sandbox import Sandbox
 from safety_lib.agent.versions import load_version
-from safety_lib.artifacts import read_artifact, read_experiment, read_incident
+from safety_lib.artifacts import CHECKOUT, read_artifact, read_experiment, read_incident
 from safety_lib.attack.scenarios import all_scenarios
 from safety_lib.incident.intake import take_in
-from safety_lib.pipeline.plan import CHECKOUT
 from safety_lib.policy import load_policy
 from safety_lib.records import (
     Artifact,
@@ -47,7 +46,7 @@ from safety_lib.records import (
     unchecked,
 )
 from safety_lib.rollout.campaign import run_campaign
-from safety_lib.rollout.conversation import plan_attack, replay
+from safety_lib.rollout.conversation import plan_attack, plan_replay
 
 ARTIFACTS = CHECKOUT / "artifacts"
 CALL = ToolCall(id="c1", name="read_ticket", arguments={"ticket": "T-203"})
@@ -176,7 +175,7 @@ def test_what_a_tool_or_a_crashing_check_says_is_made_whole(
     def crashes(guard: Safeguards, call: ToolCall) -> None:
         raise ValueError("half \udc00")
 
-    job = replay(load_version("v1"), ["Please read ticket T-203."], name="half", seed=1)
+    job = plan_replay(load_version("v1"), ["Please read ticket T-203."], name="half", seed=1)
     with monkeypatch.context() as patched:
         patched.setattr(Sandbox, "run", says)
         (told,) = run_campaign([job])

@@ -33,7 +33,6 @@ from safety_lib.incident.interventions import (
     name_root_cause,
     out_of_sight,
     plan_interventions,
-    replacements,
 )
 from safety_lib.incident.replay import Replay, turns_of
 from safety_lib.records import Bisection, Experiment, Intervention
@@ -180,12 +179,6 @@ def test_whatever_breaks_it_the_sets_are_minimal(breaking: list[set[str]]) -> No
 
 
 # --------------------------------------------------------------------------- interventions
-
-
-@pytest.fixture(scope="module")
-def effects(incident_replay: Replay) -> dict[str, Intervention]:
-    planned = [*plan_interventions(incident_replay, V1), *replacements(incident_replay)]
-    return {effect.name: effect for effect in intervene(incident_replay, planned)}
 
 
 def test_everything_that_can_be_changed_is_changed(effects: dict[str, Intervention]) -> None:
@@ -338,6 +331,7 @@ def test_every_miss_is_told(stored: Experiment[RootCauseAccuracy]) -> None:
     assert len(stored.result.misses) == sum(search.n - search.k for search in counted)
 
 
+@pytest.mark.slow
 def test_a_slice_of_the_experiment_comes_out_the_same(
     stored: Experiment[RootCauseAccuracy],
 ) -> None:
@@ -374,6 +368,7 @@ def test_the_decisive_turn_is_found_more_often_than_it_is_the_one_that_broke() -
     assert stored.search.k == sum(case.told == case.truth for case in stored.cases)
 
 
+@pytest.mark.slow
 def test_a_slice_of_the_decisive_turns_comes_out_the_same() -> None:
     stored = read_experiment(ARTIFACTS, "decisive_turn_accuracy")
     first = tuple(islice(decisive_turns(**stored.parameters, seed=stored.seed), 3))

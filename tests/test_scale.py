@@ -38,6 +38,7 @@ def journal_of_one(path: Path, count: int) -> bytes:
     return path.read_bytes()
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("default")
 def test_two_dask_workers_write_the_bytes_of_one(tmp_path: Path) -> None:
     distributed = pytest.importorskip("distributed", reason="the dask extra is not installed")
@@ -61,12 +62,13 @@ def test_two_dask_workers_write_the_bytes_of_one(tmp_path: Path) -> None:
     assert made[0] == made[1]
 
 
+@pytest.mark.slow
 def test_a_worker_that_is_killed_costs_what_it_had_not_given_back(tmp_path: Path) -> None:
-    expected = journal_of_one(tmp_path / "one.jsonl", 400)
+    expected = journal_of_one(tmp_path / "one.jsonl", 200)
     path = tmp_path / "journal.jsonl"
     with ProcessPoolExecutor(2) as pool:
         victim = pool.submit(os.getpid).result()
-        held = run_campaign(jobs(400), run=Run(executor=pool, workers=2), journal=path)
+        held = run_campaign(jobs(200), run=Run(executor=pool, workers=2), journal=path)
         for _ in range(20):
             next(held)
         os.kill(victim, signal.SIGKILL)
@@ -74,11 +76,11 @@ def test_a_worker_that_is_killed_costs_what_it_had_not_given_back(tmp_path: Path
             list(held)
     kept = path.read_bytes()
     assert expected.startswith(kept)
-    assert 21 <= kept.count(b"\n") < 400
+    assert 21 <= kept.count(b"\n") < 200
     with ProcessPoolExecutor(2) as pool:
         assert (
-            len(list(run_campaign(jobs(400), run=Run(executor=pool, workers=2), journal=path)))
-            == 400
+            len(list(run_campaign(jobs(200), run=Run(executor=pool, workers=2), journal=path)))
+            == 200
         )
     assert path.read_bytes() == expected
 
@@ -86,7 +88,7 @@ def test_a_worker_that_is_killed_costs_what_it_had_not_given_back(tmp_path: Path
 class Started:
     """``python -m safety_lib stress`` in a process group of its own, as a terminal starts it."""
 
-    def __init__(self, folder: Path, workers: int, rollouts: int = 600) -> None:
+    def __init__(self, folder: Path, workers: int, rollouts: int = 240) -> None:
         arguments = ["--rollouts", str(rollouts), "--workers", str(workers)]
         self.folder = folder
         self.process = subprocess.Popen(
@@ -123,6 +125,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> bytes:
     return (folder / "stress_failures.json").read_bytes()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("number", "workers"), [(signal.SIGINT, 2), (signal.SIGKILL, 2)])
 def test_a_campaign_that_is_stopped_goes_on_to_the_same_artifact(
     tmp_path: Path, whole: bytes, number: signal.Signals, workers: int
@@ -172,13 +175,14 @@ def test_what_the_journal_holds_is_not_held_again(
     assert ids == [job.rollout_id for job in jobs(120)][70:]
 
 
+@pytest.mark.slow
 def test_the_bar_counts_conversations_and_failures_so_far(tmp_path: Path) -> None:
     """On a terminal; into a pipe nothing is drawn (see the campaigns above)."""
     pty = pytest.importorskip("pty", reason="this system has no terminals of that kind")
     termios = pytest.importorskip("termios")
     reader, writer = pty.openpty()
     termios.tcsetwinsize(writer, (24, 100))
-    arguments = ["--rollouts", "300", "--artifacts", str(tmp_path)]
+    arguments = ["--rollouts", "60", "--artifacts", str(tmp_path)]
     child = subprocess.Popen(
         [sys.executable, "-m", "safety_lib", "stress", *arguments],
         cwd=ROOT,
@@ -199,4 +203,4 @@ def test_the_bar_counts_conversations_and_failures_so_far(tmp_path: Path) -> Non
     assert counts == sorted(counts)
     assert counts[-1] > 0
     assert re.search(rb"\d+ conversations", drawn)
-    assert "failures in 300 conversations" in said
+    assert "failures in 60 conversations" in said

@@ -368,7 +368,7 @@ MESSAGES = st.builds(
 )
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=150, deadline=None)
 @given(messages=st.lists(MESSAGES, max_size=6), seed=st.integers(0, 2**31 - 1))
 def test_it_answers_any_messages_without_raising(messages: list[Message], seed: int) -> None:
     answer = MODEL.complete(messages, TOOLS, seed=seed)

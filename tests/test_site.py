@@ -18,6 +18,8 @@ from safety_lib.pipeline.plan import NOTEBOOKS
 from safety_lib.pipeline.site import _STYLE, _html_of
 from safety_lib.report.documents import DOCUMENTS
 
+pytestmark = pytest.mark.slow  # the site takes seconds to build
+
 
 def test_each_notebook_report_and_document_is_linked_from_the_index(site: Path) -> None:
     linked = set(re.findall(r'href="(\w+)\.html"', (site / "index.html").read_text("utf-8")))

@@ -72,6 +72,7 @@ def test_the_same_seed_gives_the_same_bytes_and_another_seed_other_rows(
     assert rows(other[0]) != rows(traffic[0])[:60]
 
 
+@pytest.mark.slow
 def test_the_rows_do_not_depend_on_the_number_of_processes(tmp_path: Path) -> None:
     one = write_traffic(tmp_path / "one", load_version("v2"), 260, seed=3)
     two = write_traffic(tmp_path / "two", load_version("v2"), 260, seed=3, workers=2)

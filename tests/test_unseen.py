@@ -42,8 +42,10 @@ def left_to_see(modes: list[str | None], shares: np.ndarray) -> np.ndarray:
 @pytest.mark.parametrize(
     "shares",
     [
-        np.full(6, 0.02),  # rare modes, all alike
-        0.6 / np.arange(1, 13) / (1 / np.arange(1, 13)).sum(),  # a few often, many rarely
+        pytest.param(np.full(6, 0.02), marks=pytest.mark.slow),  # rare modes, all alike
+        pytest.param(  # a few often, many rarely
+            0.6 / np.arange(1, 13) / (1 / np.arange(1, 13)).sum(), marks=pytest.mark.slow
+        ),
         np.array([0.08]),  # one mode, found late
     ],
     ids=["rare", "zipf", "one"],

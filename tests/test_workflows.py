@@ -199,6 +199,7 @@ def test_a_line_of_the_gate_is_no_command_for_the_runner(tmp_path: Path) -> None
     assert last == f"::{token}::"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("candidate", "code"), [("v2", "2"), ("--help", "3"), ("v9", "3")])
 def test_the_real_gate_takes_what_the_workflow_gives_it(
     tmp_path: Path, candidate: str, code: str
