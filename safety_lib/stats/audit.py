@@ -12,7 +12,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import ArrayLike
 
-from safety_lib.stats.intervals import share, whole, z_value
+from safety_lib.stats.intervals import share, whole_number, z_value
 
 
 def hypergeometric_upper(
@@ -54,7 +54,11 @@ def hypergeometric_upper(
     >>> hypergeometric_upper(0, 300, 10_000)
     97
     """
-    k, n, population = whole("k", k), whole("n", n), whole("population", population)
+    k, n, population = (
+        whole_number("k", k),
+        whole_number("n", n),
+        whole_number("population", population),
+    )
     if not k <= n <= population:
         raise ValueError(f"needs k <= n <= population, not {k}, {n}, {population}")
     alpha = 1 - share("level", level)
@@ -197,7 +201,7 @@ def stratified_audit(
     if len({column.shape for column in columns}) > 1 or columns[0].ndim != 1:
         raise ValueError("sizes, audited and positive must have one shape")
     strata = [
-        (whole("sizes", size), whole("audited", n), whole("positive", x))
+        (whole_number("sizes", size), whole_number("audited", n), whole_number("positive", x))
         for size, n, x in zip(*columns, strict=True)
         if size != 0
     ]

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 
-from safety_lib.stats.intervals import Interval, k_of_n, whole, wilson, z_value
+from safety_lib.stats.intervals import Interval, k_of_n, whole_number, wilson, z_value
 
 
 def newcombe_difference(k1: int, n1: int, k2: int, n2: int, level: float = 0.95) -> Interval:
@@ -84,7 +84,7 @@ def tango(b: int, c: int, n: int, level: float = 0.95) -> Interval:
     >>> print(tango(0, 0, 60))
     0.000 [-0.060, 0.060]
     """
-    b, c = whole("b", b), whole("c", c)
+    b, c = whole_number("b", b), whole_number("c", c)
     n = k_of_n(b + c, n)[1]
     z = z_value(level)
 

@@ -64,7 +64,7 @@ class Rate:
         return f"{self.k}/{self.n} = {self.estimate:.3f} [{self.low:.3f}, {self.high:.3f}]"
 
 
-def whole(name: str, value: Any) -> int:
+def whole_number(name: str, value: Any) -> int:
     """Return a count as an int, or raise a ValueError that names it."""
     if not (math.isfinite(value) and value >= 0 and value == int(value)):
         raise ValueError(f"{name} must be a whole number of at least 0, not {value}")
@@ -73,7 +73,7 @@ def whole(name: str, value: Any) -> int:
 
 def k_of_n(k: Any, n: Any) -> tuple[int, int]:
     """Return k and n as ints, or raise a ValueError when they are not k of n >= 1."""
-    k, n = whole("k", k), whole("n", n)
+    k, n = whole_number("k", k), whole_number("n", n)
     if n == 0:
         raise ValueError("n must be at least 1")
     if k > n:

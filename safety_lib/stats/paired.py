@@ -15,7 +15,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from safety_lib.stats.intervals import FloatArray, finite_array, whole
+from safety_lib.stats.intervals import FloatArray, finite_array, whole_number
 
 Alternative = Literal["two-sided", "greater", "less"]
 
@@ -73,7 +73,7 @@ def mcnemar(b: int, c: int) -> McNemar:
     """
     from scipy.special import bdtr
 
-    b, c = whole("b", b), whole("c", c)
+    b, c = whole_number("b", b), whole_number("c", c)
     n = b + c
     smaller_tail, upper_tail = (float(bdtr(k, n, 0.5)) for k in (min(b, c), c))
     mid_p = min(1.0, 2 * smaller_tail - math.comb(n, b) / 2**n)

@@ -11,7 +11,7 @@ import math
 import numpy as np
 from numpy.typing import ArrayLike
 
-from safety_lib.stats.intervals import FloatArray, Interval, finite_array, share, whole
+from safety_lib.stats.intervals import FloatArray, Interval, finite_array, share, whole_number
 
 
 def confidence_sequence(s: int, n: int, level: float = 0.95) -> Interval:
@@ -47,7 +47,7 @@ def confidence_sequence(s: int, n: int, level: float = 0.95) -> Interval:
     >>> print(confidence_sequence(5, 50))
     0.100 [0.016, 0.287]
     """
-    s, n = whole("s", s), whole("n", n)
+    s, n = whole_number("s", s), whole_number("n", n)
     if s > n:
         raise ValueError(f"s must be at most n, not {s} of {n}")
     share("level", level)

@@ -160,10 +160,16 @@ def test_the_first_bound_is_a_confidence_sequence_at_half_of_alpha():
     clean = new_mode_bound([None] * 40)
     assert clean[-1] == pytest.approx(confidence_sequence(0, 40, 0.975).high)
     # The second sequence starts after the mode that opened it, with a sixth of alpha.
-    after = new_mode_bound(["a", *[None] * 39])
+    after = new_mode_bound(["a", *[None] * 38, "a"])
     own = confidence_sequence(0, 39, 1 - 0.05 / 6).high
-    assert after[-1] == pytest.approx(min(own, confidence_sequence(1, 40, 0.975).high))
+    assert after[-1] == pytest.approx(min(own, confidence_sequence(2, 40, 0.975).high))
     assert (np.diff(after) <= 0).all()
+    # What was seen before the second new mode is the better bound for a while.
+    second = new_mode_bound(["a", *[None] * 38, "b"])
+    assert second[-1] == second[-2] == pytest.approx(confidence_sequence(0, 38, 1 - 0.05 / 6).high)
+    assert new_mode_bound(["a", "b", *["a", "b"] * 200])[-1] == pytest.approx(
+        confidence_sequence(0, 400, 1 - 0.05 / 12).high
+    )
 
 
 # ------------------------------------------------------------------ attribution

@@ -247,6 +247,12 @@ def test_bad_input_is_a_value_error(call):
         call()
 
 
+@pytest.mark.parametrize("result", [wilson(1, 5), tango(1, 2, 9)])
+def test_a_result_cannot_be_changed(result):
+    with pytest.raises(AttributeError):
+        result.low = 0.0
+
+
 def test_importing_the_modules_does_not_import_scipy():
     names = [module.name for module in pkgutil.iter_modules(package.__path__, "safety_lib.stats.")]
     code = f"import sys, {', '.join(names)}; sys.exit('scipy' in sys.modules)"
