@@ -37,7 +37,7 @@ notebooks: $(VENV)/core ## run the notebooks and store them with their outputs
 	$(RUN) -c "from safety_lib.pipeline import refresh_notebooks; refresh_notebooks()"
 	$(RUN) -c "from safety_lib.report.documents import write_documents; write_documents('artifacts')"
 
-html: $(VENV)/core ## one site of notebooks, gate report and documents, in artifacts/site
+html: $(VENV)/core ## one site of notebooks, report, documents and API, in artifacts/site
 	$(RUN) -c "from safety_lib.pipeline.site import build_site; print(build_site())"
 
 experiments: $(VENV)/core ## run what takes longer than a notebook may, into artifacts/experiments

@@ -17,7 +17,6 @@ FEWEST_PARAMETERS = 3
 NOT_YET = frozenset(
     {
         "agent",
-        "figures",
         "gate",
         "incident",
         "production",

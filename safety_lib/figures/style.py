@@ -90,7 +90,20 @@ def sheet() -> AbstractContextManager[None]:
 
 
 def fit_height(rows: int, least: float = 2.6, most: float = 3.6) -> float:
-    """Return the height in inches that gives every row its line."""
+    """Return the height in inches that gives every row its line.
+
+    Parameters
+    ----------
+    rows : int
+        Lines to be drawn.
+    least, most : float
+        Bounds in inches, whatever the rows.
+
+    Returns
+    -------
+    float
+        In [least, most].
+    """
     return min(most, max(least, 1.05 + 0.17 * rows))
 
 
@@ -119,6 +132,11 @@ def draw(
     ax : Axes, optional
         What to draw into. The margins are taken from its cell of the grid, unless the figure has
         a layout engine: that makes the room itself.
+
+    Returns
+    -------
+    Axes
+        Those that were given, or those of the new figure.
     """
     if ax is None:
         import matplotlib.pyplot as plt
@@ -156,9 +174,21 @@ def dress(ax: Axes) -> None:
 
 
 def panel(ax: Axes, bottom: float, height: float, above: Axes | None = None) -> Axes:
-    """Return axes as wide as others, inside them; bottom and height are shares of theirs.
+    """Return axes as wide as others, inside them.
 
-    Those that stand above others share their horizontal axis.
+    Parameters
+    ----------
+    ax : Axes
+        What to stand in; nothing else of them is drawn.
+    bottom, height : float
+        Shares of their height, in [0, 1].
+    above : Axes, optional
+        Those below, whose horizontal axis is shared.
+
+    Returns
+    -------
+    Axes
+        One of their ``child_axes``.
     """
     ax.set_axis_off()
     inner = ax.inset_axes((0, bottom, 1, height), sharex=above)
@@ -253,6 +283,20 @@ def finish(axes: Axes, reading: Iterable[str], *, shown: bool) -> Axes:
 
     A figure of one's own is shown first; in a notebook that also closes it. What was drawn into
     the axes of a reader is left to them, to be shown or saved with what stands beside it.
+
+    Parameters
+    ----------
+    axes : Axes
+        What was drawn into.
+    reading : iterable of str
+        The lines.
+    shown : bool
+        Whether the figure is one's own.
+
+    Returns
+    -------
+    Axes
+        Those that were given.
     """
     if shown:
         import matplotlib.pyplot as plt
@@ -291,13 +335,37 @@ def label_width(labels: Iterable[str], size: float = FONT, *, bold: bool = False
     """Return the inches that the longest of some labels needs, margins included.
 
     Estimated from the mean width of a letter, so that no drawing is needed to lay out another.
+
+    Parameters
+    ----------
+    labels : iterable of str
+        What stands left of the axes.
+    size : float
+        Of the letters, in points.
+    bold : bool
+        Whether they are wider.
+
+    Returns
+    -------
+    float
+        Inches.
     """
     longest = max((len(label) for label in labels), default=0)
     return 0.22 + longest * size * (0.0085 if bold else 0.0072)
 
 
 def rows_axis(axes: Axes, labels: Sequence[str], size: float = FONT) -> None:
-    """Give the axes one labelled row per entry, from the top down, without a spine."""
+    """Give the axes one labelled row per entry, from the top down, without a spine.
+
+    Parameters
+    ----------
+    axes : Axes
+        Rows stand at 0, 1, 2 and so on.
+    labels : sequence of str
+        One a row.
+    size : float
+        Of the letters, in points.
+    """
     axes.set_yticks(range(len(labels)), labels, fontsize=size)
     axes.set_ylim(len(labels) - 0.4, -0.6)
     axes.tick_params(axis="y", length=0)
@@ -307,7 +375,21 @@ def rows_axis(axes: Axes, labels: Sequence[str], size: float = FONT) -> None:
 def interval(
     axes: Axes, y: float, estimate: float, low: float, high: float, mark: Mark, size: float = 6.5
 ) -> None:
-    """Draw an estimate as a mark on the line of its interval; the ends show that they are ends."""
+    """Draw an estimate as a mark on the line of its interval; the ends show that they are ends.
+
+    Parameters
+    ----------
+    axes : Axes
+        What to draw into.
+    y : float
+        The row.
+    estimate, low, high : float
+        In the units of the horizontal axis; no line is drawn where low is above high.
+    mark : Mark
+        How.
+    size : float
+        Of the mark, in points.
+    """
     if low <= high:
         axes.plot(
             [low, high],
@@ -323,7 +405,19 @@ def interval(
 
 
 def dot(axes: Axes, x: float, y: float, mark: Mark, size: float = 6.5) -> None:
-    """Draw one mark; an open one has a white face, so that lines do not show through."""
+    """Draw one mark; an open one has a white face, so that lines do not show through.
+
+    Parameters
+    ----------
+    axes : Axes
+        What to draw into.
+    x, y : float
+        Where, in the units of the axes.
+    mark : Mark
+        How.
+    size : float
+        Of the mark, in points.
+    """
     axes.plot(
         [x],
         [y],
@@ -339,7 +433,21 @@ def dot(axes: Axes, x: float, y: float, mark: Mark, size: float = 6.5) -> None:
 
 
 def beside(axes: Axes, y: float, text: str, colour: str = INK, size: float = FONT) -> None:
-    """Write a direct label right of the axes, in the row at y."""
+    """Write a direct label right of the axes.
+
+    Parameters
+    ----------
+    axes : Axes
+        What to write beside.
+    y : float
+        The row.
+    text : str
+        One line or more.
+    colour : str
+        Dark enough to be read.
+    size : float
+        Of the letters, in points.
+    """
     axes.text(
         1.015,
         y,
