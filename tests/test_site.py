@@ -12,8 +12,8 @@ import nbformat
 import pytest
 
 import safety_lib
+from safety_lib.artifacts import CHECKOUT as ROOT
 from safety_lib.pipeline.api import render_api, signature_of
-from safety_lib.pipeline.plan import CHECKOUT as ROOT
 from safety_lib.pipeline.plan import NOTEBOOKS
 from safety_lib.pipeline.site import _STYLE, _html_of
 from safety_lib.report.documents import DOCUMENTS
