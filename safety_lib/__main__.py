@@ -30,6 +30,16 @@ VERDICT_CODES = {"OK": 0, "WARN": 1, "BLOCK": 2}
 F = TypeVar("F", bound=Callable[..., Any])
 
 
+_AT_LEAST_ONE = click.IntRange(min=1)
+
+
+def _stop_after(context: click.Context, _: click.Parameter, most: int | None) -> None:
+    if most:
+        from safety_lib.agent.backends.calls import counting_calls
+
+        context.with_resource(counting_calls(most))
+
+
 def _common(command: F) -> F:
     options = [
         click.option("--artifacts", default="artifacts", show_default=True, metavar="DIR"),
@@ -40,6 +50,13 @@ def _common(command: F) -> F:
             metavar="NAME",
             help="simulated, local, openai:MODEL, cassette:FILE or record:FILE:NAME; "
             "by default what each version names.",
+        ),
+        click.option(
+            "--max-calls",
+            type=_AT_LEAST_ONE,
+            expose_value=False,
+            callback=_stop_after,
+            help="Stop at so many calls of a model; what was journaled is kept.",
         ),
     ]
     return reduce(lambda wrapped, option: option(wrapped), reversed(options), command)
@@ -53,7 +70,6 @@ def _versions(command: F) -> F:
     return reduce(lambda wrapped, option: option(wrapped), reversed(options), command)
 
 
-_AT_LEAST_ONE = click.IntRange(min=1)
 _WORKERS = click.option(
     "--workers", type=_AT_LEAST_ONE, help="Processes; by default as many as pay."
 )
@@ -442,6 +458,10 @@ def _processes(conversations: int, version: Version, model: str) -> int:
 def _workers(processes: int, dask: str = "") -> Iterator[tuple[Executor | None, int]]:
     """Yield where to hold conversations, and how many workers there are."""
     if dask:
+        from safety_lib.agent.backends.calls import most_calls
+
+        if most_calls():
+            raise click.UsageError("--max-calls counts on one machine, so not with --dask")
         try:
             from distributed import Client
         except ImportError:

@@ -40,6 +40,7 @@ def python(checkout: Path, cwd: Path, *arguments: str) -> subprocess.CompletedPr
     )
 
 
+@pytest.mark.slow
 def test_papermill_finds_the_artifacts_from_any_folder(checkout: Path, tmp_path: Path) -> None:
     def papermill(stem: str, cwd: Path, **parameters: object) -> None:
         given = [word for name, value in parameters.items() for word in ("-p", name, str(value))]
@@ -68,6 +69,7 @@ def test_papermill_finds_the_artifacts_from_any_folder(checkout: Path, tmp_path:
     assert sorted(path.name for path in tmp_path.iterdir()) == ["mine", "mine.json", "out.ipynb"]
 
 
+@pytest.mark.slow
 def test_the_demo_takes_paths_from_the_folder_that_it_is_called_in(
     checkout: Path, tmp_path: Path
 ) -> None:

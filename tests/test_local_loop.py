@@ -17,7 +17,6 @@ import pytest
 from safety_lib.agent.versions import load_version
 from safety_lib.artifacts import read_artifact
 from safety_lib.pipeline import PipelineError, load_plan, run_demo
-from safety_lib.pipeline.cost import cost_of
 from safety_lib.records import GateReport, IncidentReport, StressFailures, Suite
 from safety_lib.rollout.campaign import Run
 from safety_lib.stress.discovery import discover
@@ -58,13 +57,6 @@ def test_the_artifacts_hold_what_the_model_said(loop: tuple[Path, list[str]]) ->
     failures = read_artifact(folder, StressFailures).failures
     replies = [reply for failure in failures for reply in failure.model_responses]
     assert any(reply in spoken for reply in replies)
-
-
-def test_the_run_asks_as_much_as_it_says_before(loop: tuple[Path, list[str]]) -> None:
-    expected = cost_of(load_plan(MODEL, {"rollouts": 6}))
-    assert expected.about / 3 <= len(answers()) <= 3 * expected.about
-    assert len(answers()) <= expected.most
-    assert "about" in str(expected)
 
 
 def test_the_tape_is_small_enough_to_keep() -> None:

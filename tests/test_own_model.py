@@ -10,18 +10,28 @@ import subprocess
 import sys
 import textwrap
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 
+from safety_lib.__main__ import main
 from safety_lib.agent.backends import open_backend
+from safety_lib.agent.backends.calls import Calls, counting_calls
 from safety_lib.agent.versions import load_version
 from safety_lib.artifacts import read_artifact
-from safety_lib.pipeline import STAGES, PipelineError, demo, load_plan, run_demo, run_notebooks
-from safety_lib.pipeline.cost import CONFIRM_ABOVE, cost_of
+from safety_lib.pipeline import (
+    STAGES,
+    PipelineError,
+    Plan,
+    demo,
+    load_plan,
+    run_demo,
+    run_notebooks,
+)
+from safety_lib.pipeline.dry_run import dry_run
 from safety_lib.records import GateReport, Message, ToolCall
 
 pytest.importorskip("openai", reason="the openai client is not installed")
@@ -132,7 +142,21 @@ def endpoint() -> Iterator[Endpoint]:
 # --------------------------------------------------------------------------- what it costs
 
 
-def test_nothing_is_written_before_the_cost_is_agreed_to(tmp_path: Path) -> None:
+@pytest.fixture
+def counts(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
+    """Return what puts a number in place of the dry run, which takes as long as a run."""
+
+    def put(number: int) -> None:
+        counted = Calls(number, tokens_in=1_044 * number, tokens_out=16 * number)
+        monkeypatch.setattr(demo, "dry_run", lambda plan: counted)
+
+    return put
+
+
+def test_nothing_is_written_before_the_calls_are_agreed_to(
+    tmp_path: Path, counts: Callable[[int], None]
+) -> None:
+    counts(14_391)
     said: list[str] = []
     asked: list[str] = []
     with pytest.raises(PipelineError, match="nothing was run"):
@@ -143,58 +167,79 @@ def test_nothing_is_written_before_the_cost_is_agreed_to(tmp_path: Path) -> None
             agrees=lambda question: bool(asked.append(question)),
         )
     assert list(tmp_path.iterdir()) == []
-    expected = cost_of(load_plan("openai:tiny"))
-    assert said == [f"{expected}\n"]
-    assert re.search(r"roughly [\d.,]+ million tokens in and [\d,]+ out", said[0])
-    assert asked == [f"Make about {expected.about:,} calls?"]
+    assert said[1] == (
+        "If it fails as often as the simulated one, the model is asked about 14,000 times,\n"
+        "15 million tokens in and 230,000 out; the less it fails, the less often. "
+        "--max-calls N sets a limit.\n"
+    )
+    assert asked == ["Make about 14,000 calls?"]
 
 
 @pytest.mark.parametrize(
-    ("model", "rollouts", "asks"), [("openai:tiny", 12, 1), ("local", 500, 0), ("", 500, 0)]
+    ("model", "number", "most", "asks"),
+    [
+        ("openai:tiny", 1_001, 0, True),
+        ("openai:tiny", 1_000, 0, False),
+        ("openai:tiny", 9_000, 1_000, False),
+        ("openai:tiny", 9_000, 1_001, True),
+        ("local", 9_000, 0, False),
+        ("", 9_000, 0, False),
+    ],
 )
 def test_a_model_is_asked_about_that_costs_money_and_much_of_it(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, model: str, rollouts: int, asks: int
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    counts: Callable[[int], None],
+    model: str,
+    number: int,
+    most: int,
+    asks: bool,
 ) -> None:
     # The table at the end wants a run to tell of, and the run itself is not what is tried here.
     for artifact in (ROOT / "artifacts").glob("*.json"):
         shutil.copy(artifact, tmp_path)
     monkeypatch.setattr(demo, "run_notebooks", lambda *_, **__: [])
+    counts(number)
     asked: list[str] = []
-    run_demo(
-        model=model,
-        rollouts=rollouts,
-        artifacts=tmp_path,
-        say=lambda _: None,
-        agrees=lambda question: asked.append(question) or True,
-    )
-    assert len(asked) == asks
-    assert cost_of(load_plan("openai:tiny")).about > CONFIRM_ABOVE
+    said: list[str] = []
+    with counting_calls(most):
+        run_demo(
+            model=model,
+            artifacts=tmp_path,
+            say=said.append,
+            agrees=lambda question: asked.append(question) or True,
+        )
+    assert bool(asked) == asks
+    limits = [line.split("less often. ")[1] for line in said if "less often. " in line]
+    limit = f"It stops after {most:,}, before its end." if most else "--max-calls N sets a limit."
+    assert limits == ([f"{limit}\n"] if model == "openai:tiny" else [])
 
 
-def test_where_nobody_can_be_asked_it_takes_a_yes(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "safety_lib", "demo", "--model", "openai:tiny"]
-    done = subprocess.run(
-        [*command, "--artifacts", str(tmp_path / "new")],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        stdin=subprocess.DEVNULL,
-        timeout=60,
-        check=False,
-    )
-    assert done.returncode == 3
-    assert done.stderr.count("\n") == 1
-    assert "--yes" in done.stderr
+def test_where_nobody_can_be_asked_it_takes_a_yes(
+    tmp_path: Path, counts: Callable[[int], None], capsys: pytest.CaptureFixture[str]
+) -> None:
+    counts(14_391)
+    assert main(["demo", "--model", "openai:tiny", "--artifacts", str(tmp_path / "new")]) == 3
+    said = capsys.readouterr()
+    assert said.err.count("\n") == 1
+    assert "--yes" in said.err
     assert not (tmp_path / "new").exists()
 
 
 # --------------------------------------------------------------------------- the whole way
 
 
+class OwnRun(NamedTuple):
+    """A run on a model of one's own: where it is, what it said, its plan and what was asked."""
+
+    folder: Path
+    printed: str
+    plan: Plan
+    asked: int
+
+
 @pytest.fixture(scope="module")
-def own_run(
-    endpoint: Endpoint, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[tuple[Path, str]]:
+def own_run(endpoint: Endpoint, tmp_path_factory: pytest.TempPathFactory) -> Iterator[OwnRun]:
     """Run the four notebooks on a model of one's own, a small plan, recorded."""
     folder = tmp_path_factory.mktemp("own")
     with pytest.MonkeyPatch.context() as patch:
@@ -210,7 +255,9 @@ def own_run(
         plan = load_plan(model, sizes)
         for name in ("incident", "log"):
             plan["incident_replay"][name] = str(ROOT / "artifacts" / plan["incident_replay"][name])
+        before = len(endpoint.lengths)
         run_notebooks(STAGES, plan, folder / "artifacts")
+        asked = len(endpoint.lengths) - before
         command = [sys.executable, "-m", "safety_lib", "stress", "--rollouts", "3"]
         command += ["--model", model]
         done = subprocess.run(
@@ -221,11 +268,11 @@ def own_run(
             timeout=120,
             check=False,
         )
-    yield folder, done.stdout + done.stderr
+    yield OwnRun(folder, done.stdout + done.stderr, plan, asked)
 
 
-def test_a_planted_key_is_found_nowhere(endpoint: Endpoint, own_run: tuple[Path, str]) -> None:
-    folder, printed = own_run
+def test_a_planted_key_is_found_nowhere(endpoint: Endpoint, own_run: OwnRun) -> None:
+    folder, printed, _, _ = own_run
     assert endpoint.keys == {f"Bearer {KEY}"}
     files = [path for path in folder.rglob("*") if path.is_file()]
     assert {path.suffix for path in files} >= {".json", ".jsonl", ".ipynb", ".html"}
@@ -236,21 +283,28 @@ def test_a_planted_key_is_found_nowhere(endpoint: Endpoint, own_run: tuple[Path,
     assert {path.suffix for path in repeated} >= {".jsonl"}  # what repeated it was kept without it
 
 
-def test_a_run_on_ones_own_model_ends_in_a_verdict_or_says_why_not(
-    own_run: tuple[Path, str],
-) -> None:
-    report = read_artifact(own_run[0] / "artifacts", GateReport)
+def test_a_run_on_ones_own_model_ends_in_a_verdict_or_says_why_not(own_run: OwnRun) -> None:
+    report = read_artifact(own_run.folder / "artifacts", GateReport)
     assert report.model == "openai:tiny"
     assert report.verdict or report.reasons
 
 
-def test_a_prompt_is_about_as_long_as_was_said(
-    endpoint: Endpoint, own_run: tuple[Path, str]
-) -> None:
-    expected = cost_of(load_plan("openai:tiny"))
-    said = 4 * expected.tokens_in / expected.about
-    sent = sum(endpoint.lengths) / len(endpoint.lengths)
-    assert said / 2 < sent < 2 * said
+@pytest.mark.slow
+def test_the_dry_run_counts_what_the_notebooks_ask(endpoint: Endpoint, own_run: OwnRun) -> None:
+    counted = dry_run(own_run.plan)
+    # One call in eleven goes wrong here, so that less comes back and less is asked.
+    assert counted.number / 20 < own_run.asked < counted.number
+    sent = sum(endpoint.lengths) / len(endpoint.lengths) / 4
+    assert counted.tokens_in / 2 < sent * counted.number < 2 * counted.tokens_in
+
+
+@pytest.mark.slow
+def test_a_dry_run_that_stops_says_so_without_a_copy_to_look_at(own_run: OwnRun) -> None:
+    plan = {**own_run.plan, "stress_testing": {"attacker": "psychic"}}
+    with pytest.raises(PipelineError) as stopped:
+        dry_run(plan)
+    assert str(stopped.value).startswith("on the simulated model, 01_stress_testing stopped at In")
+    assert "see " not in str(stopped.value)
 
 
 def test_the_steps_of_the_readme_lead_to_a_verdict(endpoint: Endpoint, tmp_path: Path) -> None:

@@ -7,8 +7,10 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+from safety_lib.agent.backends.calls import Calls, most_calls
 from safety_lib.agent.versions import load_version
 from safety_lib.artifacts import CHECKOUT, read_artifact
+from safety_lib.pipeline.dry_run import dry_run
 from safety_lib.pipeline.plan import STAGES, PipelineError, Plan, load_plan
 from safety_lib.pipeline.run import Event, StageRun, run_notebooks
 from safety_lib.records import GateReport, IncidentReport, StressFailures, Suite
@@ -22,7 +24,7 @@ from safety_lib.report.summary import (
     suite_lines,
 )
 
-REAL = ("local", "openai:", "record:")  # models that take seconds, or money, a call
+CONFIRM_ABOVE = 1_000  # calls, of a model that somebody is paid for
 _PAID = re.compile(r"(record:.*:)?openai:")
 
 _SAMPLES = CHECKOUT / "artifacts"
@@ -40,6 +42,8 @@ def run_demo(
     agrees: Callable[[str], bool] = lambda _: True,
 ) -> list[StageRun]:
     """Run the four notebooks and say, stage by stage, what came out.
+
+    :func:`~safety_lib.agent.backends.calls.counting_calls` around it limits the calls of all four.
 
     Parameters
     ----------
@@ -61,7 +65,7 @@ def run_demo(
     Raises
     ------
     PipelineError
-        As :func:`~safety_lib.pipeline.run_notebooks`, and if the cost is not agreed to.
+        As :func:`~safety_lib.pipeline.run_notebooks`, and if the calls are not agreed to.
     """
     from tqdm import tqdm
 
@@ -76,21 +80,18 @@ def run_demo(
     # was asked once in this run is not asked again.
     asked = f"record:{tape}:local" if model == "local" else model
     plan = load_plan(asked, overrides)
-    models = _models(plan, asked)
-    if any(name.startswith(REAL) for name in models):
-        from safety_lib.pipeline.cost import CONFIRM_ABOVE, cost_of
-
-        cost = cost_of(plan)
-        say(f"{cost}\n")
-        paid = any(_PAID.match(name) for name in models)
-        if paid and cost.about > CONFIRM_ABOVE and not agrees(f"Make about {cost.about:,} calls?"):
+    for name in ("incident", "log"):
+        plan["incident_replay"][name] = _input(plan["incident_replay"][name], artifacts)
+    if any(_PAID.match(name) for name in _models(plan, asked)):
+        say("Counting on the simulated model what this will ask...")
+        counted = dry_run(plan)
+        say(f"{_announced(counted)}\n")
+        expected = min(counted.number, most_calls() or counted.number)
+        question = f"Make about {_rough(expected)} calls?"
+        if expected > CONFIRM_ABOVE and not agrees(question):
             raise PipelineError("nothing was run; a smaller plan has fewer rollouts or trials")
     if model == "local":
         tape.unlink(missing_ok=True)
-    for name in ("incident", "log"):
-        sample = _SAMPLES / plan["incident_replay"][name]
-        if sample.is_file() and not (artifacts / sample.name).exists():
-            plan["incident_replay"][name] = str(sample)
     with tqdm(unit=" cells", leave=False, disable=not sys.stderr.isatty()) as bar:
 
         def show(event: Event) -> None:
@@ -130,5 +131,30 @@ def _summary(stage: str, artifacts: Path) -> list[str]:
 
 
 def _models(plan: Plan, model: str) -> list[str]:
-    stage = plan["release_gate"]
-    return [model or load_version(stage[side]).model.backend for side in ("baseline", "candidate")]
+    versions = (plan["release_gate"][side] for side in ("baseline", "candidate"))
+    attacker = plan["stress_testing"]["attacker"].removeprefix("model:")
+    return [*(model or load_version(version).model.backend for version in versions), attacker]
+
+
+def _input(name: str, artifacts: Path) -> str:
+    """Return the path of an input file: among the artifacts, as it is, or the checkout's sample."""
+    for path in (artifacts / name, Path(name), _SAMPLES / name):
+        if path.exists():
+            return str(path.resolve())
+    return name
+
+
+def _announced(counted: Calls) -> str:
+    calls, *tokens = map(_rough, (counted.number, counted.tokens_in, counted.tokens_out))
+    said = (
+        f"If it fails as often as the simulated one, the model is asked about {calls} times,\n"
+        f"{tokens[0]} tokens in and {tokens[1]} out; the less it fails, the less often. "
+    )
+    if not (most := most_calls()):
+        return f"{said}--max-calls N sets a limit."
+    return f"{said}It stops after {most:,}{', before its end' if most < counted.number else ''}."
+
+
+def _rough(n: int) -> str:
+    two_digits = round(n, 2 - len(str(n)))
+    return f"{two_digits / 1e6:g} million" if n >= 1e6 else f"{two_digits:,}"

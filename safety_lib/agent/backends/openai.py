@@ -34,6 +34,7 @@ from urllib.parse import urlsplit
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from safety_lib.agent.backends import BackendError, ToolSchema
+from safety_lib.agent.backends.calls import counted
 from safety_lib.records import Message, ToolCall, first_fault
 from safety_lib.text import one_line
 
@@ -194,6 +195,7 @@ class OpenAIChat:
         """Close the connections to the endpoint."""
         self._client.close()
 
+    @counted
     def complete(
         self, messages: Sequence[Message], tools: Sequence[ToolSchema], *, seed: int
     ) -> Message:

@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 
 from safety_lib.agent.backends import ToolSchema
 from safety_lib.agent.backends import language as lang
+from safety_lib.agent.backends.calls import counted
 from safety_lib.records import Message, ToolCall, unchecked
 from safety_lib.streams import key, pick, uniform
 from safety_lib.text import shorten
@@ -75,6 +76,7 @@ class SimulatedModel:
         self.style = str(settings.get("style", "formal"))
         self.slope = 0.7 / max(float(settings.get("temperature", 0.7)), 0.05)
 
+    @counted
     def complete(
         self, messages: Sequence[Message], tools: Sequence[ToolSchema], *, seed: int
     ) -> Message:
