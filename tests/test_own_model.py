@@ -310,15 +310,6 @@ def test_a_dry_run_that_stops_says_so_without_a_copy_to_look_at(own_run: OwnRun)
 
 
 @pytest.mark.slow
-def test_a_dry_run_that_stops_says_so_without_a_copy_to_look_at(own_run: OwnRun) -> None:
-    plan = {**own_run.plan, "stress_testing": {"attacker": "psychic"}}
-    with pytest.raises(PipelineError) as stopped:
-        dry_run(plan)
-    assert str(stopped.value).startswith("on the simulated model, 01_stress_testing stopped at In")
-    assert "see " not in str(stopped.value)
-
-
-@pytest.mark.slow
 def test_the_steps_of_the_readme_lead_to_a_verdict(endpoint: Endpoint, tmp_path: Path) -> None:
     section = (ROOT / "README.md").read_text(encoding="utf-8").split("## Your own model")[1]
     blocks = re.findall(r"^ *```bash\n(.*?)^ *```", section.split("\n## ")[0], re.DOTALL | re.M)
