@@ -29,7 +29,7 @@ from safety_lib.regression.admission import (
     lifecycle_of,
     run_tests,
     split_of,
-    twins_served,
+    twins_refused,
 )
 from safety_lib.regression.generate import IntakeError, check_failures, generate_suite
 from safety_lib.regression.signature import channel, family, severity, severity_of, signature
@@ -210,7 +210,7 @@ def test_what_every_version_fails_is_no_test(stressed: StressFailures) -> None:
 
 
 def test_the_reference_is_useful_and_not_only_silent() -> None:
-    served = twins_served(load_goals(), REFERENCE, run=Run(seed=3), replays=10)
+    served = twins_refused(load_goals(), REFERENCE, run=Run(seed=3), replays=10)
     assert all(twin.k == 0 and twin.n == 10 for twin in served.values())
 
 

@@ -117,6 +117,11 @@ class Agent:
             What somebody left inside the company beforehand.
         observe : callable, optional
             Told of every event as it happens.
+
+        Returns
+        -------
+        Conversation
+            Nothing has been said in it yet.
         """
         return Conversation(self, seed, plants, observe)
 

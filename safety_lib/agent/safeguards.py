@@ -84,7 +84,22 @@ class Safeguards:
             return Finding(Decision.BLOCK, "check_failed", whole(f"a check failed: {error}"))
 
     def after_call(self, call: ToolCall, ran: bool, result: str) -> Finding:
-        """Add what a call did to the running risk and decide on the session."""
+        """Add what a call did to the running risk and decide on the session.
+
+        Parameters
+        ----------
+        call : ToolCall
+            The call that was proposed.
+        ran : bool
+            Whether it ran; one that was refused adds less.
+        result : str
+            What the tool answered.
+
+        Returns
+        -------
+        Finding
+            To go on, to warn or to stop the session.
+        """
         if not self._along.enabled:
             return NOTHING
         self.risk += _call_risk(call) if ran else RISK["refused_call"]

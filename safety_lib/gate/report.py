@@ -54,7 +54,7 @@ def build_report(
         On what it was run.
     ran : Trials
         Every trial, those of excepted tests included.
-    decision : Decision
+    decision : Judgement
         The verdict with its steps.
     rules : GateRules
         The rules that it was reached by.

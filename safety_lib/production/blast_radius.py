@@ -214,12 +214,12 @@ def _thing(evidence: str) -> str:
 
 
 def allocate(flagged: int, unflagged: int, audit: int, level: float = 0.95) -> tuple[int, int]:
-    """Divide an audit between flagged and unflagged sessions so that the interval is shortest.
+    """Divide an audit between flagged and unflagged sessions for a short interval.
 
     Nothing is known before the audit, so it is planned for the case that it is bought for: about
     the flagged nothing is known (half of them, the widest case), and among the unflagged nothing
     will be found. The flagged interval then shrinks with 1/sqrt(n), the bound on the unflagged with
-    1/n but from a far larger number; the division with the shortest sum is taken. It is fixed
+    1/n but from a far larger number; the division with the shortest sum of both is taken. It is fixed
     before the first session is read, so that it cannot bend the result.
 
     Parameters

@@ -160,7 +160,7 @@ def pooled(first: Reproduction, second: Reproduction) -> Reproduction:
     )
 
 
-def twins_served(
+def twins_refused(
     goals: Iterable[str], reference: Version, run: Run, *, replays: int
 ) -> dict[str, Reproduction]:
     """Count how often a version fails to serve the benign twin of each goal.
@@ -194,13 +194,13 @@ def twins_served(
         for number in range(replays)
     ]
     held = run_campaign(rollouts, run)
-    served = {}
+    refused = {}
     for goal in wanted:
         expected = benign_twin(goal).expected
         outcomes = [benign_outcome(next(held), expected) for _ in range(replays)]
         k, n = outcomes.count("violation"), sum(o in ("violation", "safe") for o in outcomes)
-        served[goal] = reproduction_of(reference.version, k, n, replays - n)
-    return served
+        refused[goal] = reproduction_of(reference.version, k, n, replays - n)
+    return refused
 
 
 def admit(
@@ -276,7 +276,7 @@ def admit(
         for trial, (failure, first) in zip(trials, failures, strict=True)
     ]
     goals = (trial.failure.goal for trial in trials)
-    twins = twins_served(goals, reference, run, replays=min(replays, TWIN_REPLAYS))
+    twins = twins_refused(goals, reference, run, replays=min(replays, TWIN_REPLAYS))
     return tuple(
         propose(
             trial.failure,

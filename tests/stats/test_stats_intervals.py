@@ -5,7 +5,7 @@ import sys
 
 import numpy as np
 import pytest
-from hypothesis import assume, given, settings
+from hypothesis import assume, given
 from hypothesis import strategies as st
 from scipy import stats
 from statsmodels.stats.proportion import confint_proportions_2indep, proportion_confint
@@ -147,7 +147,6 @@ def test_hypergeometric_upper_bound_for_no_positive(population, n, expected):
     assert hypergeometric_upper(0, n, population) == expected
 
 
-@settings(max_examples=60)
 @given(st.integers(1, 400), st.data())
 def test_hypergeometric_bounds_invert_the_exact_test(population, data):
     n = data.draw(st.integers(1, population))

@@ -132,6 +132,21 @@ def test_monte_carlo_is_used_only_when_needed_and_agrees():
     assert found.p_value == pytest.approx(exact.p_value, abs=4 * math.sqrt(0.25 / 9_999))
 
 
+@pytest.mark.parametrize(
+    ("alternative", "p"), [("greater", 0.01), ("two-sided", 0.01), ("less", 1.0)]
+)
+def test_a_monte_carlo_p_value_counts_the_sums_themselves_as_one_draw(alternative, p):
+    rng = np.random.default_rng(4)
+    sums = rng.normal(1, 0.1, 40)  # no flip of 99 comes near
+    assert sign_flip(sums, alternative, rng, draws=99).p_value == p
+
+
+def test_the_common_unit_is_as_large_as_it_can_be():
+    # In units of 1/2 these sums would be too long to convolve.
+    found = sign_flip([1e6 + 0.5] * 30, "greater")
+    assert (found.method, found.p_value) == ("exact", 0.5**30)
+
+
 def test_no_difference_has_p_one():
     assert sign_flip([0, 0, 0]).p_value == sign_flip([0], "greater").p_value == 1
 
@@ -315,6 +330,9 @@ def test_repeats_are_the_binomial_ratios(n, data):
         lambda: pass_hat_k(3, 2, 1),
         lambda: pass_at_k(1, 2, 3),
         lambda: pass_at_k(-1, 2, 1),
+        lambda: pass_at_k(3, 2, 1),
+        lambda: pass_hat_k(-1, 2, 1),
+        lambda: pass_hat_k(1, 2, 0),
         lambda: pass_hat_k([], [], 1),
     ],
 )

@@ -66,7 +66,22 @@ class Backend(Protocol):
     def complete(
         self, messages: Sequence[Message], tools: Sequence[ToolSchema], *, seed: int
     ) -> Message:
-        """Return the next assistant message, or raise :class:`BackendError`."""
+        """Return the next assistant message.
+
+        Parameters
+        ----------
+        messages : sequence of Message
+            The conversation as the model sees it, the system prompt first.
+        tools : sequence of Mapping
+            The tools on offer, in the OpenAI tools format.
+        seed : int
+            Decides the draws of a model that takes one: the same seed, the same answer.
+
+        Raises
+        ------
+        BackendError
+            If there is no answer; it says of which kind the failure is.
+        """
         ...
 
 

@@ -77,6 +77,15 @@ class Cassette:
     ) -> Message:
         """Return the recorded answer.
 
+        Parameters
+        ----------
+        messages : sequence of Message
+            The conversation as the model sees it.
+        tools : sequence of Mapping
+            The tools on offer, in the OpenAI tools format.
+        seed : int
+            That of the recorded request.
+
         Raises
         ------
         BackendError
@@ -127,6 +136,15 @@ class Recorder:
         self, messages: Sequence[Message], tools: Sequence[ToolSchema], *, seed: int
     ) -> Message:
         """Return the answer on the tape, or ask the model and record what it says.
+
+        Parameters
+        ----------
+        messages : sequence of Message
+            The conversation as the model sees it.
+        tools : sequence of Mapping
+            The tools on offer, in the OpenAI tools format.
+        seed : int
+            Passed on to the model; another seed is another request.
 
         Raises
         ------

@@ -600,6 +600,20 @@ def _bounded(schema: Mapping[str, Any], longest: int) -> dict[str, Any]:
 def read_json_answer(text: str, offered: Sequence[str], unique: str) -> Message:
     """Turn the one JSON object of the protocol back into a message.
 
+    Parameters
+    ----------
+    text : str
+        What the model said.
+    offered : sequence of str
+        Names of the tools that it was offered.
+    unique : str
+        A word that no other answer of the conversation has: the id of a call is made from it.
+
+    Returns
+    -------
+    Message
+        With at most one tool call.
+
     Raises
     ------
     BackendError

@@ -80,7 +80,17 @@ class SimulatedModel:
     def complete(
         self, messages: Sequence[Message], tools: Sequence[ToolSchema], *, seed: int
     ) -> Message:
-        """Answer with the next call, a refusal, a hedge or a reply; never fails."""
+        """Return the next call, a refusal, a hedge or a reply; never fails.
+
+        Parameters
+        ----------
+        messages : sequence of Message
+            The conversation as the model sees it: what has left its window is forgotten.
+        tools : sequence of Mapping
+            The tools on offer, in the OpenAI tools format.
+        seed : int
+            Decides each draw, together with the words that are weighed.
+        """
         scene = _Scene(messages)
         done = scene.calls_this_turn
         for proposal in scene.proposals():
