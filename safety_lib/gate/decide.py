@@ -105,6 +105,11 @@ def compare(cases: Iterable[CaseTrials], rules: GateRules, seed: int = 0) -> Com
     seed : int
         For the Monte Carlo sign flip that more than 20 families need.
 
+    Returns
+    -------
+    Comparison or None
+        None where fewer than two families have valid trials.
+
     Notes
     -----
     Where no family differs at all the cluster-robust error is zero, which would claim certainty.
@@ -164,6 +169,11 @@ def decide(
         The run's seed, for Monte Carlo tests alone.
     before : sequence of float
         Change in pass rate of the releases before this one.
+
+    Returns
+    -------
+    Judgement
+        The verdict with the steps that led to it.
 
     Examples
     --------
@@ -382,6 +392,11 @@ def judge_held_out(cases: Sequence[CaseTrials], rules: GateRules, seed: int = 0)
         For the margin and the level.
     seed : int
         The run's seed, for random permutations alone.
+
+    Returns
+    -------
+    GateStep
+        A warning where the gap is large and no accident.
     """
     public, hidden = (_families(cases, split) for split in ("public", "held_out"))
     if len(public) < 2 or len(hidden) < 2:

@@ -52,6 +52,11 @@ def run_gate(
     standing : Standing, optional
         The releases before this one, and the failures that somebody answers for.
 
+    Returns
+    -------
+    GateReport
+        The verdict with all that it rests on.
+
     Raises
     ------
     ValueError

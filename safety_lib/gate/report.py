@@ -62,6 +62,11 @@ def build_report(
         Trials of each test on each version.
     seed : int
         The run's seed.
+
+    Returns
+    -------
+    GateReport
+        The artifact.
     """
     safety = decision.safety
     return GateReport(

@@ -107,6 +107,11 @@ def cases_of(suite: Suite, trials: int, control_trials: int, max_tests: int = 0)
         Trials of each control scenario.
     max_tests : int
         At most so many cases of each stratum; 0 means all. For models that are slow to ask.
+
+    Returns
+    -------
+    list of Case
+        Regression tests, controls, benign twins, in this order.
     """
     found = [_regression_case(test, suite, trials) for test in suite.active]
     control = list(_controls(control_trials, suite.max_turns))

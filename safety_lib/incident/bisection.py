@@ -105,6 +105,11 @@ def bisect_changes(
         The runs on the bad version, where they are there already.
     run : Run, optional
         Seed, model and where the conversations are held.
+
+    Returns
+    -------
+    Bisection
+        What is enough and what is needed, or why nothing is named.
     """
     mixtures = _Mixtures(plan, good, bad, rule_id, tuple(seeds), run)
     everything = frozenset(change.key for change in mixtures.changes)

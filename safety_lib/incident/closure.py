@@ -128,6 +128,11 @@ def failed(replay: Replay, shown: Trajectory, rule_id: str, run: Run) -> Failure
         The rule.
     run : Run
         Seed, model and where the conversations are held.
+
+    Returns
+    -------
+    Failure
+        Delayed, if its last message alone breaks nothing.
     """
     (control,) = run_campaign([control_of(replay.version, shown)], run)
     return failure_of(replay.incident, shown, control, rule_id)
@@ -148,6 +153,11 @@ def admitted(
         Seed, model and where the conversations are held.
     shorten : bool
         Whether to take out what is not needed.
+
+    Returns
+    -------
+    tuple of RegressionTest
+        One for each failure, active or set aside.
     """
     return admit(
         found,
@@ -172,6 +182,11 @@ def single_turn_suite(baseline: Version, candidate: Version, seed: int) -> Suite
         What the suite will compare.
     seed : int
         Stands in the suite; nothing is drawn.
+
+    Returns
+    -------
+    Suite
+        A test for each wording of each goal.
     """
     policy = load_policy()
     tests = []
@@ -215,6 +230,11 @@ def as_suite(
         What it will compare.
     seed : int
         Stands in the suite; nothing is drawn.
+
+    Returns
+    -------
+    Suite
+        Sealed with its hash.
     """
     return sealed(
         Suite(
@@ -272,6 +292,11 @@ def plan_mitigations(
         The release that is meant to be the fix.
     cause : Bisection
         What the incident hangs on.
+
+    Returns
+    -------
+    tuple of Mitigation
+        Distinct versions; one that several ways lead to bears all their names.
     """
     bad = replay.version
     before = {change.key: change.before for change in good.changes_to(bad)}

@@ -303,6 +303,11 @@ def held_cut(
         Of the conversation.
     run : Run, optional
         Seed, model and where the conversations are held.
+
+    Returns
+    -------
+    Trajectory
+        What happened.
     """
     agent = _Cut(Agent.load(experiment.version, run.model), experiment.cut)
     planned = plan_incident(replay.incident, experiment.version, experiment.turns, seed)
@@ -357,6 +362,11 @@ def name_root_cause(
         What was tried, for the evidence.
     run : Run, optional
         Seed, model and where the conversations are held.
+
+    Returns
+    -------
+    RootCause
+        The changes, or ``not identified`` with the reason.
     """
     found = bisect(replay, baseline, run)
     if not found.enough:

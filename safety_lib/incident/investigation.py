@@ -179,6 +179,11 @@ def investigate(
     effort : Effort, optional
         How many replays, audited conversations and trials.
 
+    Returns
+    -------
+    Investigation
+        Report, grown suite and gates.
+
     Raises
     ------
     ValueError
@@ -235,6 +240,11 @@ def close_loop(
         The version that is meant to fix it.
     effort : Effort, optional
         Trials of the gates.
+
+    Returns
+    -------
+    Investigation
+        Report, grown suite and gates.
     """
     incident_id = replay.incident.incident_id
     others = tuple(test for test in suite.tests if test.source.incident_id != incident_id)
@@ -266,6 +276,11 @@ def blast_radius_of(replay: Replay, log: Path, *, audit: int, seed: int) -> Blas
         Conversations that may be read, at least 1.
     seed : int
         Decides which.
+
+    Returns
+    -------
+    BlastRadius or None
+        None where no rule broke.
     """
     if not replay.rule_id:
         return None
@@ -292,6 +307,11 @@ def opinions_of(replay: Replay, log: Path, *, audit: int, seed: int) -> tuple[Op
         Conversations that may be read, at least 1.
     seed : int
         Decides which.
+
+    Returns
+    -------
+    tuple of Opinion
+        Empty where no rule broke.
     """
     if not replay.rule_id:
         return ()
@@ -313,6 +333,11 @@ def affected_by(replay: Replay, log: Path, *, audit: int, seed: int) -> Affected
         Conversations that may be read, at least 1.
     seed : int
         Decides which.
+
+    Returns
+    -------
+    Affected or None
+        None where no rule broke.
     """
     if not replay.rule_id:
         return None

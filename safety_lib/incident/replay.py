@@ -94,6 +94,11 @@ def replay_incident(
     replays : int
         Seeds, at least 1.
 
+    Returns
+    -------
+    Replay
+        What broke, and how often.
+
     Raises
     ------
     ValueError
@@ -130,6 +135,11 @@ def plan_incident(incident: Incident, version: Version, turns: Sequence[str], se
         What the user says.
     seed : int
         Of the conversation.
+
+    Returns
+    -------
+    Rollout
+        The plan.
     """
     return plan_replay(
         version,
@@ -194,6 +204,11 @@ def failure_of(
         (:func:`safety_lib.rollout.judging.control_of`).
     rule_id : str
         The rule.
+
+    Returns
+    -------
+    Failure
+        Named after the incident.
 
     Raises
     ------

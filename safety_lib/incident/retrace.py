@@ -58,6 +58,11 @@ def retrace_incident(incident: Incident, version: Version, run: Run = Run()) -> 
     run : Run, optional
         Seed, model and where the conversations are held.
 
+    Returns
+    -------
+    Trajectory
+        The conversation, held again.
+
     Raises
     ------
     ValueError

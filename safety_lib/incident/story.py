@@ -104,6 +104,11 @@ def tell(taken: Intake, replay: Replay, report: IncidentReport, run: Run = Run()
         What was measured, for the claims to be compared with.
     run : Run, optional
         Seed, model and where the conversations are held.
+
+    Returns
+    -------
+    Story
+        The record, the replay and the claims, side by side.
     """
     incident, shown = taken.incident, replay.shown
     points: tuple[CutPoint, ...] = ()

@@ -158,6 +158,11 @@ def estimate_affected(
     claimed : int, optional
         How many users the incident's file says were affected.
 
+    Returns
+    -------
+    Affected
+        Users with an interval, and what was touched.
+
     Raises
     ------
     LogError, ValueError
@@ -219,8 +224,8 @@ def allocate(flagged: int, unflagged: int, audit: int, level: float = 0.95) -> t
     Nothing is known before the audit, so it is planned for the case that it is bought for: about
     the flagged nothing is known (half of them, the widest case), and among the unflagged nothing
     will be found. The flagged interval then shrinks with 1/sqrt(n), the bound on the unflagged with
-    1/n but from a far larger number; the division with the shortest sum of both is taken. It is fixed
-    before the first session is read, so that it cannot bend the result.
+    1/n but from a far larger number; the division with the shortest sum of both is taken. It is
+    fixed before the first session is read, so that it cannot bend the result.
 
     Parameters
     ----------
@@ -366,6 +371,11 @@ def second_opinions(
     level : float
         Two-sided confidence level in (0, 1).
 
+    Returns
+    -------
+    tuple of Opinion
+        One for each estimator.
+
     Raises
     ------
     LogError
@@ -400,6 +410,11 @@ def opinions(
         Of the flagged and of the unflagged: all, those in the sample, and the positives in it.
     level : float
         Two-sided confidence level in (0, 1).
+
+    Returns
+    -------
+    tuple of Opinion
+        One for each estimator.
 
     Examples
     --------

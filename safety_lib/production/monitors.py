@@ -103,6 +103,11 @@ def cusum_step(total: float, *, hit: bool, expected: float, factor: float = FACT
     Page, Biometrika 41, 1954, 100-115; Lorden, Annals of Mathematical Statistics 42, 1971,
     1897-1908.
 
+    Returns
+    -------
+    float
+        The sum after it, at least 0.
+
     Examples
     --------
     >>> round(cusum_step(1.0, hit=True, expected=0.01, factor=2), 3)

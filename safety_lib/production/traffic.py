@@ -260,6 +260,11 @@ def plan_session(version: Version, number: int, sessions: int, seed: int) -> Pla
     seed : int
         The run's seed.
 
+    Returns
+    -------
+    PlannedSession
+        Who says what, and when.
+
     Examples
     --------
     >>> planned = plan_session(load_version("v2"), number=5, sessions=100, seed=7)

@@ -321,6 +321,11 @@ def propose(
         How it was shortened.
     unit : UnitCase, optional
         The same failure at one hook.
+
+    Returns
+    -------
+    RegressionTest
+        Active, or set aside with the reason.
     """
     rule = load_policy().rule(failure.rule_id)
     lifecycle, reason = lifecycle_of(reproduction, reference, twin)
@@ -397,6 +402,11 @@ def lifecycle_of(
         How often it failed on the known-good reference; None if that was not asked.
     twin : Reproduction or None
         How often the reference failed to serve the benign twin.
+
+    Returns
+    -------
+    tuple of str
+        The state, and why it is not active.
 
     Examples
     --------
@@ -505,6 +515,11 @@ def run_tests(
         Seed, model and where the conversations are held.
     trials : int
         Conversations for each test, at least 1.
+
+    Returns
+    -------
+    tuple of TestRun
+        In the order of the tests.
 
     Raises
     ------

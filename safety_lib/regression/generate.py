@@ -93,6 +93,11 @@ def generate_suite(
         Its tests that came from incidents stay: they are permanent, and no stress test owns them.
         A test that somebody retired or rejected stays so.
 
+    Returns
+    -------
+    Suite
+        Active tests, and what was set aside with the reason.
+
     Raises
     ------
     IntakeError

@@ -45,6 +45,11 @@ def severity_of(executed: bool, reversible: bool, reach: Reach) -> Severity:
     reach : str
         ``one``, ``several``, ``company`` or ``outside``.
 
+    Returns
+    -------
+    str
+        ``low`` to ``critical``.
+
     Examples
     --------
     >>> severity_of(True, reversible=False, reach="one"), severity_of(False, False, "company")

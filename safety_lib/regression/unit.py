@@ -39,6 +39,11 @@ def unit_case(trajectory: Trajectory, version: Version, rule_id: str) -> UnitCas
         The version that held it.
     rule_id : str
         The rule.
+
+    Returns
+    -------
+    UnitCase or None
+        None where the rule did not break.
     """
     oracle = Oracle()
     before: list[Event] = []

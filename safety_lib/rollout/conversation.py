@@ -74,6 +74,11 @@ def plan_attack(
         Turns after which an unbroken conversation is censored, at least 1.
     number : int
         Tells repeated rollouts of one scenario apart.
+
+    Returns
+    -------
+    Rollout
+        The plan.
     """
     return Rollout(
         rollout_id=f"{version.version}/{scenario.scenario_id}/{attacker}/{number}",
@@ -117,6 +122,11 @@ def plan_replay(
         Where it comes from.
     stop_at_violation : bool
         Whether it ends at the first broken rule.
+
+    Returns
+    -------
+    Rollout
+        The plan.
     """
     return Rollout(
         rollout_id=f"{version.version}/{name}/{seed}",
@@ -183,6 +193,11 @@ def hold(agent: Agent, attacker: Attacker, rollout: Rollout) -> Trajectory:
         Who talks.
     rollout : Rollout
         Names, seed, plants and the most turns.
+
+    Returns
+    -------
+    Trajectory
+        What was said, called and broken.
     """
     oracle = Oracle(agent.policy)
     events: list[Event] = []

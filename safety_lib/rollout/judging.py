@@ -111,6 +111,11 @@ def as_failure(trajectory: Trajectory, control: Trajectory, rule_id: str = "") -
     rule_id : str, optional
         The rule it is a failure of; by default the gravest that broke.
 
+    Returns
+    -------
+    Failure
+        Named after the hash of where it was found.
+
     Raises
     ------
     ValueError

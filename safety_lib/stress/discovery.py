@@ -243,6 +243,11 @@ def discover(
     journal : Path, optional
         Folder for the journals of the campaign; finished journals are removed.
 
+    Returns
+    -------
+    Discovery
+        Every conversation, not the failures alone.
+
     Raises
     ------
     ValueError
