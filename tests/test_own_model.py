@@ -291,6 +291,25 @@ def test_a_run_on_ones_own_model_ends_in_a_verdict_or_says_why_not(own_run: OwnR
     assert report.verdict or report.reasons
 
 
+def test_an_endpoint_is_asked_no_more_often_than_it_may_be(
+    endpoint: Endpoint, tmp_path: Path
+) -> None:
+    url = f"http://127.0.0.1:{endpoint.server_address[1]}/v1"
+    before = len(endpoint.lengths)
+    done = subprocess.run(
+        [sys.executable, "-m", "safety_lib", "stress", "--model", "openai:my", "--max-calls", "25"],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(ROOT), "OPENAI_API_KEY": KEY, "OPENAI_BASE_URL": url},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert (done.returncode, done.stderr.count("\n")) == (3, 1)
+    assert done.stderr.startswith("error: stopped after 25 calls of a model")
+    assert len(endpoint.lengths) - before == 25
+
+
 @pytest.mark.slow
 def test_the_dry_run_counts_what_the_notebooks_ask(endpoint: Endpoint, own_run: OwnRun) -> None:
     counted = dry_run(own_run.plan)

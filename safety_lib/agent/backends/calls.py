@@ -3,7 +3,7 @@
 A run is several processes: this one, its workers, the kernels of the notebooks. An environment
 variable tells them all where to count: every call adds a line of fixed length to one file *before*
 the model is asked. The length of the file is the number of calls, and whoever writes past the limit
-stops the run.
+stops the run. What an endpoint is asked again, because it failed to answer, is the same call.
 """
 
 from __future__ import annotations
