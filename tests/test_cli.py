@@ -19,7 +19,7 @@ import pytest
 
 from safety_lib.__main__ import cli, main
 from safety_lib.artifacts import read_artifact, write_artifact
-from safety_lib.gate import report as gate_report
+from safety_lib.gate import release_gate
 from safety_lib.gate.release_gate import run_gate
 from safety_lib.records import GateReport, Suite
 
@@ -106,7 +106,7 @@ def test_a_suite_too_small_to_decide_is_told_before_its_trials(
         told.append(capsys.readouterr().err)
         return run_gate(*_, **__)
 
-    monkeypatch.setattr(gate_report, "run_gate", judge)
+    monkeypatch.setattr(release_gate, "run_gate", judge)
     assert main(["gate", "--trials", "1", "--artifacts", str(copy)]) == 3
     said = "the suite has too few active tests (1) or families (1): at least 2 and 2 are needed"
     assert told == [f"There will be no verdict: {said}.\n"]
