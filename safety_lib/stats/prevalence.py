@@ -138,7 +138,7 @@ def lang_reiczigel(
 
 
 def _youden(sensitivity: float, specificity: float) -> float:
-    if not (0 <= sensitivity <= 1 and 0 <= specificity <= 1 and sensitivity + specificity > 1):
+    if not (max(sensitivity, specificity) <= 1 < sensitivity + specificity):
         raise ValueError("sensitivity and specificity must lie in [0, 1] and add up to more than 1")
     return sensitivity + specificity - 1
 
