@@ -34,8 +34,9 @@ def visible(system: Message, history: Sequence[Message], settings: MemorySetting
     >>> [m.content for m in visible(Message(role="system", content="policy"), chat, unpinned)]
     ['3', '4']
     """
-    start = max(0, len(history) - settings.window)
-    in_sight = settings.pin_policy or len(history) < settings.window
+    window = settings.window
+    start = max(0, len(history) - window)
+    in_sight = len(history) < window or settings.pin_policy
     while start < len(history) and history[start].role == "tool":
         start += 1
     if history and start == len(history):

@@ -134,8 +134,10 @@ def _maker(kind: Any) -> Callable[..., Any]:
     default = {f.name: f.default for f in fields(kind) if f.default is not MISSING}
     taken = ", ".join(f"{n}=__default[{n!r}]" if n in default else n for n in names)
     # Filled while it is of a class of the same layout that can be written to: plain assignments
-    # are the fastest that Python has, and those of a frozen dataclass the slowest.
-    opened = type("_Opened", (kind,), {"__slots__": (), "__setattr__": object.__setattr__})
+    # are the fastest that Python has, and those of a frozen dataclass the slowest. Python takes its
+    # short way to a slot only where deleting is its own too.
+    plain = {"__setattr__": object.__setattr__, "__delattr__": object.__delattr__}
+    opened = type("_Opened", (kind,), {"__slots__": (), **plain})
     lines = ["self = __new(__opened)", *(f"self.{n} = {n}" for n in names)]
     body = "\n    ".join([*lines, "self.__class__ = __closed", "return self"])
     scope = {"__new": object.__new__, "__opened": opened, "__closed": kind, "__default": default}
