@@ -68,7 +68,9 @@ def test_too_few_families_are_seen_to_be_too_few():
     for families, detected in ((4, 0), (5, 1)):
         rng = np.random.default_rng(0)
         assert cluster_power(SuiteDesign(np.full(families, 3), 0.0, 5), 1.0, rng) == detected
-    assert cluster_power(SuiteDesign([3, 3, 3, 3], 0.0, 5, alpha=1 / 16), 1.0, rng) == 1
+    for families in (4, 10):
+        design = SuiteDesign(np.full(families, 3), 0.0, 5, alpha=1 / 2**families)
+        assert cluster_power(design, 1.0, rng) == 1
     # With 11 families the flips are random: the smallest p-value is 1 / (1 + flips).
     for flips, detected in ((18, 0), (19, 1)):
         found = cluster_power(

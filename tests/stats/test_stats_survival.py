@@ -128,7 +128,7 @@ def test_restricted_means_of_freireich():
     assert restricted_mean(TREATED, TREATED_EVENT, 35) == pytest.approx(23.287, abs=5e-4)
     assert restricted_mean(PLACEBO, np.ones(21), 23) == pytest.approx(8.667, abs=5e-4)
     assert restricted_mean(PLACEBO, np.ones(21), 100) == pytest.approx(np.mean(PLACEBO))
-    with pytest.raises(ValueError, match="tau must be at most the last time"):
+    with pytest.raises(ValueError, match="tau must be at most the last time, 35"):
         restricted_mean(TREATED, TREATED_EVENT, 36)
 
 
@@ -165,6 +165,11 @@ def test_incidence_agrees_with_lifelines():
         reference = AalenJohansenFitter(calculate_variance=False).fit(time, cause, one)
         expected = reference.cumulative_density_.loc[found.time].values[:, 0]
         assert found.incidence[:, column] == pytest.approx(expected)
+
+
+def test_without_an_event_there_is_no_curve_of_a_cause():
+    found = cumulative_incidence([1, 2], [0, 0])
+    assert (found.causes, found.incidence.shape) == ((), (2, 0))
 
 
 def test_taking_competing_events_for_censoring_overstates_incidence():
@@ -230,10 +235,11 @@ def test_freireich_logrank():
     assert math.sqrt(found.chi2) == pytest.approx(4.09792, abs=5e-6)
 
 
+@pytest.mark.parametrize("sizes", [(50, 70), (4, 3)])
 @pytest.mark.parametrize("seed", range(6))
-def test_logrank_agrees_with_lifelines_and_scipy(seed):
-    (x, dx), (y, dy) = random_sample(seed, 50), random_sample(seed + 100, 70)
-    found = logrank(np.r_[x, y], np.r_[dx, dy], np.repeat([0, 1], [50, 70]))
+def test_logrank_agrees_with_lifelines_and_scipy(seed, sizes):
+    (x, dx), (y, dy) = (random_sample(seed + 100 * arm, n) for arm, n in enumerate(sizes))
+    found = logrank(np.r_[x, y], np.r_[dx, dy], np.repeat([0, 1], sizes))
     reference = logrank_test(x, y, dx, dy)
     assert (found.chi2, found.p_value) == pytest.approx(
         (reference.test_statistic, reference.p_value)
