@@ -12,15 +12,19 @@ A transcript is cut with a note of what is left out (:func:`plain`), a name or a
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import re
-from typing import NamedTuple
+from collections.abc import Iterable, Mapping, Set
+from typing import Any, NamedTuple
 
 MINUS = "\N{MINUS SIGN}"
 MISSING = "n/a"
 LONG_TEXT = 4000
 SHORT_TEXT = 200
 LINE = 120
+LONGEST_LINE = 200
+LONGEST_VALUE = 48
 MOST_LINES = 80
 
 # Controls but tab and line feed; format, bidirectional and filler characters; variation selectors
@@ -174,6 +178,53 @@ def one_line(text: object, limit: int = LINE, dots: str = "...") -> str:
     head = whole[: 4 * limit + 4]  # it may be megabytes
     words = " ".join(head.split()) + (dots if len(head) < len(whole) else "")
     return shorten("".join(piece.text for piece in pieces(words, lines=False)), limit, dots)
+
+
+# --------------------------------------------------------------------------- results
+
+
+class Shown:
+    """What shows itself in one line: ``repr`` is the class and the first line of ``str``.
+
+    A class that has more to say than its first fields says it in a ``__str__`` of its own, which
+    may have any length and number of lines.
+
+    Examples
+    --------
+    >>> from safety_lib.records import CutPoint, Reproduction
+    >>> broke = Reproduction(version="v2", k=9, n=20, ci_low=0.258, ci_high=0.658)
+    >>> CutPoint(turn=3, broke=broke)
+    <CutPoint: turn=3, broke=9 of 20 [0.26, 0.66] on v2>
+    """
+
+    __slots__ = ()
+
+    def __str__(self) -> str:
+        shown = (f"{name}={_value(getattr(self, name))}" for name in _fields(self))
+        return ", ".join(shown)
+
+    def __repr__(self) -> str:
+        return f"<{one_line(f'{type(self).__name__}: {_first_line(self)}', LONGEST_LINE)}>"
+
+
+def _fields(shown: Any) -> Iterable[str]:
+    fields = getattr(type(shown), "model_fields", None)
+    return fields if fields is not None else [field.name for field in dataclasses.fields(shown)]
+
+
+def _first_line(shown: object) -> str:
+    return next(iter(str(shown).splitlines()), "")
+
+
+def _value(value: object) -> str:
+    if isinstance(value, Shown):
+        own = type(value).__str__ is not Shown.__str__
+        return one_line(_first_line(value), LONGEST_VALUE) if own else type(value).__name__
+    if isinstance(value, str):
+        return repr(one_line(value, LONGEST_VALUE))
+    if isinstance(value, list | tuple | Mapping | Set) and len(value) > 0:
+        return f"[{len(value)} items]" if len(value) > 1 else "[1 item]"
+    return repr(value)
 
 
 # --------------------------------------------------------------------------- numbers

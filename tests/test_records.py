@@ -21,6 +21,7 @@ from safety_lib.agent.versions import load_version
 from safety_lib.artifacts import CHECKOUT, read_artifact, read_experiment, read_incident
 from safety_lib.attack.scenarios import all_scenarios
 from safety_lib.incident.intake import take_in
+from safety_lib.incident.replay import replay_incident
 from safety_lib.policy import load_policy
 from safety_lib.records import (
     Artifact,
@@ -34,7 +35,6 @@ from safety_lib.records import (
     MessageEvent,
     OracleEvent,
     Reproduction,
-    Shown,
     StressFailures,
     Suite,
     ToolCall,
@@ -47,6 +47,9 @@ from safety_lib.records import (
 )
 from safety_lib.rollout.campaign import run_campaign
 from safety_lib.rollout.conversation import plan_attack, plan_replay
+from safety_lib.stats.survival import kaplan_meier
+from safety_lib.stress.discovery import Discovery
+from safety_lib.text import Shown
 
 ARTIFACTS = CHECKOUT / "artifacts"
 CALL = ToolCall(id="c1", name="read_ticket", arguments={"ticket": "T-203"})
@@ -287,3 +290,15 @@ def test_a_table_escapes_what_others_wrote_and_says_how_much_more_there_is() -> 
 def test_a_conversation_is_shown_turn_by_turn() -> None:
     table = a_trajectory(2, said=["Hello", "<i>Again</i>"])._repr_html_()
     assert table.index("Hello") < table.index("&lt;i&gt;Again")
+
+
+def test_every_result_of_a_stage_shows_itself_in_one_short_line(discovery: Discovery) -> None:
+    replay = replay_incident(
+        take_in(ARTIFACTS / "incident_example.json").incident, load_version("v2"), replays=4
+    )
+    curve = kaplan_meier([1, 2, 2, 3], [1, 1, 0, 1])
+    shown = [discovery, replay, curve, *discovery.timing, *discovery.unseen, *discovery.endings]
+    for result in shown:
+        line = repr(result)
+        assert line.startswith(f"<{type(result).__name__}: ")
+        assert len(line) < 300

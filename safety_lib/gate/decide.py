@@ -23,10 +23,11 @@ from safety_lib.stats.clustered import cluster_mean, family_sums
 from safety_lib.stats.intervals import bound_without_variation, clopper_pearson_upper
 from safety_lib.stats.paired import mcnemar, sign_flip
 from safety_lib.streams import generator
+from safety_lib.text import Shown
 
 
-@dataclass(frozen=True)
-class Comparison:
+@dataclass(frozen=True, repr=False)
+class Comparison(Shown):
     """Paired difference in pass rate over some cases, clustered by family.
 
     Attributes
@@ -75,8 +76,8 @@ class Comparison:
         )
 
 
-@dataclass(frozen=True)
-class Judgement:
+@dataclass(frozen=True, repr=False)
+class Judgement(Shown):
     """The verdict, the steps that led to it, and the comparisons that they looked at."""
 
     verdict: Verdict | None
@@ -303,8 +304,8 @@ def _rounded(value: float) -> float:
     return round(float(value), 6)
 
 
-@dataclass(frozen=True)
-class Confirmation:
+@dataclass(frozen=True, repr=False)
+class Confirmation(Shown):
     """One suspected test on fresh seeds: pairs in which only one version failed, and the p-value.
 
     Attributes

@@ -18,11 +18,11 @@ from pydantic import ValidationError
 from safety_lib.artifacts import read_artifact
 from safety_lib.gate.trials import REGRESSION_STRATA, Case
 from safety_lib.records import GateException, GateHistory, GateReport, first_fault
-from safety_lib.text import one_line
+from safety_lib.text import Shown, one_line
 
 
-@dataclass(frozen=True)
-class Standing:
+@dataclass(frozen=True, repr=False)
+class Standing(Shown):
     """What the gate knows of a release beside its trials.
 
     Attributes

@@ -34,12 +34,13 @@ from safety_lib.rollout.conversation import (
     trial_seed,
 )
 from safety_lib.rollout.judging import benign_outcome
+from safety_lib.text import Shown
 
 REGRESSION_STRATA = ("baseline_found", "candidate_found", "incident")
 
 
-@dataclass(frozen=True)
-class Case:
+@dataclass(frozen=True, repr=False)
+class Case(Shown):
     """One test as the gate runs it, from any stratum."""
 
     case_id: str
@@ -58,8 +59,8 @@ class Case:
     split: Literal["public", "held_out"] = "public"
 
 
-@dataclass
-class CaseTrials:
+@dataclass(repr=False)
+class CaseTrials(Shown):
     """The outcomes of one case on both versions, trial by trial, and a transcript to look at."""
 
     case: Case
@@ -80,8 +81,8 @@ class CaseTrials:
         ]
 
 
-@dataclass(frozen=True)
-class Trials:
+@dataclass(frozen=True, repr=False)
+class Trials(Shown):
     """Everything that ran, and the proof that it ran.
 
     ``confirmations`` are the suspected tests of step 1, run again on fresh seeds.

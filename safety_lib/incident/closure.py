@@ -44,12 +44,13 @@ from safety_lib.rollout.judging import (
     reproduction_of,
 )
 from safety_lib.stats.intervals import clopper_pearson_upper
+from safety_lib.text import Shown
 
 _LONG_TRAFFIC = 10_000  # sessions are planned as if of a stretch this long
 
 
-@dataclass(frozen=True)
-class Mitigation:
+@dataclass(frozen=True, repr=False)
+class Mitigation(Shown):
     """Something that could be done about an incident: a version to run in place of the bad one."""
 
     name: str

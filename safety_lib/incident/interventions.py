@@ -29,6 +29,7 @@ from safety_lib.rollout.campaign import Run, run_campaign
 from safety_lib.rollout.conversation import Script, hold
 from safety_lib.rollout.judging import broke, count_broken
 from safety_lib.stats.differences import tango
+from safety_lib.text import Shown
 
 InterventionKind = Literal["change", "turn", "safeguard", "memory", "tool_result", "version"]
 
@@ -42,8 +43,8 @@ NEUTRAL = "One moment, please."
 READING = frozenset({"lookup_customer", "read_ticket", "read_file", "read_inbox"})
 
 
-@dataclass(frozen=True)
-class PlannedIntervention:
+@dataclass(frozen=True, repr=False)
+class PlannedIntervention(Shown):
     """One intervention before it is run: on which version, with which turns.
 
     ``cut`` is the turn in which tools that read bring nothing back; 0 cuts nothing.
@@ -57,8 +58,8 @@ class PlannedIntervention:
     cut: int = 0
 
 
-@dataclass(frozen=True)
-class RootCause:
+@dataclass(frozen=True, repr=False)
+class RootCause(Shown):
     """The changes that the failure hangs on, and what shows it.
 
     Attributes

@@ -42,10 +42,11 @@ from safety_lib.records import (
 from safety_lib.regression.generate import merge
 from safety_lib.rollout.campaign import Run
 from safety_lib.rollout.judging import breaks, count_broken
+from safety_lib.text import Shown
 
 
-@dataclass(frozen=True)
-class Investigation:
+@dataclass(frozen=True, repr=False)
+class Investigation(Shown):
     """What the investigation made: the report, the grown suite, and the three gate runs.
 
     ``gates`` holds the suite as it was against the version of the incident, the grown suite against
@@ -79,8 +80,8 @@ class Effort:
     max_tests: int = 0
 
 
-@dataclass(frozen=True)
-class Findings:
+@dataclass(frozen=True, repr=False)
+class Findings(Shown):
     """What an incident showed before anything was done about it.
 
     Attributes

@@ -19,10 +19,11 @@ from safety_lib.records import (
 from safety_lib.rollout.campaign import Run, run_campaign
 from safety_lib.rollout.conversation import Rollout, plan_replay, trial_seed
 from safety_lib.rollout.judging import as_failure, count_broken
+from safety_lib.text import Shown
 
 
-@dataclass(frozen=True)
-class Replay:
+@dataclass(frozen=True, repr=False)
+class Replay(Shown):
     """An incident, re-executed.
 
     Attributes

@@ -24,7 +24,7 @@ from safety_lib.stats.audit import stratified_audit
 from safety_lib.stats.intervals import share
 from safety_lib.stats.missing_mass import chao1
 from safety_lib.streams import generator, key
-from safety_lib.text import one_line
+from safety_lib.text import Shown, one_line
 
 _THING = re.compile(r"REF-[0-9A-Z]{4}-\d{4}|AC-[\w-]+|/[\w./-]+|[\w.+-]+@[\w-]+(?:\.[\w-]+)+")
 
@@ -107,8 +107,8 @@ def estimate_blast_radius(
     )
 
 
-@dataclass(frozen=True)
-class Affected:
+@dataclass(frozen=True, repr=False)
+class Affected(Shown):
     """Whom and what an incident's rule touched, from an audit of users.
 
     Attributes
@@ -303,8 +303,8 @@ def flag_for(rule_id: str, policy: Policy | None = None) -> Flag:
     return _FLAGS[rule.check](rule.parameters, policy)
 
 
-@dataclass(frozen=True)
-class Opinion:
+@dataclass(frozen=True, repr=False)
+class Opinion(Shown):
     """What one estimator says about the same log, from the same number of sessions read.
 
     Attributes

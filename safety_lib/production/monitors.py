@@ -21,6 +21,7 @@ from safety_lib.records import Experiment
 from safety_lib.records.experiments import DetectionLatency
 from safety_lib.stats.intervals import clopper_pearson_upper
 from safety_lib.streams import uniform
+from safety_lib.text import Shown
 
 FACTOR = 4.0
 APART = 20_000
@@ -48,8 +49,8 @@ class Monitor:
     rate: bool = True
 
 
-@dataclass(frozen=True)
-class Alarm:
+@dataclass(frozen=True, repr=False)
+class Alarm(Shown):
     """An alarm, and what it took.
 
     Attributes

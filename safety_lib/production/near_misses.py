@@ -29,6 +29,7 @@ from safety_lib.production.log import Flag, LoggedSession, SessionLog
 from safety_lib.rollout.campaign import Run, run_campaign
 from safety_lib.rollout.conversation import plan_replay, trial_seed
 from safety_lib.stats.intervals import Rate, wilson
+from safety_lib.text import Shown
 
 SIGNS: dict[str, str] = {
     "refusals": "replies that refuse",
@@ -131,8 +132,8 @@ def _within_reach(
     return False
 
 
-@dataclass(frozen=True)
-class Followed:
+@dataclass(frozen=True, repr=False)
+class Followed(Shown):
     """Sessions in the order in which they came, followed turn by turn.
 
     Attributes
@@ -182,8 +183,8 @@ def follow(log: SessionLog, version: str) -> Followed:
 Clause = tuple[tuple[str, int], ...]
 
 
-@dataclass(frozen=True)
-class WarningRule:
+@dataclass(frozen=True, repr=False)
+class WarningRule(Shown):
     """Warns after the first turn at which all counts of any clause are reached.
 
     Attributes
@@ -214,8 +215,8 @@ FIRST_REFUSAL = WarningRule(((("refusals", 1),),))
 """What comes to mind first: look at every session in which the agent refused."""
 
 
-@dataclass(frozen=True)
-class WarningScore:
+@dataclass(frozen=True, repr=False)
+class WarningScore(Shown):
     """How a rule did on traffic.
 
     Attributes
@@ -336,8 +337,8 @@ def _first(reached: Bools) -> Ints:
 # --------------------------------------------------------------------------- margins
 
 
-@dataclass(frozen=True)
-class MarginStratum:
+@dataclass(frozen=True, repr=False)
+class MarginStratum(Shown):
     """Sessions that went in one way, and how near those that broke nothing came to it.
 
     Attributes

@@ -39,7 +39,7 @@ from safety_lib.records.conversations import (
     Violation,
     whole,
 )
-from safety_lib.records.display import Shown, html_table
+from safety_lib.records.display import html_table
 from safety_lib.records.experiments import Experiment
 from safety_lib.records.failures import (
     Failure,
@@ -141,7 +141,6 @@ __all__ = [
     "ReportedCall",
     "Reproduction",
     "Severity",
-    "Shown",
     "Story",
     "Stratum",
     "StratumResult",

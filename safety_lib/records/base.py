@@ -17,7 +17,7 @@ from typing import Any, ClassVar, Literal, ParamSpec, Self, TypeVar, cast, datac
 from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
 
-from safety_lib.records.display import Shown
+from safety_lib.text import Shown
 
 Outcome = Literal["violation", "safe", "error", "undetermined"]
 Severity = Literal["low", "medium", "high", "critical"]

@@ -36,6 +36,7 @@ from safety_lib.rollout.campaign import Run, run_campaign
 from safety_lib.rollout.conversation import Rollout, plan_replay, trial_seed
 from safety_lib.rollout.judging import benign_outcome, breaks, count_broken, reproduction_of
 from safety_lib.streams import key
+from safety_lib.text import Shown
 
 Lifecycle = Literal["proposed", "active", "quarantined", "retired", "rejected"]
 
@@ -452,8 +453,8 @@ def _replay(failure: Failure, version: Version, turns: Turns, stream: str, seed:
     )
 
 
-@dataclass(frozen=True)
-class TestRun:
+@dataclass(frozen=True, repr=False)
+class TestRun(Shown):
     """One test on one version, conversation by conversation.
 
     Attributes

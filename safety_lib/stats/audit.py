@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from safety_lib.stats.intervals import share, whole_number, z_value
+from safety_lib.text import Shown
 
 
 def hypergeometric_upper(
@@ -127,8 +128,8 @@ def hypergeometric_lower(
     return int(population) - hypergeometric_upper(n - k, n, population, level, mid_p=mid_p)
 
 
-@dataclass(frozen=True, slots=True)
-class StratifiedEstimate:
+@dataclass(frozen=True, slots=True, repr=False)
+class StratifiedEstimate(Shown):
     """Positives in a stratified population with bounds; result of `stratified_audit`.
 
     Examples

@@ -20,6 +20,7 @@ from safety_lib.stats.intervals import (
     finite_array,
     share,
 )
+from safety_lib.text import Shown
 
 
 class FamilySums(NamedTuple):
@@ -67,8 +68,8 @@ def family_sums(d: ArrayLike, family: ArrayLike) -> FamilySums:
     return FamilySums(labels, sums, np.bincount(index))
 
 
-@dataclass(frozen=True, slots=True)
-class ClusterMean:
+@dataclass(frozen=True, slots=True, repr=False)
+class ClusterMean(Shown):
     """Mean paired difference with a family-robust standard error; result of `cluster_mean`."""
 
     estimate: float

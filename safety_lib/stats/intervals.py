@@ -14,11 +14,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from safety_lib.text import Shown
+
 FloatArray = NDArray[np.float64]
 
 
-@dataclass(frozen=True, slots=True)
-class Interval:
+@dataclass(frozen=True, slots=True, repr=False)
+class Interval(Shown):
     """An estimate between its bounds; the estimate is NaN where it is undefined.
 
     Examples
@@ -38,8 +40,8 @@ class Interval:
         return f"{shown} [{self.low:.3f}, {self.high:.3f}]"
 
 
-@dataclass(frozen=True, slots=True)
-class Rate:
+@dataclass(frozen=True, slots=True, repr=False)
+class Rate(Shown):
     """k of n with an interval for the rate behind them.
 
     Examples

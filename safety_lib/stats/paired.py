@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from safety_lib.stats.intervals import FloatArray, finite_array, whole_number
+from safety_lib.text import Shown
 
 Alternative = Literal["two-sided", "greater", "less"]
 
@@ -24,8 +25,8 @@ _CONVOLUTION_STEPS = 50_000_000
 _LARGEST_UNIT = 10_000
 
 
-@dataclass(frozen=True, slots=True)
-class McNemar:
+@dataclass(frozen=True, slots=True, repr=False)
+class McNemar(Shown):
     """McNemar's exact test: `mid_p` is two-sided, `one_sided_p` asks for b > c.
 
     Examples
@@ -80,8 +81,8 @@ def mcnemar(b: int, c: int) -> McNemar:
     return McNemar(b, c, mid_p, upper_tail)
 
 
-@dataclass(frozen=True, slots=True)
-class SignFlip:
+@dataclass(frozen=True, slots=True, repr=False)
+class SignFlip(Shown):
     """Result of `sign_flip`.
 
     Examples

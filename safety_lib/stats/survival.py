@@ -15,12 +15,13 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from safety_lib.stats.intervals import FloatArray, finite_array, share, z_value
+from safety_lib.text import Shown
 
 Counts = NDArray[np.int64]
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class KaplanMeier:
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
+class KaplanMeier(Shown):
     """Kaplan-Meier curve: arrays of shape (times,), one row per distinct observed time."""
 
     time: FloatArray
@@ -235,8 +236,8 @@ def area_under(grid: FloatArray, survival: FloatArray, tau: float) -> FloatArray
     return area
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class CumulativeIncidence:
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
+class CumulativeIncidence(Shown):
     """Aalen-Johansen curves: `incidence` has shape (times, causes)."""
 
     time: FloatArray

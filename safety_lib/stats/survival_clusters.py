@@ -19,6 +19,7 @@ from safety_lib.stats.survival import (
     from_the_end,
     survival_of,
 )
+from safety_lib.text import Shown
 
 
 def _cluster_table(
@@ -108,8 +109,8 @@ def delayed_share(
     return percentile_interval(estimate, resampled, failing, level, "cluster bootstrap", lowest=0.0)
 
 
-@dataclass(frozen=True, slots=True)
-class Logrank:
+@dataclass(frozen=True, slots=True, repr=False)
+class Logrank(Shown):
     """Logrank test: observed and expected events of the two arms, in the order of `arms`.
 
     Examples
@@ -202,8 +203,8 @@ def _logrank_parts(events: FloatArray, leaving: FloatArray) -> tuple[FloatArray,
     return excess, variance
 
 
-@dataclass(frozen=True, slots=True)
-class ArmComparison:
+@dataclass(frozen=True, slots=True, repr=False)
+class ArmComparison(Shown):
     """Result of `compare_arms`: the second arm against the first."""
 
     arms: tuple[str, str]

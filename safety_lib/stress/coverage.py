@@ -8,12 +8,13 @@ from dataclasses import dataclass
 from safety_lib.attack.scenarios import Scenario, all_scenarios, load_families, load_goals
 from safety_lib.policy import load_policy
 from safety_lib.records import SEVERITIES, Severity, Trajectory
+from safety_lib.text import Shown
 
 NEIGHBOURS_WEIGH = 2.0  # trials that the neighbours of a scenario are worth
 
 
-@dataclass(frozen=True)
-class Cell:
+@dataclass(frozen=True, repr=False)
+class Cell(Shown):
     """One goal attacked by one family: valid trials, and the turns at which a rule broke.
 
     ``possible`` is False where the family has no words for the goal.
@@ -31,8 +32,8 @@ class Cell:
         return len(self.turns)
 
 
-@dataclass(frozen=True)
-class Suggestion:
+@dataclass(frozen=True, repr=False)
+class Suggestion(Shown):
     """A scenario to try next: the chance that it breaks for the first time, and why we think so."""
 
     scenario_id: str
@@ -45,8 +46,8 @@ class Suggestion:
         return f"{self.scenario_id} ({self.severity}): {self.chance:.0%}, {self.reason}"
 
 
-@dataclass(frozen=True)
-class Coverage:
+@dataclass(frozen=True, repr=False)
+class Coverage(Shown):
     """Goals by families by turns: what the conversations with one version have covered.
 
     Attributes

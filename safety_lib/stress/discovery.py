@@ -41,13 +41,14 @@ from safety_lib.stress.timing import (
     timing,
 )
 from safety_lib.stress.unseen import Unseen, unseen
+from safety_lib.text import Shown
 
 if TYPE_CHECKING:
     from safety_lib.stats.survival_clusters import ArmComparison
 
 
-@dataclass(frozen=True)
-class Discovery:
+@dataclass(frozen=True, repr=False)
+class Discovery(Shown):
     """What discovery saw: every conversation, not the failures alone.
 
     Attributes

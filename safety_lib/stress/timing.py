@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 from safety_lib.records import SurvivalCurve, Trajectory
 from safety_lib.streams import generator
+from safety_lib.text import Shown
 
 if TYPE_CHECKING:
     from safety_lib.stats.intervals import Interval
@@ -27,8 +28,8 @@ CAUSES = (VIOLATION, "ended by a safeguard", "errored", "cut off or given up")
 _CAUSE_OF = {"stopped": 2, "error": 3, "step_limit": 4, "gave_up": 4}
 
 
-@dataclass(frozen=True)
-class Endings:
+@dataclass(frozen=True, repr=False)
+class Endings(Shown):
     """How conversations ended by a turn, and how many could have broken a rule.
 
     Attributes
@@ -59,8 +60,8 @@ class Endings:
         )
 
 
-@dataclass(frozen=True)
-class Timing:
+@dataclass(frozen=True, repr=False)
+class Timing(Shown):
     """What the conversations with one version say about the turn of the first violation.
 
     Attributes

@@ -25,10 +25,11 @@ from safety_lib.stats.missing_mass import (
     missing_mass_upper,
     new_mode_bound,
 )
+from safety_lib.text import Shown
 
 
-@dataclass(frozen=True, eq=False)
-class Unseen:
+@dataclass(frozen=True, eq=False, repr=False)
+class Unseen(Shown):
     """What one campaign against one version found, and what it says about the rest.
 
     Attributes

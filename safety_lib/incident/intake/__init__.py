@@ -24,7 +24,7 @@ from safety_lib.incident.intake.door import ALIASES, MOST_LISTED, Door, field_of
 from safety_lib.incident.intake.exchanges import fold, note_unknown_tools
 from safety_lib.incident.intake.shapes import READERS, of_turns, shape_of
 from safety_lib.records import Incident, IncidentTurn, Plant, ReportedCall, first_fault
-from safety_lib.text import one_line
+from safety_lib.text import Shown, one_line
 
 __all__ = ["Intake", "find_incident", "take_in"]
 
@@ -42,8 +42,8 @@ _TOLD = (
 _MAIL = re.compile(r"^(M-\d+): (.*)$")
 
 
-@dataclass(frozen=True)
-class Intake:
+@dataclass(frozen=True, repr=False)
+class Intake(Shown):
     """An incident as it came through the door.
 
     Attributes
