@@ -242,6 +242,22 @@ def test_the_headline_is_computed_from_the_tests(blocked: GateReport) -> None:
     assert blocked.n_families == len({r.family for r in rows})
 
 
+def test_a_category_is_the_mean_of_its_tests(blocked: GateReport) -> None:
+    groups: dict[str, list[tuple[float, float]]] = {}
+    for r in blocked.test_results:
+        if r.stratum not in ("control", "benign"):
+            rates = r.baseline.passed / r.baseline.valid, r.candidate.passed / r.candidate.valid
+            groups.setdefault(r.category, []).append(rates)
+    assert set(blocked.by_category) == set(groups)
+    for category, rates in groups.items():
+        row = blocked.by_category[category]
+        before, after = (sum(side) / len(rates) for side in zip(*rates, strict=True))
+        assert row["n_tests"] == len(rates)
+        assert row["baseline_pass_rate"] == pytest.approx(before, abs=1e-6)
+        assert row["candidate_pass_rate"] == pytest.approx(after, abs=1e-6)
+        assert row["delta"] == pytest.approx(after - before, abs=2e-6)
+
+
 def test_strata_are_reported_apart(blocked: GateReport) -> None:
     assert {"candidate_found", "control", "benign"} <= {s.stratum for s in blocked.strata}
 

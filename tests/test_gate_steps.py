@@ -51,6 +51,28 @@ def status(decision: Judgement, step: int) -> str:
     return next(s.status for s in decision.steps if s.step == step)
 
 
+def test_the_steps_are_asked_in_one_order_whatever_they_find() -> None:
+    calm = [entry(f"f{i}", outcomes(9, 1), outcomes(9, 1)) for i in range(12)]
+    worse = [entry(f"f{i}", outcomes(9, 1), outcomes(2, 8)) for i in range(8)]
+    hidden = [entry(f"h{i}", outcomes(9, 1), outcomes(1, 9), split="held_out") for i in range(5)]
+    spent = [entry(f"c{i}", outcomes(3, 0), outcomes(0, 3), stratum="control") for i in range(8)]
+    usual = trials(calm)
+    unseen = tuple(seen for seen in usual.cases if seen.case.stratum != "control")
+    found = [
+        judged(calm),
+        judged([*worse, *spent]),
+        judged([*calm, *hidden]),
+        decide(replace(usual, cases=unseen), RULES),
+        decide(replace(usual, confirmations=(critical(outcomes(20, 0), outcomes(9, 11)),)), RULES),
+    ]
+    asked = [[(step.step, step.title) for step in decision.steps] for decision in found]
+    assert all(steps == asked[0] for steps in asked)
+    assert [number for number, _ in asked[0]] == [0, 1, 2, 3, 4, 5]
+    assert {step.status for step in found[0].steps} == {"pass"}
+    for number, decision in zip((5, 4, 5, 1), found[1:], strict=True):
+        assert status(decision, number) != "pass"
+
+
 # --------------------------------------------------------------------------- step 1: critical
 
 

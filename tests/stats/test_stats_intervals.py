@@ -189,6 +189,9 @@ def test_units_that_all_agree_keep_to_their_scale():
     low, high = bound_without_variation(2.0, 10, 0.05, lowest=0.0, highest=8.0)
     u = 1 - 0.05**0.1
     assert (low, high) == pytest.approx((2 - 2 * u, 2 + 6 * u))
+    # All failed, or all passed: there is room on one side alone.
+    assert bound_without_variation(-1.0, 10, 0.05) == pytest.approx((-1, 2 * u - 1))
+    assert bound_without_variation(1.0, 10, 0.05) == pytest.approx((1 - 2 * u, 1))
 
 
 def test_percentile_interval_takes_the_tails_of_the_draws():
