@@ -85,6 +85,13 @@ def test_any_text_arrives_as_it_is(suite: Suite, turns: list[str], name: str) ->
     assert turns_of(name, WRITERS[name]([test])) == [turns]
 
 
+@pytest.mark.parametrize("name", FORMATS)
+def test_a_person_can_read_any_script_in_an_export(suite: Suite, name: str) -> None:
+    said = "Grüße, 你好"
+    test = suite.tests[0].model_copy(update={"attack_turns": (said,)})
+    assert said in WRITERS[name]([test])
+
+
 def test_openai_lines_are_chat_messages_with_tools(suite: Suite) -> None:
     for line, test in zip(to_openai(suite.tests).splitlines(), suite.tests, strict=True):
         record = json.loads(line)

@@ -39,6 +39,17 @@ def test_ddmin_is_1_minimal_whatever_the_test_says(n: int, data: st.DataObject) 
     assert not any(tuple(x for x in left if x != gone) in failing for gone in left)
 
 
+def test_ddmin_tries_halves_first_then_quarters() -> None:
+    asked: list[tuple[int, ...]] = []
+
+    def fails(left: tuple[int, ...]) -> bool:
+        asked.append(left)
+        return False
+
+    assert drive(ddmin(range(4)), fails) == (0, 1, 2, 3)
+    assert asked == [(2, 3), (0, 1), (1, 2, 3), (0, 2, 3), (0, 1, 3), (0, 1, 2)]
+
+
 @settings(max_examples=200, deadline=None)
 @given(TURNS, st.data())
 def test_what_is_left_fails_is_never_longer_and_is_1_minimal(
@@ -134,6 +145,16 @@ def test_each_reduction_kept_its_rate_and_the_reference_still_passes(
 
         assert sum(broke(failure.version, number) for number in range(how.probes)) >= how.needed
         assert not broke("reference", 0)
+
+
+@pytest.mark.parametrize(("rate", "needed"), [(1.0, 8), (0.5, 4), (0.2, 3)])
+def test_a_reduction_keeps_four_fifths_of_the_rate_and_never_less_than_the_least(
+    found: tuple[Failure, ...], rate: float, needed: int
+) -> None:
+    ((_, how),) = minimise_failures(
+        found[:1], BOTH, REFERENCE, run=Run(seed=3), rates=[rate], least=0.3, probes=10, budget=0
+    )
+    assert (how.needed, how.probes) == (needed, 10)
 
 
 def test_no_budget_shortens_nothing(found: tuple[Failure, ...]) -> None:

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from safety_lib.__main__ import main
 from safety_lib.agent.versions import load_version
 from safety_lib.artifacts import write_artifact
-from safety_lib.attack.scenarios import all_scenarios, load_goals, load_tactics
+from safety_lib.attack.scenarios import all_scenarios, load_goals, load_tactics, scenario
 from safety_lib.experiments.mutants import adequacy, mutants, sign_test
 from safety_lib.records import (
     Decision,
@@ -26,7 +26,9 @@ from safety_lib.records import (
     Violation,
 )
 from safety_lib.regression.admission import (
+    admit,
     lifecycle_of,
+    reproduce,
     run_tests,
     split_of,
     twins_refused,
@@ -36,6 +38,8 @@ from safety_lib.regression.signature import channel, family, severity, severity_
 from safety_lib.regression.unit import layers, run_unit
 from safety_lib.regression.variants import KINDS, paraphrase, variants
 from safety_lib.rollout.campaign import Run
+from safety_lib.rollout.conversation import plan_attack, run_rollout
+from safety_lib.rollout.judging import as_failure, control_of
 from safety_lib.stress.discovery import discover
 
 V1, V2, REFERENCE = (load_version(name) for name in ("v1", "v2", "reference"))
@@ -207,6 +211,20 @@ def test_what_every_version_fails_is_no_test(stressed: StressFailures) -> None:
         if test.source.version == "v2" and test.reference and test.reference.k
     ]
     assert {test.lifecycle for test in made.tests} >= {"quarantined"}
+
+
+def test_where_two_rules_broke_at_once_a_test_tells_of_its_own() -> None:
+    attack = scenario("exfiltrate_record/indirect_injection")
+    held = run_rollout(plan_attack(V2, attack, "static", seed=6, max_turns=8))
+    failure = as_failure(held, run_rollout(control_of(V2, held)), "tool_instruction_obeyed")
+    assert [v.rule_id for v in failure.violations] == [
+        "record_exfiltration",
+        "tool_instruction_obeyed",
+    ]
+    (seen,) = reproduce([failure], BOTH, run=Run(seed=7), replays=5)
+    (test,) = admit([(failure, seen)], BOTH, REFERENCE, Run(seed=7), replays=5, shorten=False)
+    assert test.rule_id == "tool_instruction_obeyed"
+    assert "stands in a tool result alone" in test.description
 
 
 def test_the_reference_is_useful_and_not_only_silent() -> None:
