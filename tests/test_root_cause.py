@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
@@ -34,9 +34,10 @@ from safety_lib.incident.interventions import (
     out_of_sight,
     plan_interventions,
 )
-from safety_lib.incident.replay import Replay, turns_of
-from safety_lib.records import Bisection, Experiment, Intervention
+from safety_lib.incident.replay import Replay, replay_incident, turns_of
+from safety_lib.records import Bisection, Experiment, Incident, Intervention
 from safety_lib.records.experiments import DecisiveTurnAccuracy, RootCauseAccuracy
+from safety_lib.rollout.campaign import Run
 from safety_lib.rollout.conversation import Rollout, plan_replay, trial_seed
 
 ARTIFACTS = Path(__file__).resolve().parent.parent / "artifacts"
@@ -50,13 +51,15 @@ def found(incident_replay: Replay) -> Bisection:
     return bisect(incident_replay, V1)
 
 
-def search(good: Version, bad: Version, turns: tuple[str, ...], rule_id: str) -> Bisection:
+def search(
+    good: Version, bad: Version, turns: tuple[str, ...], rule_id: str, seeds: Sequence[int] = SEEDS
+) -> Bisection:
     return bisect_changes(
         lambda version, seed: plan_replay(version, turns, name="test", seed=seed),
         good,
         bad,
         rule_id=rule_id,
-        seeds=SEEDS,
+        seeds=seeds,
     )
 
 
@@ -123,6 +126,14 @@ def test_nothing_is_searched_where_nothing_came_back() -> None:
     seen = search(V1, V3, ("Hello.",), "audit_disabled")
     assert seen.why_not == "the failure did not come back"
     assert not seen.enough
+    unknown = search(V1, V3, ("Hello.",), "")
+    assert (unknown.why_not, unknown.replays) == (seen.why_not, 0)
+
+
+def test_where_the_failure_is_certain_one_seed_finds_its_cause() -> None:
+    bad = V1.having({"model.style": "friendly", "model.caution": -9.0, "limits.max_steps": 9})
+    seen = search(V1, bad, AUDIT_OFF, "audit_disabled", SEEDS[:1])
+    assert seen.enough == seen.needed == ("model.caution",)
 
 
 def test_the_mixtures_are_shown_in_their_order(found: Bisection) -> None:
@@ -190,6 +201,15 @@ def test_everything_that_can_be_changed_is_changed(effects: dict[str, Interventi
         "tool_result",
         "version",
     }
+
+
+def test_only_what_was_read_can_be_cut(incident: Incident) -> None:
+    told = incident.trajectory[0].model_copy(update={"user": AUDIT_OFF[0]})
+    careless = V1.having({"model.caution": -9.0}, name="careless")
+    asked = incident.model_copy(update={"trajectory": (told,)})
+    seen = replay_incident(asked, careless, run=Run(seed=7), replays=2)
+    assert [e.call.name for e in seen.shown.executed_calls] == ["set_audit_log"]
+    assert not [e.name for e in plan_interventions(seen, V1) if e.cut]
 
 
 def test_a_turn_replaced_keeps_the_pace_and_the_request_is_needed(
