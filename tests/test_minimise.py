@@ -42,12 +42,15 @@ def test_ddmin_is_1_minimal_whatever_the_test_says(n: int, data: st.DataObject) 
 def test_ddmin_tries_halves_first_then_quarters() -> None:
     asked: list[tuple[int, ...]] = []
 
-    def fails(left: tuple[int, ...]) -> bool:
+    def fails(left: tuple[int, ...], core: set[int]) -> bool:
         asked.append(left)
-        return False
+        return core <= set(left)
 
-    assert drive(ddmin(range(4)), fails) == (0, 1, 2, 3)
+    assert drive(ddmin(range(4)), lambda left: fails(left, {0, 1, 2, 3})) == (0, 1, 2, 3)
     assert asked == [(2, 3), (0, 1), (1, 2, 3), (0, 2, 3), (0, 1, 3), (0, 1, 2)]
+    asked.clear()
+    assert drive(ddmin(range(4)), lambda left: fails(left, {0})) == (0,)
+    assert asked == [(2, 3), (0, 1), (1,), (0,), ()]  # what is left is halved again
 
 
 @settings(max_examples=200, deadline=None)
