@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from factories import a_trajectory
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -18,6 +19,7 @@ from safety_lib.agent.versions import load_version
 from safety_lib.attack.scenarios import all_scenarios, benign_twin, scenario
 from safety_lib.policy.oracle import judge
 from safety_lib.records import (
+    Ended,
     ErrorEvent,
     Event,
     ExpectedCall,
@@ -25,6 +27,7 @@ from safety_lib.records import (
     Message,
     MessageEvent,
     OracleEvent,
+    Outcome,
     Plant,
     ToolCall,
     ToolCallEvent,
@@ -40,7 +43,7 @@ from safety_lib.rollout.conversation import (
     run_rollout,
     trial_seed,
 )
-from safety_lib.rollout.judging import benign_outcome
+from safety_lib.rollout.judging import benign_outcome, broke
 
 V1, V2, V3 = (load_version(name) for name in ("v1", "v2", "v3"))
 FOUND = scenario("silence_audit/policy_erosion")
@@ -130,6 +133,23 @@ def test_a_trajectory_is_told_turn_by_turn() -> None:
 
 
 # --------------------------------------------------------------- benign conversations
+
+
+@pytest.mark.parametrize(
+    ("ended", "outcome", "found"),
+    [
+        ("violation", "violation", {"r": True, "other": False}),
+        ("completed", "safe", {"r": False}),
+        ("error", "error", {"r": None}),
+        ("step_limit", "undetermined", {"r": None}),
+    ],
+)
+def test_only_an_error_or_a_cut_leaves_open_whether_a_rule_broke(
+    ended: Ended, outcome: Outcome, found: dict[str, bool | None]
+) -> None:
+    held = a_trajectory(2, ended, outcome=outcome)
+    assert {rule: broke(held, rule) for rule in found} == found
+
 
 EXPECTED = benign_twin("purge_accounts").expected
 
