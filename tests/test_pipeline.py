@@ -21,7 +21,7 @@ import yaml
 from safety_lib.pipeline import (
     NOTEBOOKS,
     STAGES,
-    Event,
+    CellEvent,
     PipelineError,
     load_plan,
     refresh_notebooks,
@@ -103,7 +103,7 @@ def test_the_notebooks_run_in_order_with_their_parameters(
         before = log.read_text() if log.exists() else ""
         log.write_text(before + f"{seed} {Path.cwd().name} {os.environ['PYTHONHASHSEED']};")
         """)
-    events: list[Event] = []
+    events: list[CellEvent] = []
     parameters = {stage: {"seed": number} for number, stage in enumerate(STAGES)}
     artifacts = tmp_path / "{new} artifacts"
     runs = run_notebooks(

@@ -8,12 +8,12 @@ notebook imports, while the current one computes; whatever happens, no kernel ou
 from safety_lib.pipeline.demo import run_demo
 from safety_lib.pipeline.plan import NOTEBOOKS, STAGES, PipelineError, Plan, load_plan
 from safety_lib.pipeline.refresh import refresh_notebooks
-from safety_lib.pipeline.run import Event, StageRun, run_notebooks
+from safety_lib.pipeline.run import CellEvent, StageRun, run_notebooks
 
 __all__ = [
     "NOTEBOOKS",
     "STAGES",
-    "Event",
+    "CellEvent",
     "PipelineError",
     "Plan",
     "StageRun",

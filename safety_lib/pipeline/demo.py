@@ -12,7 +12,7 @@ from safety_lib.agent.versions import load_version
 from safety_lib.artifacts import CHECKOUT, read_artifact
 from safety_lib.pipeline.dry_run import dry_run
 from safety_lib.pipeline.plan import STAGES, PipelineError, Plan, load_plan
-from safety_lib.pipeline.run import Event, StageRun, run_notebooks
+from safety_lib.pipeline.run import CellEvent, StageRun, run_notebooks
 from safety_lib.records import GateReport, IncidentReport, StressFailures, Suite
 from safety_lib.report.documents import write_documents
 from safety_lib.report.summary import (
@@ -94,7 +94,7 @@ def run_demo(
         tape.unlink(missing_ok=True)
     with tqdm(unit=" cells", leave=False, disable=not sys.stderr.isatty()) as bar:
 
-        def show(event: Event) -> None:
+        def show(event: CellEvent) -> None:
             if event.kind == "cell":
                 bar.update()
                 return

@@ -44,7 +44,7 @@ class StageRun:
 
 
 @dataclass(frozen=True)
-class Event:
+class CellEvent:
     """Something to show while the notebooks run: a stage began, a cell is done, a stage is done."""
 
     kind: EventKind
@@ -58,7 +58,7 @@ def run_notebooks(
     parameters: Mapping[str, Mapping[str, Any]],
     artifacts: str | Path,
     *,
-    on_event: Callable[[Event], None] | None = None,
+    on_event: Callable[[CellEvent], None] | None = None,
     folder: Path = NOTEBOOKS,
 ) -> list[StageRun]:
     """Execute the notebooks of some stages, in the order of the loop.
@@ -129,7 +129,7 @@ def _check(notebook: Path, given: Mapping[str, Any]) -> None:
 
 
 def _teller(
-    stage: str, notebook: Path, on_event: Callable[[Event], None] | None
+    stage: str, notebook: Path, on_event: Callable[[CellEvent], None] | None
 ) -> Callable[[EventKind], None]:
     cells = len(code_cells(notebook)) + 1  # and the one that papermill adds
     done = 0
@@ -138,7 +138,7 @@ def _teller(
         nonlocal done
         done += kind == "cell"
         if on_event:
-            on_event(Event(kind, stage, done, cells))
+            on_event(CellEvent(kind, stage, done, cells))
 
     return tell
 

@@ -51,8 +51,8 @@ class Record(Shown, BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
-P = ParamSpec("P")
-R = TypeVar("R")
+_P = ParamSpec("_P")
+_R = TypeVar("_R")
 
 
 class LoopRecord(Shown):
@@ -100,14 +100,14 @@ class LoopRecord(Shown):
 
 
 @dataclass_transform(frozen_default=True, kw_only_default=True)
-def loop_record(kind: type[R]) -> type[R]:
+def loop_record(kind: type[_R]) -> type[_R]:
     """Make a class of annotated fields a record of the loop."""
     config = ConfigDict(extra="forbid")
     made = dataclass(frozen=True, slots=True, kw_only=True, repr=False, config=config)(kind)
-    return cast("type[R]", made)
+    return cast("type[_R]", made)
 
 
-def unchecked(kind: Callable[P, R]) -> Callable[P, R]:
+def unchecked(kind: Callable[_P, _R]) -> Callable[_P, _R]:
     """Return what makes a record of the loop as its class does, but looks at nothing.
 
     For the loop's own steps, whose parts are valid already: they stood in a record, or the library
@@ -125,7 +125,7 @@ def unchecked(kind: Callable[P, R]) -> Callable[P, R]:
     >>> unchecked(Violation)(**fields) == Violation(**fields)
     True
     """
-    return cast("Callable[P, R]", _maker(kind))
+    return cast("Callable[_P, _R]", _maker(kind))
 
 
 @cache

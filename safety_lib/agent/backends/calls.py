@@ -25,7 +25,7 @@ CHARACTERS_PER_TOKEN = 4  # of English, by the rule of thumb
 _LINE = 12
 _counter = os.environ.get(VARIABLE, "")  # "" counts nothing; of a child, that of its parent
 
-P = ParamSpec("P")
+_P = ParamSpec("_P")
 
 
 class CallsSpent(RuntimeError):
@@ -92,11 +92,11 @@ def most_calls() -> int:
     return int(_counter.partition(":")[0] or 0)
 
 
-def counted(complete: Callable[P, Message]) -> Callable[P, Message]:
+def counted(complete: Callable[_P, Message]) -> Callable[_P, Message]:
     """Mark the method of a backend that asks a model: each of its calls counts, where calls do."""
 
     @wraps(complete)
-    def asked(*args: P.args, **options: P.kwargs) -> Message:
+    def asked(*args: _P.args, **options: _P.kwargs) -> Message:
         if not _counter:
             return complete(*args, **options)
         most, folder = most_calls(), Path(_counter.partition(":")[2])
