@@ -329,9 +329,9 @@ def try_mitigations(
     variants_held_out: Sequence[HeldOut],
     run: Run = Run(),
     *,
-    replays: int = 40,
-    per_variant: int = 2,
-    sessions: int = 20,
+    replays: int,
+    per_variant: int,
+    sessions: int,
 ) -> tuple[MitigationResult, ...]:
     """Execute mitigations: on the incident, on held-out variants of it and on legitimate requests.
 
