@@ -313,8 +313,9 @@ def test_an_endpoint_is_asked_no_more_often_than_it_may_be(
 @pytest.mark.slow
 def test_the_dry_run_counts_what_the_notebooks_ask(endpoint: Endpoint, own_run: OwnRun) -> None:
     counted = dry_run(own_run.plan)
-    # One call in eleven goes wrong here, so that less comes back and less is asked.
-    assert counted.number / 20 < own_run.asked < counted.number
+    # One call in eleven goes wrong here, and which one is a matter of threads: where few failures
+    # come back little is asked of them, and what was cut short is asked again.
+    assert counted.number / 20 < own_run.asked < 3 * counted.number
     sent = sum(endpoint.lengths) / len(endpoint.lengths) / 4
     assert counted.tokens_in / 2 < sent * counted.number < 2 * counted.tokens_in
 
