@@ -17,6 +17,8 @@ import pytest
 from safety_lib.artifacts import CHECKOUT, read_artifact
 from safety_lib.records import GateReport, IncidentReport, StressFailures, Suite
 
+pytestmark = pytest.mark.slow
+
 V3 = CHECKOUT / "safety_lib" / "agent" / "versions" / "v3.yaml"
 
 
@@ -40,7 +42,6 @@ def python(checkout: Path, cwd: Path, *arguments: str) -> subprocess.CompletedPr
     )
 
 
-@pytest.mark.slow
 def test_papermill_finds_the_artifacts_from_any_folder(checkout: Path, tmp_path: Path) -> None:
     def papermill(stem: str, cwd: Path, **parameters: object) -> None:
         given = [word for name, value in parameters.items() for word in ("-p", name, str(value))]
@@ -69,7 +70,6 @@ def test_papermill_finds_the_artifacts_from_any_folder(checkout: Path, tmp_path:
     assert sorted(path.name for path in tmp_path.iterdir()) == ["mine", "mine.json", "out.ipynb"]
 
 
-@pytest.mark.slow
 def test_the_demo_takes_paths_from_the_folder_that_it_is_called_in(
     checkout: Path, tmp_path: Path
 ) -> None:

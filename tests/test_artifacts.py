@@ -123,6 +123,7 @@ def test_a_write_that_fails_before_the_swap_keeps_the_old_file(
     assert list(tmp_path.iterdir()) == [path], "no temporary file stays behind"
 
 
+@pytest.mark.slow
 def test_a_writer_killed_at_any_moment_leaves_a_whole_file(tmp_path: Path) -> None:
     path = tmp_path / "report.html"
     endless = (

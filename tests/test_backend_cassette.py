@@ -212,6 +212,7 @@ def writer(path: Path, start: int, stop: int) -> list[str]:
     return [sys.executable, "-c", WRITER, str(path), str(start), str(stop)]
 
 
+@pytest.mark.slow
 def test_processes_one_after_another_share_a_tape(tmp_path: Path) -> None:
     path = tmp_path / "run.jsonl"
     for start in (0, 3, 6):

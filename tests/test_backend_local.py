@@ -53,6 +53,7 @@ def test_the_model_is_reached_over_the_loopback_interface(backend: Any) -> None:
     assert backend.settings.tool_protocol == "json"
 
 
+@pytest.mark.slow
 @needs_model
 def test_one_server_serves_every_version(backend: Any) -> None:
     other: Any = open_backend("local", {**SETTINGS, "temperature": 0, "concurrency": 1})

@@ -606,6 +606,7 @@ def hurried(endpoint: Endpoint, monkeypatch: pytest.MonkeyPatch) -> Iterator[Ver
         cast(OpenAIChat, agent.backend).close()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("reply", "kind", "asked"),
     [
@@ -639,6 +640,7 @@ def test_a_campaign_against_a_bad_endpoint_finishes_and_says_how_many_and_why(
     assert found.survival[0].turn == ()  # what did not happen is no evidence of safety
 
 
+@pytest.mark.slow
 def test_errors_amid_answers_are_counted_apart(endpoint: Endpoint, hurried: Version) -> None:
     def some(handler: Handler) -> None:
         broken = handler.body["seed"] % 3 == 0

@@ -291,6 +291,7 @@ def test_the_tool_and_the_experiment_are_one_estimator() -> None:
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("sizes", "positive"),
     [

@@ -357,6 +357,7 @@ def test_the_gate_writes_a_comment_and_junit_and_adds_to_the_history_once(
     assert (copy / "gate_report.html").read_bytes() == page
 
 
+@pytest.mark.slow
 def test_a_terminal_gets_progress_with_failures_and_no_colour(tmp_path: Path) -> None:
     pty, fcntl, termios = map(pytest.importorskip, ("pty", "fcntl", "termios"))
     parent, child = pty.openpty()

@@ -195,6 +195,7 @@ def pytest_run(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
     )
 
 
+@pytest.mark.slow
 def test_each_active_test_is_one_item(folder: Path, few: Suite) -> None:
     done = pytest_run(
         "--safety-suite=regression_tests.json", "--safety-target=v2", "--junitxml=j.xml", cwd=folder
@@ -208,6 +209,7 @@ def test_each_active_test_is_one_item(folder: Path, few: Suite) -> None:
     assert int(str(found["model_calls"])) > 0 and found["config_sha256"] == V2.sha256
 
 
+@pytest.mark.slow
 def test_the_reference_passes_the_whole_suite(folder: Path, few: Suite) -> None:
     done = pytest_run(
         "-q", "--safety-suite=regression_tests.json", "--safety-target=reference", cwd=folder
@@ -255,6 +257,7 @@ def test_a_plain_run_is_not_disturbed(tmp_path: Path) -> None:
     assert "1 passed" in done.stdout
 
 
+@pytest.mark.slow
 def test_files_on_the_command_line_run_beside_the_suite(folder: Path, few: Suite) -> None:
     (folder / "test_beside.py").write_text("def test_beside():\n    pass\n", encoding="utf-8")
     done = pytest_run(

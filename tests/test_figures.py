@@ -47,6 +47,8 @@ from safety_lib.records import (
 from safety_lib.stats.intervals import wilson
 from safety_lib.text import MINUS
 
+pytestmark = pytest.mark.slow
+
 Read = Callable[..., str]
 HOSTILE = "$\\frac{ 电话 " + chr(27) + "[31m" + chr(0x202E) + "<b>" + "x" * 300
 

@@ -33,6 +33,8 @@ from safety_lib.rollout.campaign import Run
 from safety_lib.stress.coverage import coverage
 from safety_lib.stress.discovery import Discovery, discover
 
+pytestmark = pytest.mark.slow
+
 ARTIFACTS = CHECKOUT / "artifacts"
 EXPERIMENTS = {
     "operating_characteristics": "operating_characteristics",

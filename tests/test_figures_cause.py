@@ -24,6 +24,8 @@ from safety_lib.records import (
     MitigationResult,
 )
 
+pytestmark = pytest.mark.slow
+
 ARTIFACTS = Path(__file__).resolve().parent.parent / "artifacts"
 Read = Callable[..., str]
 HOSTILE = "$\\frac{ " + chr(27) + "[31m" + chr(0x202E) + "<b>" + "x" * 300

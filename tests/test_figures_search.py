@@ -22,6 +22,8 @@ from safety_lib.stress.discovery import Discovery
 from safety_lib.stress.timing import CAUSES, Endings
 from safety_lib.stress.unseen import unseen
 
+pytestmark = pytest.mark.slow
+
 Read = Callable[..., str]
 
 

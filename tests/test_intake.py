@@ -414,6 +414,7 @@ JSON = st.recursive(
 )
 
 
+@pytest.mark.slow
 @settings(max_examples=300, deadline=None)
 @given(JSON)
 def test_whatever_comes_is_taken_in_or_refused(tmp_path_factory: Any, tree: Any) -> None:

@@ -23,6 +23,8 @@ from safety_lib.pipeline import NOTEBOOKS, STAGES
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page
 
+pytestmark = pytest.mark.slow
+
 ROOT = NOTEBOOKS.parent
 OPEN = """async path => {
     await window.jupyterapp.restored;

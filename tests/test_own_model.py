@@ -291,6 +291,7 @@ def test_a_run_on_ones_own_model_ends_in_a_verdict_or_says_why_not(own_run: OwnR
     assert report.verdict or report.reasons
 
 
+@pytest.mark.slow
 def test_an_endpoint_is_asked_no_more_often_than_it_may_be(
     endpoint: Endpoint, tmp_path: Path
 ) -> None:

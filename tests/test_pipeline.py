@@ -28,6 +28,8 @@ from safety_lib.pipeline import (
     run_notebooks,
 )
 
+pytestmark = pytest.mark.slow
+
 ROOT = NOTEBOOKS.parent
 PARAMETERS = 'seed: int = 7  # draws\nartifacts_dir: str = ""  # results'
 
@@ -90,7 +92,6 @@ def stop_of(folder: Path, artifacts: Path, *stages: str) -> str:
 # --------------------------------------------------------------------------- running
 
 
-@pytest.mark.slow
 def test_the_notebooks_run_in_order_with_their_parameters(
     folder: Folder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -120,7 +121,6 @@ def test_the_notebooks_run_in_order_with_their_parameters(
         assert 'execution_count": 1' not in path.read_text(), "the sources stay as they were"
 
 
-@pytest.mark.slow
 def test_a_kernel_that_was_warmed_shows_what_a_cold_one_shows(
     folder: Folder, tmp_path: Path
 ) -> None:
@@ -146,7 +146,6 @@ def test_a_kernel_that_was_warmed_shows_what_a_cold_one_shows(
     )
 
 
-@pytest.mark.slow
 def test_an_inherited_backend_or_kernelspec_changes_nothing(
     folder: Folder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -160,7 +159,6 @@ def test_an_inherited_backend_or_kernelspec_changes_nothing(
     assert outputs(run.output) == [f"MPLBACKEND {sys.executable}\n"]
 
 
-@pytest.mark.slow
 def test_nothing_is_written_to_the_terminal(folder: Folder, tmp_path: Path) -> None:
     done = subprocess.run(
         [sys.executable, "-c", DRIVER, str(folder()), str(tmp_path)],
@@ -174,7 +172,6 @@ def test_nothing_is_written_to_the_terminal(folder: Folder, tmp_path: Path) -> N
 # --------------------------------------------------------------------------- stopping
 
 
-@pytest.mark.slow
 def test_the_first_failing_notebook_stops_the_run(folder: Folder, tmp_path: Path) -> None:
     here = folder(regression="print('so far')\nraise ValueError('no\\nfailures ' + 'x' * 5000)")
     message = stop_of(here, tmp_path, *STAGES)
@@ -185,7 +182,6 @@ def test_the_first_failing_notebook_stops_the_run(folder: Folder, tmp_path: Path
     assert not (tmp_path / "runs" / "03_release_gate.ipynb").exists()
 
 
-@pytest.mark.slow
 def test_a_kernel_that_dies_is_named_with_its_cell(folder: Folder, tmp_path: Path) -> None:
     here = folder("import os, sys\nsys.__stderr__.write('out of luck\\n')\nos._exit(7)")
     message = stop_of(here, tmp_path)
@@ -223,7 +219,6 @@ except KeyboardInterrupt:
 """
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
 def test_no_kernel_outlives_a_run_that_is_interrupted_or_killed(
     folder: Folder, tmp_path: Path, number: signal.Signals
@@ -304,7 +299,6 @@ def test_what_is_no_notebook_is_refused(folder: Folder, tmp_path: Path) -> None:
     assert "is not a notebook" in stop_of(here, tmp_path)
 
 
-@pytest.mark.slow
 def test_the_log_level_of_papermill_is_given_back(folder: Folder, tmp_path: Path) -> None:
     before = logging.getLogger("papermill").level
     stop_of(folder("1 / 0"), tmp_path)
@@ -375,7 +369,6 @@ def test_the_plan_says_what_the_notebooks_say() -> None:
 # --------------------------------------------------------------------------- the committed copies
 
 
-@pytest.mark.slow
 def test_refreshing_twice_gives_the_same_bytes(folder: Folder) -> None:
     here = folder("""
         import sys
@@ -398,7 +391,6 @@ def test_refreshing_twice_gives_the_same_bytes(folder: Folder) -> None:
     assert [output.output_type for output in made.cells[2].outputs] == ["stream", "display_data"]
 
 
-@pytest.mark.slow
 def test_nothing_is_refreshed_when_one_notebook_fails(folder: Folder) -> None:
     here = folder(incident_replay="1 / 0")
     before = {path: path.read_bytes() for path in here.iterdir()}

@@ -368,6 +368,7 @@ MESSAGES = st.builds(
 )
 
 
+@pytest.mark.slow
 @settings(max_examples=150, deadline=None)
 @given(messages=st.lists(MESSAGES, max_size=6), seed=st.integers(0, 2**31 - 1))
 def test_it_answers_any_messages_without_raising(messages: list[Message], seed: int) -> None:

@@ -22,6 +22,8 @@ from safety_lib.production.log import (
 from safety_lib.production.traffic import TRUTH_COLUMNS, plan_session, rows_of, write_traffic
 from safety_lib.rollout.conversation import run_rollout
 
+pytestmark = pytest.mark.slow
+
 ARTIFACTS = Path(__file__).parents[1] / "artifacts"
 SESSIONS = 600
 HOSTILE = (
@@ -72,7 +74,6 @@ def test_the_same_seed_gives_the_same_bytes_and_another_seed_other_rows(
     assert rows(other[0]) != rows(traffic[0])[:60]
 
 
-@pytest.mark.slow
 def test_the_rows_do_not_depend_on_the_number_of_processes(tmp_path: Path) -> None:
     one = write_traffic(tmp_path / "one", load_version("v2"), 260, seed=3)
     two = write_traffic(tmp_path / "two", load_version("v2"), 260, seed=3, workers=2)
