@@ -50,7 +50,6 @@ TWIN_REPLAYS = 5
 
 REFERENCE = "reference"
 HELD_OUT_OF = 3  # one family of three is held out
-REPLAYS = 10
 
 
 class _Trial(NamedTuple):
@@ -210,7 +209,7 @@ def admit(
     reference: Version,
     run: Run,
     *,
-    replays: int = REPLAYS,
+    replays: int,
     shorten: bool = True,
     incident_id: str = "",
 ) -> tuple[RegressionTest, ...]:
