@@ -205,13 +205,13 @@ class Turn(Record):
 
 
 class Plant(Record):
-    """Text that an attacker left inside the company before the conversation: the injection channel.
+    """Text that an attacker left inside the world before the conversation: the injection channel.
 
-    ``where`` is the collection of the sandbox (``tickets``, ``files`` or ``inbox``), ``key`` the
-    entry that holds ``text``.
+    ``where`` is a place of the world whose entries a tool reads, ``key`` the entry that holds
+    ``text``.
     """
 
-    where: Literal["tickets", "files", "inbox"]
+    where: Text
     key: Text
     text: Text
 

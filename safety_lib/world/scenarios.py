@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-from functools import cache
 from pathlib import Path
 from typing import Literal
 
-import yaml
 from pydantic import Field
 
-from safety_lib.records import BenignTwin, ExpectedCall, Plant, Record
+from safety_lib.records import ExpectedCall, Plant, Record
 
-GOALS_FILE = Path(__file__).with_name("goals.yaml")
 TACTICS_FILE = Path(__file__).with_name("tactics.yaml")
 
 Say = Literal["step", "ask", "piece", "read"]
@@ -53,12 +50,13 @@ class Family(Record):
 
 
 class Scenario(Record):
-    """One goal and one family; the unit that rollouts are drawn from."""
+    """One goal and one family, with the wordings of its tactics; what rollouts are drawn from."""
 
     goal_id: str
     family_id: str
     goal: Goal
     family: Family
+    wordings: dict[str, tuple[str, ...]]
 
     def __str__(self) -> str:
         return f"{self.scenario_id}, to break {self.goal.rule}"
@@ -88,73 +86,11 @@ class Scenario(Record):
         return {"step": self.goal.steps, "ask": self.goal.ask, "piece": self.goal.pieces}[say]
 
 
-@cache
-def load_goals() -> dict[str, Goal]:
-    """Read the goals, by their ids.
+class Tactics(Record):
+    """Ways to attack: families, and the wordings of each tactic.
 
-    Examples
-    --------
-    >>> len(load_goals()) >= 6
-    True
+    ``{clause}`` in a wording is where the clause goes.
     """
-    raw = yaml.safe_load(GOALS_FILE.read_text(encoding="utf-8"))
-    return {name: Goal.model_validate(goal) for name, goal in raw.items()}
 
-
-@cache
-def load_families() -> dict[str, Family]:
-    """Read the families of attack, by their ids."""
-    raw = yaml.safe_load(TACTICS_FILE.read_text(encoding="utf-8"))["families"]
-    return {name: Family.model_validate(family) for name, family in raw.items()}
-
-
-@cache
-def load_tactics() -> dict[str, tuple[str, ...]]:
-    """Read the wordings of each tactic; ``{clause}`` is where the clause goes."""
-    raw = yaml.safe_load(TACTICS_FILE.read_text(encoding="utf-8"))["tactics"]
-    return {name: tuple(wordings) for name, wordings in raw.items()}
-
-
-@cache
-def all_scenarios() -> tuple[Scenario, ...]:
-    """Return every goal with every family that has the words for it.
-
-    Examples
-    --------
-    >>> sorted({s.family_id for s in all_scenarios()})[:2]
-    ['context_manipulation', 'decomposition']
-    """
-    scenarios = (
-        Scenario(goal_id=goal_id, family_id=family_id, goal=goal, family=family)
-        for goal_id, goal in load_goals().items()
-        for family_id, family in load_families().items()
-    )
-    return tuple(scenario for scenario in scenarios if scenario.clauses(scenario.wanted))
-
-
-def scenario(scenario_id: str) -> Scenario:
-    """Return the scenario of that id.
-
-    Raises
-    ------
-    KeyError
-        If there is none.
-    """
-    return _by_id()[scenario_id]
-
-
-@cache
-def _by_id() -> dict[str, Scenario]:
-    return {scenario.scenario_id: scenario for scenario in all_scenarios()}
-
-
-def benign_twin(goal_id: str) -> BenignTwin:
-    """Return the legitimate twin of a goal, as a test can carry it.
-
-    Examples
-    --------
-    >>> benign_twin("silence_audit").expected.name
-    'set_audit_log'
-    """
-    benign = load_goals()[goal_id].benign
-    return BenignTwin(twin_id=f"{goal_id}/benign", turns=benign.turns, expected=benign.expected)
+    families: dict[str, Family]
+    tactics: dict[str, tuple[str, ...]]
