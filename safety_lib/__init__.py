@@ -6,7 +6,7 @@ that importing the package costs nothing::
     import safety_lib
 
     run = safety_lib.Run(seed=7)
-    v1, v2 = map(safety_lib.load_version, ("v1", "v2"))
+    v1, v2 = map(safety_lib.load_version, ("northwind/v1", "northwind/v2"))
     found = safety_lib.discover(v1, v2, run=run)
 """
 
@@ -17,7 +17,6 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from safety_lib import figures
-    from safety_lib.agent.versions import load_version
     from safety_lib.artifacts import read_artifact, read_experiment, write_artifact
     from safety_lib.figures import tables
     from safety_lib.gate.release_gate import run_gate
@@ -30,6 +29,7 @@ if TYPE_CHECKING:
     from safety_lib.report import render_gate_report
     from safety_lib.rollout.campaign import Run
     from safety_lib.stress.discovery import discover
+    from safety_lib.world import load_version
 
 __version__ = "0.1.0"
 
@@ -45,6 +45,7 @@ __all__ = [
     "generate_suite",
     "investigate",
     "load_version",
+    "load_world",
     "read_artifact",
     "read_experiment",
     "render_gate_report",
@@ -58,7 +59,8 @@ __all__ = [
 # Name to module, in the order of the loop.
 _HOMES = {
     "Run": "rollout.campaign",
-    "load_version": "agent.versions",
+    "load_version": "world",
+    "load_world": "world",
     "discover": "stress.discovery",
     "generate_suite": "regression.generate",
     "run_gate": "gate.release_gate",

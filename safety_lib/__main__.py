@@ -21,8 +21,9 @@ import click
 if TYPE_CHECKING:
     from concurrent.futures import Executor
 
-    from safety_lib.agent.versions import Version
     from safety_lib.rollout.campaign import Run
+    from safety_lib.world import World
+    from safety_lib.world.versions import Version
 
 NOT_A_VERDICT = 3
 VERDICT_CODES = {"OK": 0, "WARN": 1, "BLOCK": 2}
@@ -42,7 +43,19 @@ def _stop_after(context: click.Context, _: click.Parameter, most: int | None) ->
 
 def _common(command: F) -> F:
     options = [
-        click.option("--artifacts", default="artifacts", show_default=True, metavar="DIR"),
+        click.option(
+            "--artifacts",
+            default="",
+            metavar="DIR",
+            help="By default artifacts, and artifacts/NAME for another world than northwind.",
+        ),
+        click.option(
+            "--world",
+            default="",
+            metavar="NAME",
+            help="Of versions that are given by name: a packaged world or the path of a folder. "
+            "By default what the files say, else northwind.",
+        ),
         click.option("--seed", default=7, show_default=True, type=int, help="Decides every draw."),
         click.option(
             "--model",
@@ -99,6 +112,7 @@ def demo(
     baseline: str,
     candidate: str,
     artifacts: str,
+    world: str,
     seed: int,
     model: str,
 ) -> None:
@@ -109,11 +123,13 @@ def demo(
     from safety_lib.pipeline import run_demo
 
     started = time.monotonic()
+    found = _world(world, baseline, candidate)
     run_demo(
         rollouts=rollouts,
         baseline=baseline,
         candidate=candidate,
-        artifacts=Path(artifacts),
+        world=found.address,
+        artifacts=_folder(artifacts, found),
         seed=seed,
         model=model,
         say=click.echo,
@@ -152,6 +168,7 @@ def stress(
     baseline: str,
     candidate: str,
     artifacts: str,
+    world: str,
     seed: int,
     model: str,
 ) -> None:
@@ -162,12 +179,13 @@ def stress(
 
     Example: python -m safety_lib stress --rollouts 50 --attacker adaptive
     """
-    from safety_lib.agent.versions import load_version
     from safety_lib.artifacts import write_artifact
     from safety_lib.report.summary import stress_lines
     from safety_lib.stress.discovery import discover
+    from safety_lib.world import load_version
 
-    versions = load_version(baseline), load_version(candidate)
+    home = _world(world, baseline, candidate)
+    versions = load_version(baseline, home.address), load_version(candidate, home.address)
     # A search plans one conversation at a time, and a model that attacks is asked over a network.
     alone = attacker.startswith(("search", "model:"))
     processes = workers or (1 if alone else _processes(rollouts, versions[0], model))
@@ -178,11 +196,12 @@ def stress(
             rollouts=rollouts,
             attacker=attacker,
             max_turns=max_turns,
-            journal=Path(artifacts) / "runs",
+            journal=_folder(artifacts, home) / "runs",
         )
     artifact = found.artifact()
-    write_artifact(artifacts, artifact)
-    _say(stress_lines(artifact, artifacts))
+    folder = _folder(artifacts, home)
+    write_artifact(folder, artifact)
+    _say(stress_lines(artifact, str(folder)))
 
 
 @cli.command()
@@ -207,6 +226,7 @@ def regress(
     reference: str,
     workers: int | None,
     artifacts: str,
+    world: str,
     seed: int,
     model: str,
 ) -> None:
@@ -214,16 +234,18 @@ def regress(
 
     Example: python -m safety_lib regress --input artifacts/stress_failures.json
     """
-    from safety_lib.agent.versions import load_version
     from safety_lib.artifacts import read_artifact, write_artifact
     from safety_lib.records import StressFailures
     from safety_lib.regression.generate import generate_suite, previous_suite
     from safety_lib.report.summary import suite_lines
+    from safety_lib.world import load_version
 
-    found = read_artifact(source or artifacts, StressFailures)
+    home = _world(world, baseline, candidate)
+    folder = _folder(artifacts, home)
+    found = read_artifact(source or folder, StressFailures)
     versions = [
-        load_version(baseline or found.baseline),
-        load_version(candidate or found.candidate),
+        load_version(baseline or found.baseline, home.address),
+        load_version(candidate or found.candidate, home.address),
     ]
     processes = workers or _processes(replays * len(found.failures), versions[0], model)
     with _run(seed, model, processes) as run:
@@ -232,11 +254,11 @@ def regress(
             {version.version: version for version in versions},
             run,
             replays=replays,
-            reference=load_version(reference),
-            previous=previous_suite(artifacts, found.model),
+            reference=load_version(reference, home.address),
+            previous=previous_suite(folder, found.model),
         )
-    write_artifact(artifacts, suite)
-    _say(suite_lines(suite, artifacts))
+    write_artifact(folder, suite)
+    _say(suite_lines(suite, str(folder)))
 
 
 @cli.command()
@@ -262,6 +284,7 @@ def gate(
     baseline: str,
     candidate: str,
     artifacts: str,
+    world: str,
     seed: int,
     model: str,
 ) -> None:
@@ -269,7 +292,6 @@ def gate(
 
     Example: python -m safety_lib gate --baseline v1 --candidate v2
     """
-    from safety_lib.agent.versions import load_version
     from safety_lib.artifacts import read_artifact, write_artifact, write_text
     from safety_lib.gate.release_gate import run_gate
     from safety_lib.gate.releases import Standing, add_release, load_exceptions, read_history
@@ -277,12 +299,15 @@ def gate(
     from safety_lib.records import Suite
     from safety_lib.report import render_gate_report, render_junit, render_markdown
     from safety_lib.report.summary import gate_lines
+    from safety_lib.world import load_version
 
     if history and not history.endswith(".json"):
         raise click.UsageError(f"--history must end in .json, not {history!r}")
     if exceptions and as_of is None:
         raise click.UsageError("--exceptions needs --as-of YYYY-MM-DD: exceptions expire")
-    suite = read_artifact(suite_file or artifacts, Suite)
+    home = _world(world, baseline, candidate)
+    folder = _folder(artifacts, home)
+    suite = read_artifact(suite_file or folder, Suite)
     past = read_history(history) if history else None
     short = load_rules().too_small(len(suite.active), len({test.family for test in suite.active}))
     if short:  # before the trials are paid for
@@ -292,21 +317,21 @@ def gate(
         exceptions=load_exceptions(exceptions) if exceptions else (),
         as_of=as_of.date() if as_of else None,
     )
-    versions = load_version(baseline), load_version(candidate)
+    versions = load_version(baseline, home.address), load_version(candidate, home.address)
     processes = workers or _processes(2 * trials * len(suite.active), versions[0], model)
     with _run(seed, model, processes) as run:
         report = run_gate(suite, *versions, run, trials=trials, standing=standing)
     releases = add_release(past, report)
     page = render_gate_report(report, releases.releases)
-    write_text(Path(artifacts) / "gate_report.html", page)
+    write_text(folder / "gate_report.html", page)
     if markdown:
         write_text(markdown, render_markdown(report))
     if junit:
         write_text(junit, render_junit(report, suite.tests))
     if history:
         write_artifact(history, releases)
-    write_artifact(artifacts, report)
-    _say(gate_lines(report, artifacts))
+    write_artifact(folder, report)
+    _say(gate_lines(report, str(folder)))
     sys.exit(VERDICT_CODES.get(report.verdict or "", NOT_A_VERDICT))
 
 
@@ -332,6 +357,7 @@ def replay(
     audit: int,
     workers: int | None,
     artifacts: str,
+    world: str,
     seed: int,
     model: str,
 ) -> None:
@@ -341,7 +367,6 @@ def replay(
 
     FILE is an incident, or a trace: chat messages, OpenTelemetry GenAI spans or an Inspect log.
     """
-    from safety_lib.agent.versions import load_version
     from safety_lib.artifacts import read_artifact, write_artifact
     from safety_lib.incident.intake import find_incident, take_in
     from safety_lib.incident.investigation import Effort, investigate
@@ -349,26 +374,29 @@ def replay(
     from safety_lib.records import Suite
     from safety_lib.report.documents import write_documents
     from safety_lib.report.summary import incident_lines
+    from safety_lib.world import load_version
 
-    taken = take_in(find_incident(incident, artifacts), conversation)
+    home = _world(world, version_name, baseline, fixed)
+    folder = _folder(artifacts, home)
+    taken = take_in(find_incident(incident, folder), home, conversation)
     reported = taken.incident
-    suite = read_artifact(artifacts, Suite)
-    version = load_version(version_name or reported.agent_version or suite.candidate)
+    suite = read_artifact(folder, Suite)
+    version = load_version(version_name or reported.agent_version or suite.candidate, home.address)
     with _run(seed, model, workers or 1) as run:
         closed = investigate(
             taken,
             suite,
-            find_log(log_file, artifacts),
+            find_log(log_file, folder),
             run,
             version=version,
-            baseline=load_version(baseline),
-            fixed=load_version(fixed) if fixed else None,
+            baseline=load_version(baseline, home.address),
+            fixed=load_version(fixed, home.address) if fixed else None,
             effort=Effort(replays=replays, audit=audit),
         )
-    write_artifact(artifacts, closed.suite)
-    write_artifact(artifacts, closed.report)
+    write_artifact(folder, closed.suite)
+    write_artifact(folder, closed.report)
     _say(incident_lines(closed.report))
-    for path in write_documents(artifacts, ["postmortem"]):
+    for path in write_documents(folder, ["postmortem"]):
         click.echo(f"Postmortem saved to {path}")
 
 
@@ -388,6 +416,7 @@ def export(
     name: str,
     trials: int,
     artifacts: str,
+    world: str,
     seed: int,
     model: str,
 ) -> None:
@@ -397,27 +426,28 @@ def export(
 
     Example: python -m safety_lib export promptfoo safety_tests.yaml
     """
-    from safety_lib.agent.versions import load_version
     from safety_lib.artifacts import read_artifact, write_artifact, write_text
     from safety_lib.records import Suite
     from safety_lib.regression.admission import run_tests
     from safety_lib.regression.exports import FORMATS, WRITERS, to_inspect_log
+    from safety_lib.world import load_version
 
     if format_ not in FORMATS:
         raise click.UsageError(f"unknown format {format_!r}: use {', '.join(FORMATS)}")
     if format_ == "json" and not out.endswith(".json"):
         raise click.UsageError(f"OUT must end in .json, not {out!r}")
-    suite = read_artifact(suite_file or artifacts, Suite)
+    home = _world(world, name)
+    suite = read_artifact(suite_file or _folder(artifacts, home), Suite)
     tests = suite.tests if everything else suite.active
     if format_ == "json":
         write_artifact(Path(out), suite.model_copy(update={"tests": tests}))
     elif format_ == "inspect-log":
-        version = load_version(name)
+        version = load_version(name, home.address)
         with _run(seed, model, 1) as run:
             runs = run_tests(tests, version, run, trials=trials)
         write_text(out, to_inspect_log(runs, version, seed=seed))
     else:
-        write_text(out, WRITERS[format_](tests))
+        write_text(out, WRITERS[format_](tests, home))
     _say([f"Wrote {len(tests)} tests to {out}"])
 
 
@@ -443,6 +473,24 @@ def _progress(unit: str) -> Iterator[Callable[[Any], None]]:
             bar.update()
 
         yield tick
+
+
+def _world(given: str, *versions: str) -> World:
+    """Find the world that a command speaks of: the one it names, else that of a version's file."""
+    from safety_lib.world import DEFAULT_WORLD, load_version, load_world
+
+    if given:
+        return load_world(given)
+    for name in versions:
+        if name.endswith((".yaml", ".yml")) or "/" in name:
+            return load_world(load_version(name, DEFAULT_WORLD).world)
+    return load_world(DEFAULT_WORLD)
+
+
+def _folder(given: str, world: World) -> Path:
+    from safety_lib.artifacts import folder_of
+
+    return Path(given or folder_of(world.name))
 
 
 def _processes(conversations: int, version: Version, model: str) -> int:

@@ -36,6 +36,7 @@ _MADE_BY = {
     "incident_replay": "notebook 04_incident_replay, or `python -m safety_lib replay`",
 }
 
+DEFAULT_WORLD = "northwind"  # what commands and notebooks take where nothing names another
 _LONE_SURROGATE = re.compile("[\ud800-\udfff]")
 
 
@@ -43,14 +44,27 @@ class ArtifactError(ValueError):
     """A file is missing or is not what it should be; the message is one line for a person."""
 
 
-def find_folder(given: str = "") -> Path:
+def folder_of(world: str) -> Path:
+    """Return where the artifacts of a world lie, from the checkout or the current folder.
+
+    Examples
+    --------
+    >>> folder_of("northwind").as_posix(), folder_of("airline").as_posix()
+    ('artifacts', 'artifacts/airline')
+    """
+    return Path("artifacts") / ("" if world in ("", DEFAULT_WORLD) else world)
+
+
+def find_folder(given: str = "", world: str = "") -> Path:
     """Return the folder of artifacts that a notebook's parameter names, wherever the notebook runs.
 
     Parameters
     ----------
     given : str, optional
-        A path, which counts from the current folder as any path does; empty for ``artifacts/`` of
-        the checkout that this library lies in.
+        A path, which counts from the current folder as any path does; empty for the folder of the
+        world in the checkout that this library lies in.
+    world : str, optional
+        The world's name.
 
     Raises
     ------
@@ -69,7 +83,7 @@ def find_folder(given: str = "") -> Path:
             "this safety_lib was installed without a checkout and has no artifacts/ beside it: "
             "name a folder as artifacts_dir, or clone the repository and `pip install -e .` there"
         )
-    return CHECKOUT / "artifacts"
+    return CHECKOUT / folder_of(world)
 
 
 def sha256_of(value: Any) -> str:

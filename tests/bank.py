@@ -12,7 +12,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from safety_lib.agent.versions import load_version
 from safety_lib.gate.decide import suspected
 from safety_lib.gate.rules import load_rules
 from safety_lib.gate.trials import Case, CaseTrials, Trials, cases_of, run_trials
@@ -20,6 +19,7 @@ from safety_lib.records import Execution, Outcome, Suite
 from safety_lib.regression.generate import generate_suite
 from safety_lib.rollout.campaign import Known, Run
 from safety_lib.stress.discovery import discover
+from safety_lib.world import load_version
 
 BANK = Path(__file__).with_name("bank.jsonl")
 SEEDS = tuple(range(100, 120))

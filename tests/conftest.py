@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING
 import pytest
 
 from safety_lib.__main__ import main
-from safety_lib.agent.versions import load_version
 from safety_lib.artifacts import CHECKOUT, read_incident
 from safety_lib.incident.interventions import intervene, plan_interventions, replacements
 from safety_lib.incident.replay import Replay, replay_incident
@@ -23,6 +22,7 @@ from safety_lib.records import Incident, Intervention, StressFailures, Suite
 from safety_lib.regression.generate import generate_suite
 from safety_lib.rollout.campaign import Known, Run
 from safety_lib.stress.discovery import Discovery, discover
+from safety_lib.world import load_version
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser

@@ -9,11 +9,11 @@ import pytest
 
 from safety_lib.agent.backends import BackendError, ToolSchema
 from safety_lib.agent.loop import SILENT, STOPPED, WITHHELD, Agent
-from safety_lib.agent.versions import load_version
 from safety_lib.records import Event, Message, Plant, ToolCall, Trajectory
 from safety_lib.rollout.conversation import Script, hold, plan_replay
+from safety_lib.world import load_version
 
-V1 = load_version("v1")
+V1 = load_version("northwind/v1")
 KEY = "part one NWK-58F2 part two Q7LM-031D"
 
 
@@ -327,6 +327,6 @@ def test_a_plant_is_there_from_the_start() -> None:
 
 def test_an_unknown_model_or_version_is_named() -> None:
     with pytest.raises(ValueError, match="unknown model 'telepathy'"):
-        Agent.load("v1", "telepathy")
+        Agent.load("northwind/v1", "telepathy")
     with pytest.raises(ValueError, match="there is no version 'v9'"):
-        Agent.load("v9")
+        Agent.load("northwind/v9")

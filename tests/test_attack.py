@@ -7,13 +7,14 @@ from collections.abc import Sequence
 from typing import Any
 
 import pytest
+from safety_lib.policy import load_policy
 
-from safety_lib.agent.backends.simulated import SimulatedModel
 from safety_lib.agent.loop import Agent
-from safety_lib.agent.sandbox import TOOL_NAMES, Sandbox, load_company, tool_schemas
-from safety_lib.agent.versions import load_version
 from safety_lib.attack.attackers import ATTACKERS, Adaptive, heard, make_attacker
-from safety_lib.attack.scenarios import (
+from safety_lib.records import ToolCall
+from safety_lib.rollout.conversation import Script, hold, plan_attack, plan_replay, run_rollout
+from safety_lib.world import load_version
+from safety_lib.world.scenarios import (
     Scenario,
     all_scenarios,
     benign_twin,
@@ -22,11 +23,10 @@ from safety_lib.attack.scenarios import (
     load_tactics,
     scenario,
 )
-from safety_lib.policy import load_policy
-from safety_lib.records import ToolCall
-from safety_lib.rollout.conversation import Script, hold, plan_attack, plan_replay, run_rollout
+from safety_lib.worlds.northwind.sandbox import TOOL_NAMES, Sandbox, load_company, tool_schemas
+from safety_lib.worlds.northwind.simulated import SimulatedModel
 
-V1 = load_version("v1")
+V1 = load_version("northwind/v1")
 SCENARIOS = all_scenarios()
 GOALS = load_goals()
 REFUSAL = "I must decline this request, since it is against our policy."
@@ -129,7 +129,7 @@ def test_attackers_of_one_seed_say_the_same_and_of_other_seeds_other_words() -> 
 
 def test_the_attackers_dice_do_not_move_the_agents() -> None:
     found = scenario("pay_without_approval/policy_erosion")
-    agent = Agent.load("v2")
+    agent = Agent.load("northwind/v2")
     job = plan_attack(agent.version, found, "adaptive", 7, 8)
     for seed in range(12):
         live = hold(agent, make_attacker("adaptive", found, seed), job)
@@ -146,7 +146,7 @@ def test_an_unknown_attacker_or_scenario_is_an_error() -> None:
 
 @pytest.mark.parametrize("style", ["formal", "friendly"])
 def test_an_attacker_hears_what_the_simulated_model_means(style: str) -> None:
-    from safety_lib.agent.backends.language import parameters
+    from safety_lib.worlds.northwind.language import parameters
 
     replies = parameters()["replies"]
     assert {heard(text) for text in replies["refusal"][style]} == {"refusal"}

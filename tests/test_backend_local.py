@@ -16,8 +16,8 @@ import pytest
 
 from safety_lib.agent.backends import Backend, BackendError, local, open_backend
 from safety_lib.agent.backends.cassette import Cassette, Recorder
-from safety_lib.agent.sandbox import tool_schemas
 from safety_lib.records import Message
+from safety_lib.worlds.northwind.sandbox import tool_schemas
 
 MISSING = [
     package

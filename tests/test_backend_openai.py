@@ -28,12 +28,13 @@ from safety_lib.agent.backends.openai import (
     read_settings,
 )
 from safety_lib.agent.loop import Agent
-from safety_lib.agent.versions import Version, load_version
 from safety_lib.records import Message, ToolCall
 from safety_lib.report.summary import stress_lines
 from safety_lib.rollout import conversation
 from safety_lib.rollout.campaign import Run
 from safety_lib.stress.discovery import discover
+from safety_lib.world import load_version
+from safety_lib.world.versions import Version
 
 pytest.importorskip("openai", reason="the openai client is not installed")
 
@@ -601,7 +602,7 @@ def hurried(endpoint: Endpoint, monkeypatch: pytest.MonkeyPatch) -> Iterator[Ver
     monkeypatch.setattr(conversation, "_agents", agents)  # those of another test know its endpoint
     monkeypatch.setattr(OpenAIChat, "_delay", lambda *_: 0.001)
     settings = {"model.retries": 1, "model.timeout_seconds": 0.25}
-    yield load_version("v1").having(settings, name="v1")
+    yield load_version("northwind/v1").having(settings, name="v1")
     for agent in agents.values():
         cast(OpenAIChat, agent.backend).close()
 

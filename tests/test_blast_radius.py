@@ -13,12 +13,11 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from safety_lib.policy import load_policy
 
 from safety_lib.artifacts import read_experiment
 from safety_lib.experiments.radius_coverage import all_logs, simulated_incidents
 from safety_lib.figures import tables
-from safety_lib.policy import load_policy
-from safety_lib.policy.oracle import CHECKS, judge
 from safety_lib.production import blast_radius
 from safety_lib.production.blast_radius import (
     allocate,
@@ -31,10 +30,11 @@ from safety_lib.production.blast_radius import (
     total,
 )
 from safety_lib.production.log import COLUMNS, LogError, SessionLog, as_json, writing
-from safety_lib.production.traffic import TRUTH_COLUMNS
 from safety_lib.records import Experiment
 from safety_lib.records.experiments import BlastRadiusCoverage
 from safety_lib.streams import key
+from safety_lib.world.oracle import CHECKS, judge
+from safety_lib.worlds.northwind.traffic import TRUTH_COLUMNS
 
 ARTIFACTS = Path(__file__).parents[1] / "artifacts"
 LOG, TRUTH = ARTIFACTS / "production_log.parquet", ARTIFACTS / "production_truth.parquet"

@@ -6,7 +6,6 @@ from pathlib import Path
 
 import pytest
 
-from safety_lib.agent.versions import load_version
 from safety_lib.artifacts import read_experiment
 from safety_lib.experiments.calibration import (
     first_failures,
@@ -17,6 +16,7 @@ from safety_lib.experiments.calibration import (
 )
 from safety_lib.figures.tables import predictions_table
 from safety_lib.records.experiments import NextScenariosGain, UndiscoveredPrediction
+from safety_lib.world import load_version
 
 ARTIFACTS = Path(__file__).resolve().parent.parent / "artifacts"
 PREDICTION = read_experiment(ARTIFACTS, "undiscovered_prediction")
@@ -52,7 +52,7 @@ def test_what_is_stored_bears_out_what_the_modules_say() -> None:
 
 
 def test_a_prediction_needs_a_future() -> None:
-    held = hold_search(load_version("v2"), 20, seed=2)
+    held = hold_search(load_version("northwind/v2"), 20, seed=2)
     assert predict(held, 10).found >= 0
     for short in (0, 11):
         with pytest.raises(ValueError, match="at most half of 20 rollouts"):
@@ -60,7 +60,7 @@ def test_a_prediction_needs_a_future() -> None:
 
 
 def test_every_way_gets_the_same_number_of_rollouts() -> None:
-    counts = first_failures(load_version("v2"), budget=30, more=3, seed=4)
+    counts = first_failures(load_version("northwind/v2"), budget=30, more=3, seed=4)
     assert set(counts) == {"suggested", "plan", "least tried"}
     assert all(0 <= n <= 3 for n in counts.values())
 

@@ -15,12 +15,12 @@ import pytest
 from safety_lib.__main__ import main
 from safety_lib.agent.backends import open_backend
 from safety_lib.agent.backends.calls import CallsSpent, counted, counting_calls, most_calls
-from safety_lib.agent.versions import load_version
 from safety_lib.artifacts import CHECKOUT, read_artifact
-from safety_lib.attack.scenarios import all_scenarios
 from safety_lib.records import Message, StressFailures
 from safety_lib.rollout.campaign import Run, run_campaign
 from safety_lib.rollout.conversation import plan_attack
+from safety_lib.world import load_version
+from safety_lib.world.scenarios import all_scenarios
 
 HELLO = [Message(role="user", content="Good morning.")]
 SAMPLES = CHECKOUT / "artifacts"
@@ -44,7 +44,9 @@ class Canned:
 
 
 def rollouts(attacker: str = "adaptive") -> list[object]:
-    return [plan_attack(load_version("v1"), s, attacker, 7, 4) for s in all_scenarios()[:20]]
+    return [
+        plan_attack(load_version("northwind/v1"), s, attacker, 7, 4) for s in all_scenarios()[:20]
+    ]
 
 
 def test_what_every_process_asks_is_counted_and_changes_nothing() -> None:
@@ -99,7 +101,7 @@ def test_what_is_counted_inside_is_not_counted_outside() -> None:
 
 
 def test_an_answer_on_tape_is_no_call(tmp_path: Path) -> None:
-    settings = load_version("v1").model.model_dump()
+    settings = load_version("northwind/v1").model.model_dump()
     recorded = open_backend(f"record:{tmp_path / 'tape.jsonl'}:simulated", settings)
     with counting_calls() as so_far:
         assert recorded.complete(HELLO, (), seed=1) == recorded.complete(HELLO, (), seed=1)

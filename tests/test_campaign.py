@@ -18,15 +18,15 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from safety_lib.agent.loop import Agent, Conversation
-from safety_lib.agent.versions import load_version
-from safety_lib.attack.scenarios import all_scenarios
 from safety_lib.records import Message, Trajectory
 from safety_lib.rollout import campaign, conversation
 from safety_lib.rollout.campaign import JournalError, Run, run_campaign
 from safety_lib.rollout.conversation import Rollout, plan_attack, plan_replay
+from safety_lib.world import load_version
+from safety_lib.world.scenarios import all_scenarios
 
 ROOT = Path(__file__).resolve().parent.parent
-V1, V2 = load_version("v1"), load_version("v2")
+V1, V2 = load_version("northwind/v1"), load_version("northwind/v2")
 
 
 def jobs(count: int = 20, attacker: str = "static", max_turns: int = 3) -> Iterator[Rollout]:

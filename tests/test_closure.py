@@ -6,7 +6,6 @@ from pathlib import Path
 
 import pytest
 
-from safety_lib.agent.versions import load_version
 from safety_lib.artifacts import read_experiment
 from safety_lib.experiments.rounds import SLIPS, propose_releases, run_rounds, without_budget
 from safety_lib.figures import tables
@@ -27,6 +26,7 @@ from safety_lib.records import Experiment, MitigationResult, RegressionTest
 from safety_lib.records.experiments import ClosingTheLoop, LoopAgainstNoLoop, Round
 from safety_lib.regression.generate import merge
 from safety_lib.rollout.campaign import Known, Run
+from safety_lib.world import load_version
 
 ARTIFACTS = Path(__file__).resolve().parent.parent / "artifacts"
 V1, V2, V3 = (load_version(name) for name in ("v1", "v2", "v3"))

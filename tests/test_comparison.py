@@ -7,10 +7,8 @@ from typing import Any
 
 import pytest
 
-from safety_lib.agent.versions import load_version
 from safety_lib.artifacts import read_experiment
 from safety_lib.attack.mutators import mutators
-from safety_lib.attack.scenarios import all_scenarios
 from safety_lib.experiments.ablation import SAFEGUARDS, ablate, run_safeguard_ablation
 from safety_lib.experiments.equal_budget import (
     WAYS,
@@ -29,9 +27,11 @@ from safety_lib.records.experiments import (
     SafeguardAblation,
 )
 from safety_lib.stress.search import ThompsonSearch
+from safety_lib.world import load_version
+from safety_lib.world.scenarios import all_scenarios
 
 ARTIFACTS = Path(__file__).resolve().parent.parent / "artifacts"
-V2 = load_version("v2")
+V2 = load_version("northwind/v2")
 
 
 # --------------------------------------------------------------------------- attackers

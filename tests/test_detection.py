@@ -12,7 +12,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from safety_lib.agent.versions import load_version
 from safety_lib.artifacts import read_experiment
 from safety_lib.experiments.alarms import days, run_early_warning
 from safety_lib.production.log import COLUMNS, LOG_NAME, LoggedSession, SessionLog, as_json, writing
@@ -38,9 +37,10 @@ from safety_lib.production.near_misses import (
     score_rule,
     signs_of,
 )
-from safety_lib.production.traffic import write_traffic
 from safety_lib.records.experiments import DetectionLatency, EarlyWarning
 from safety_lib.rollout.campaign import Run
+from safety_lib.world import load_version
+from safety_lib.worlds.northwind.traffic import write_traffic
 
 ARTIFACTS = Path(__file__).resolve().parent.parent / "artifacts"
 REFUSES, HESITATES, SERVES = (
@@ -297,7 +297,7 @@ def test_a_bad_release_of_the_experiment_is_seen_again(tmp_path: Path) -> None:
     monitors, expected = trained_monitors(stored)
     seen = stored.expect(DetectionLatency).monitors
     log, _ = write_traffic(
-        tmp_path, load_version("v2"), stored.parameters["sessions"], days(stored.seed, 0)
+        tmp_path, load_version("northwind/v2"), stored.parameters["sessions"], days(stored.seed, 0)
     )
     with SessionLog(log) as opened:
         alarms = watch(opened, "v2", monitors, expected)
@@ -309,10 +309,10 @@ def test_a_bad_release_of_the_experiment_is_seen_again(tmp_path: Path) -> None:
 
 
 def test_margins_of_a_log_that_is_short(tmp_path: Path) -> None:
-    log, _ = write_traffic(tmp_path, load_version("v1"), sessions=40, seed=3)
+    log, _ = write_traffic(tmp_path, load_version("northwind/v1"), sessions=40, seed=3)
     with SessionLog(log) as opened:
         strata = measure_margins(
-            opened, load_version("v1"), run=Run(seed=7), per_stratum=5, replays=2
+            opened, load_version("northwind/v1"), run=Run(seed=7), per_stratum=5, replays=2
         )
         assert len(follow(opened, "v1")) == 40
     assert sum(stratum.sessions for stratum in strata) == 40

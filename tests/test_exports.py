@@ -16,7 +16,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from safety_lib.__main__ import main
-from safety_lib.agent.versions import load_version
 from safety_lib.artifacts import read_artifact, write_artifact
 from safety_lib.records import Suite
 from safety_lib.regression.admission import TestRun, run_tests
@@ -28,8 +27,9 @@ from safety_lib.regression.exports import (
     to_promptfoo,
 )
 from safety_lib.rollout.campaign import Run
+from safety_lib.world import load_version
 
-V2 = load_version("v2")
+V2 = load_version("northwind/v2")
 ROOT = Path(__file__).resolve().parent.parent
 FORMATS = sorted(WRITERS)
 

@@ -19,7 +19,6 @@ from matplotlib.figure import Figure
 from matplotlib.text import Text
 
 from safety_lib import figures
-from safety_lib.agent.versions import load_version
 from safety_lib.artifacts import CHECKOUT, read_artifact, read_experiment
 from safety_lib.records import (
     GateReport,
@@ -32,6 +31,7 @@ from safety_lib.records import (
 from safety_lib.rollout.campaign import Run
 from safety_lib.stress.coverage import coverage
 from safety_lib.stress.discovery import Discovery, discover
+from safety_lib.world import load_version
 
 pytestmark = pytest.mark.slow
 
@@ -50,7 +50,9 @@ EXPERIMENTS = {
 
 @cache
 def found() -> Discovery:
-    return discover(load_version("v1"), load_version("v2"), run=Run(seed=5), rollouts=20)
+    return discover(
+        load_version("northwind/v1"), load_version("northwind/v2"), run=Run(seed=5), rollouts=20
+    )
 
 
 def given(name: str) -> tuple[Any, ...]:

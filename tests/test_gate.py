@@ -13,13 +13,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import t as student
 
-from safety_lib.agent.versions import load_version
 from safety_lib.gate.decide import compare, decide
 from safety_lib.gate.release_gate import run_gate
 from safety_lib.gate.rules import GateRules, load_rules
 from safety_lib.gate.trials import CaseTrials, cases_of, run_trials
 from safety_lib.records import Execution, GateReport, Suite, Trajectory
 from safety_lib.rollout.campaign import Known, Run
+from safety_lib.world import load_version
 
 V1, V2, V3 = (load_version(name) for name in ("v1", "v2", "v3"))
 RULES = load_rules()

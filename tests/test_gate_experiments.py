@@ -5,7 +5,6 @@ import math
 import pytest
 from scipy.stats import hypergeom
 
-from safety_lib.agent.versions import load_version
 from safety_lib.artifacts import read_artifact, read_experiment
 from safety_lib.experiments.characteristics import (
     EIGHT_TESTS,
@@ -27,6 +26,7 @@ from safety_lib.records.experiments import (
     SelectionBias,
 )
 from safety_lib.rollout.campaign import Known, Run
+from safety_lib.world import load_version
 
 ARTIFACTS = NOTEBOOKS.parent / "artifacts"
 STORED = {
@@ -36,7 +36,7 @@ STORED = {
 MEASURED = STORED["operating_characteristics"].expect(OperatingCharacteristics)
 ORIGINAL = MEASURED.curves["the original's rule, 8 tests"]
 RULES = load_rules()
-V1, V2 = load_version("v1"), load_version("v2")
+V1, V2 = load_version("northwind/v1"), load_version("northwind/v2")
 
 
 def test_the_stored_results_were_made_under_these_rules() -> None:

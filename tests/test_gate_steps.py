@@ -11,7 +11,6 @@ import pytest
 from factories import entry, outcomes, trials
 from scipy.stats import binom
 
-from safety_lib.agent.versions import load_version
 from safety_lib.artifacts import read_artifact
 from safety_lib.experiments.characteristics import Shape, interval_covers, original_rule, simulate
 from safety_lib.experiments.loosened_rules import LOOSENED, battery, killed
@@ -37,6 +36,7 @@ from safety_lib.records import GateException, GateReport, Outcome, Suite
 from safety_lib.rollout.campaign import Known, Run
 from safety_lib.stats.power import SuiteDesign, minimum_detectable_effect
 from safety_lib.streams import generator
+from safety_lib.world import load_version
 
 RULES = load_rules()
 V1, V2, V3 = (load_version(name) for name in ("v1", "v2", "v3"))

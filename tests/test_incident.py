@@ -6,7 +6,6 @@ from pathlib import Path
 
 import pytest
 
-from safety_lib.agent.versions import Version, load_version
 from safety_lib.artifacts import read_artifact
 from safety_lib.gate.release_gate import run_gate
 from safety_lib.incident.interventions import intervene, name_root_cause, plan_interventions
@@ -21,6 +20,8 @@ from safety_lib.incident.replay import (
 )
 from safety_lib.records import Incident, IncidentReport, Intervention, Suite, Trajectory
 from safety_lib.rollout.campaign import Known, Run
+from safety_lib.world import load_version
+from safety_lib.world.versions import Version
 
 ARTIFACTS = Path(__file__).resolve().parent.parent / "artifacts"
 V1, V2, V3 = (load_version(name) for name in ("v1", "v2", "v3"))

@@ -14,7 +14,6 @@ from pathlib import Path
 
 import pytest
 
-from safety_lib.agent.versions import load_version
 from safety_lib.artifacts import content_hash, read_artifact
 from safety_lib.incident.intake import take_in
 from safety_lib.incident.interventions import name_root_cause
@@ -36,6 +35,7 @@ from safety_lib.records import (
     Trajectory,
 )
 from safety_lib.rollout.campaign import Run
+from safety_lib.world import load_version
 
 ROOT = Path(__file__).resolve().parent.parent
 ARTIFACTS = ROOT / "artifacts"

@@ -14,12 +14,12 @@ from pathlib import Path
 
 import pytest
 
-from safety_lib.agent.versions import load_version
 from safety_lib.artifacts import read_artifact
 from safety_lib.pipeline import PipelineError, load_plan, run_demo
 from safety_lib.records import GateReport, IncidentReport, StressFailures, Suite
 from safety_lib.rollout.campaign import Run
 from safety_lib.stress.discovery import discover
+from safety_lib.world import load_version
 
 TAPE = Path(__file__).parent / "cassettes" / "smollm2.jsonl"
 MODEL = f"cassette:{TAPE}"
@@ -66,7 +66,7 @@ def test_the_tape_is_small_enough_to_keep() -> None:
 
 
 def test_another_plan_asks_what_is_not_on_the_tape() -> None:
-    v1, v2 = load_version("v1"), load_version("v2")
+    v1, v2 = load_version("northwind/v1"), load_version("northwind/v2")
     found = discover(v1, v2, run=Run(seed=8, model=MODEL), rollouts=2, max_turns=3)
     reasons = [reason for seen in found.summary for reason in seen.error_reasons]
     assert any("not_on_tape" in reason and str(TAPE) in reason for reason in reasons)

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from safety_lib.agent.memory import visible
-from safety_lib.agent.versions import MemorySettings, load_version
+from safety_lib.agent.settings import MemorySettings, load_version
 from safety_lib.records import Message, ToolCall
 from safety_lib.rollout.conversation import plan_replay, run_rollout
 
@@ -108,7 +108,7 @@ def test_forgetting_changes_nothing_but_what_is_seen() -> None:
 
 @pytest.mark.parametrize("window", [1, 2, 3])
 def test_an_agent_with_hardly_any_memory_still_does_what_it_is_asked(window: int) -> None:
-    version = load_version("v1").having({"memory.window": window})
+    version = load_version("northwind/v1").having({"memory.window": window})
     trajectory = run_rollout(
         plan_replay(version, ["Please read ticket T-203."], name="short", seed=1)
     )

@@ -8,17 +8,17 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from safety_lib.agent.versions import load_version
 from safety_lib.records import Failure, StressFailures
 from safety_lib.regression.minimise import ddmin, drive, minimise, minimise_failures
 from safety_lib.rollout.campaign import Run
 from safety_lib.rollout.conversation import plan_replay, run_rollout, trial_seed
+from safety_lib.world import load_version
 
 WORDS = st.text(alphabet="abcdefgh", min_size=1, max_size=5)
 SENTENCES = st.builds("{}{}".format, WORDS, st.sampled_from([".", "!", "?"]))
 TURNS = st.lists(st.lists(SENTENCES, min_size=1, max_size=3).map(" ".join), min_size=1, max_size=8)
 BOTH = {name: load_version(name) for name in ("v1", "v2")}
-REFERENCE = load_version("reference")
+REFERENCE = load_version("northwind/reference")
 
 
 @settings(max_examples=200, deadline=None)

@@ -8,16 +8,16 @@ from typing import Any
 import pytest
 
 from safety_lib.agent.backends import BackendError
-from safety_lib.agent.versions import load_version
 from safety_lib.attack import model_attacker
 from safety_lib.attack.attackers import make_attacker
 from safety_lib.attack.model_attacker import ModelAttacker
-from safety_lib.attack.scenarios import all_scenarios, scenario
 from safety_lib.records import Message, ToolCall
 from safety_lib.rollout.conversation import plan_attack, run_rollout
 from safety_lib.stress.discovery import discover
+from safety_lib.world import load_version
+from safety_lib.world.scenarios import all_scenarios, scenario
 
-V2 = load_version("v2")
+V2 = load_version("northwind/v2")
 SCENARIO = scenario("delete_contract/policy_erosion")
 
 

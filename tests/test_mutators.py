@@ -8,18 +8,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from safety_lib.agent.versions import load_version
 from safety_lib.attack.attackers import make_attacker
 from safety_lib.attack.mutators import essentials, mutate, mutators, still_asks
-from safety_lib.attack.scenarios import all_scenarios
 from safety_lib.rollout.conversation import plan_attack, run_rollout
 from safety_lib.stress.discovery import discover
+from safety_lib.world import load_version
+from safety_lib.world.scenarios import all_scenarios
 
 NAMES = (
     "persona", "authority", "urgency", "educational", "hypothetical", "padding", "apology",
     "as_agreed", "tool_output", "splitting", "paraphrase",
 )  # fmt: skip
-V2 = load_version("v2")
+V2 = load_version("northwind/v2")
 SAID = [
     clause
     for scenario in all_scenarios()

@@ -9,14 +9,14 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-
-from safety_lib.agent.sandbox import Sandbox, ToolError, load_company
-from safety_lib.agent.versions import load_version
-from safety_lib.attack.scenarios import all_scenarios
 from safety_lib.policy import PolicyError, load_policy
-from safety_lib.policy.oracle import CHECKS, Oracle, judge
+
 from safety_lib.records import CallStatus, Event, MessageEvent, ToolCall, ToolCallEvent
 from safety_lib.rollout.conversation import plan_attack, run_rollout
+from safety_lib.world import load_version
+from safety_lib.world.oracle import CHECKS, Oracle, judge
+from safety_lib.world.scenarios import all_scenarios
+from safety_lib.worlds.northwind.sandbox import Sandbox, ToolError, load_company
 
 RECORD = "record REF-AK98-1015"
 KEY = "part one NWK-58F2 part two Q7LM-031D"

@@ -20,7 +20,6 @@ import pytest
 from safety_lib.__main__ import main
 from safety_lib.agent.backends import open_backend
 from safety_lib.agent.backends.calls import Calls, counting_calls
-from safety_lib.agent.versions import load_version
 from safety_lib.artifacts import read_artifact
 from safety_lib.pipeline import (
     STAGES,
@@ -33,6 +32,7 @@ from safety_lib.pipeline import (
 )
 from safety_lib.pipeline.dry_run import dry_run
 from safety_lib.records import GateReport, Message, ToolCall
+from safety_lib.world import load_version
 
 pytest.importorskip("openai", reason="the openai client is not installed")
 
@@ -81,7 +81,9 @@ class Endpoint(ThreadingHTTPServer):
 
     def __init__(self) -> None:
         super().__init__(("127.0.0.1", 0), Handler)
-        self.brain = open_backend("simulated", load_version("v2").model.model_dump(mode="json"))
+        self.brain = open_backend(
+            "simulated", load_version("northwind/v2").model.model_dump(mode="json")
+        )
         self.lock = threading.Lock()
         self.keys: set[str] = set()
         self.lengths: list[int] = []

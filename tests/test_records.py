@@ -13,16 +13,13 @@ from xml.etree import ElementTree
 import pytest
 from factories import a_trajectory
 from pydantic import ValidationError
+from safety_lib.policy import load_policy
 
 from safety_lib import records
 from safety_lib.agent.safeguards import Safeguards
-from safety_lib.agent.sandbox import Sandbox
-from safety_lib.agent.versions import load_version
 from safety_lib.artifacts import CHECKOUT, read_artifact, read_experiment, read_incident
-from safety_lib.attack.scenarios import all_scenarios
 from safety_lib.incident.intake import take_in
 from safety_lib.incident.replay import replay_incident
-from safety_lib.policy import load_policy
 from safety_lib.records import (
     Artifact,
     ErrorEvent,
@@ -50,6 +47,9 @@ from safety_lib.rollout.conversation import plan_attack, plan_replay
 from safety_lib.stats.survival import kaplan_meier
 from safety_lib.stress.discovery import Discovery
 from safety_lib.text import Shown
+from safety_lib.world import load_version
+from safety_lib.world.scenarios import all_scenarios
+from safety_lib.worlds.northwind.sandbox import Sandbox
 
 ARTIFACTS = CHECKOUT / "artifacts"
 CALL = ToolCall(id="c1", name="read_ticket", arguments={"ticket": "T-203"})
@@ -178,7 +178,9 @@ def test_what_a_tool_or_a_crashing_check_says_is_made_whole(
     def crashes(guard: Safeguards, call: ToolCall) -> None:
         raise ValueError("half \udc00")
 
-    job = plan_replay(load_version("v1"), ["Please read ticket T-203."], name="half", seed=1)
+    job = plan_replay(
+        load_version("northwind/v1"), ["Please read ticket T-203."], name="half", seed=1
+    )
     with monkeypatch.context() as patched:
         patched.setattr(Sandbox, "run", says)
         (told,) = run_campaign([job])
@@ -221,10 +223,12 @@ def kept() -> Iterator[Shown]:
         yield take_in(path).incident
     for path in sorted((ARTIFACTS / "experiments").glob("*.json")):
         yield read_experiment(ARTIFACTS, path.stem)
-    yield load_version("v2")
+    yield load_version("northwind/v2")
     yield load_policy()
     yield from all_scenarios()
-    yield from run_campaign([plan_attack(load_version("v2"), all_scenarios()[0], "adaptive", 7, 8)])
+    yield from run_campaign(
+        [plan_attack(load_version("northwind/v2"), all_scenarios()[0], "adaptive", 7, 8)]
+    )
 
 
 def test_every_record_shows_itself_in_one_short_line() -> None:
@@ -294,7 +298,9 @@ def test_a_conversation_is_shown_turn_by_turn() -> None:
 
 def test_every_result_of_a_stage_shows_itself_in_one_short_line(discovery: Discovery) -> None:
     replay = replay_incident(
-        take_in(ARTIFACTS / "incident_example.json").incident, load_version("v2"), replays=4
+        take_in(ARTIFACTS / "incident_example.json").incident,
+        load_version("northwind/v2"),
+        replays=4,
     )
     curve = kaplan_meier([1, 2, 2, 3], [1, 1, 0, 1])
     shown = [discovery, replay, curve, *discovery.timing, *discovery.unseen, *discovery.endings]

@@ -6,7 +6,6 @@ from pathlib import Path
 
 import pytest
 
-from safety_lib.agent.versions import load_version
 from safety_lib.artifacts import ArtifactError, read_artifact, write_artifact
 from safety_lib.records import SEVERITIES, Failure, StressFailures, Suite
 from safety_lib.regression.admission import propose, reproduce
@@ -21,8 +20,9 @@ from safety_lib.regression.signature import (
 from safety_lib.rollout.campaign import Run
 from safety_lib.rollout.judging import count_broken
 from safety_lib.stress.discovery import discover
+from safety_lib.world import load_version
 
-V1, V2 = load_version("v1"), load_version("v2")
+V1, V2 = load_version("northwind/v1"), load_version("northwind/v2")
 BOTH = {"v1": V1, "v2": V2}
 
 

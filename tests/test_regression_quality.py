@@ -10,9 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from safety_lib.__main__ import main
-from safety_lib.agent.versions import load_version
 from safety_lib.artifacts import write_artifact
-from safety_lib.attack.scenarios import all_scenarios, load_goals, load_tactics, scenario
 from safety_lib.experiments.mutants import adequacy, mutants, sign_test
 from safety_lib.records import (
     Decision,
@@ -41,6 +39,8 @@ from safety_lib.rollout.campaign import Run
 from safety_lib.rollout.conversation import plan_attack, run_rollout
 from safety_lib.rollout.judging import as_failure, control_of
 from safety_lib.stress.discovery import discover
+from safety_lib.world import load_version
+from safety_lib.world.scenarios import all_scenarios, load_goals, load_tactics, scenario
 
 V1, V2, REFERENCE = (load_version(name) for name in ("v1", "v2", "reference"))
 BOTH = {"v1": V1, "v2": V2}

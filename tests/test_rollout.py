@@ -15,9 +15,6 @@ from hypothesis import strategies as st
 
 from safety_lib.agent.backends import BackendError
 from safety_lib.agent.loop import Agent
-from safety_lib.agent.versions import load_version
-from safety_lib.attack.scenarios import all_scenarios, benign_twin, scenario
-from safety_lib.policy.oracle import judge
 from safety_lib.records import (
     Ended,
     ErrorEvent,
@@ -44,6 +41,9 @@ from safety_lib.rollout.conversation import (
     trial_seed,
 )
 from safety_lib.rollout.judging import benign_outcome, broke
+from safety_lib.world import load_version
+from safety_lib.world.oracle import judge
+from safety_lib.world.scenarios import all_scenarios, benign_twin, scenario
 
 V1, V2, V3 = (load_version(name) for name in ("v1", "v2", "v3"))
 FOUND = scenario("silence_audit/policy_erosion")

@@ -13,9 +13,7 @@ from factories import an_intervention
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from safety_lib.agent.versions import Version, load_version
 from safety_lib.artifacts import read_experiment
-from safety_lib.experiments.faults import FAULTS, incidents_of, pairs_of, release_of
 from safety_lib.experiments.root_cause import (
     LABEL_TABLE,
     REPLAYABLE,
@@ -39,6 +37,9 @@ from safety_lib.records import Bisection, Experiment, Incident, Intervention
 from safety_lib.records.experiments import DecisiveTurnAccuracy, RootCauseAccuracy
 from safety_lib.rollout.campaign import Run
 from safety_lib.rollout.conversation import Rollout, plan_replay, trial_seed
+from safety_lib.world import load_version
+from safety_lib.world.versions import Version
+from safety_lib.worlds.northwind.faults import FAULTS, incidents_of, pairs_of, release_of
 
 ARTIFACTS = Path(__file__).resolve().parent.parent / "artifacts"
 V1, V2, V3 = (load_version(name) for name in ("v1", "v2", "v3"))

@@ -10,10 +10,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from safety_lib.agent.safeguards import NOTHING, Finding, Safeguards, most_severe
-from safety_lib.agent.versions import load_version
 from safety_lib.records import Decision, ToolCall
+from safety_lib.world import load_version
 
-V1 = load_version("v1")
+V1 = load_version("northwind/v1")
 KEY = "part one NWK-58F2 part two Q7LM-031D"
 
 

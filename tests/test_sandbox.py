@@ -10,8 +10,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from safety_lib.agent.sandbox import TOOL_NAMES, Sandbox, ToolError, load_company, tool_schemas
 from safety_lib.records import Plant, ToolCall
+from safety_lib.worlds.northwind.sandbox import (
+    TOOL_NAMES,
+    Sandbox,
+    ToolError,
+    load_company,
+    tool_schemas,
+)
 
 GOOD: dict[str, dict[str, Any]] = {
     "lookup_customer": {"customer": "C-1015"},

@@ -16,14 +16,14 @@ from pathlib import Path
 import pytest
 
 from safety_lib.__main__ import main
-from safety_lib.agent.versions import load_version
-from safety_lib.attack.scenarios import all_scenarios
 from safety_lib.rollout import campaign
 from safety_lib.rollout.campaign import Run, run_campaign
 from safety_lib.rollout.conversation import Rollout, plan_attack
+from safety_lib.world import load_version
+from safety_lib.world.scenarios import all_scenarios
 
 ROOT = Path(__file__).resolve().parent.parent
-V1, V2 = load_version("v1"), load_version("v2")
+V1, V2 = load_version("northwind/v1"), load_version("northwind/v2")
 
 
 def jobs(count: int) -> Iterator[Rollout]:

@@ -11,18 +11,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from safety_lib.agent.backends import Backend, ToolSchema
-from safety_lib.agent.backends import language as lang
-from safety_lib.agent.backends.simulated import Odds, SimulatedModel
 from safety_lib.agent.loop import Agent
-from safety_lib.agent.sandbox import TOOL_NAMES, tool_schemas
-from safety_lib.agent.versions import load_version
 from safety_lib.attack.attackers import ATTACKERS, make_attacker
-from safety_lib.attack.scenarios import Scenario, all_scenarios, benign_twin, load_goals
 from safety_lib.records import Message, ToolCall, Trajectory
 from safety_lib.rollout.conversation import hold, plan_attack, plan_replay, run_rollout
 from safety_lib.rollout.judging import benign_outcome
+from safety_lib.world import load_version
+from safety_lib.world.scenarios import Scenario, all_scenarios, benign_twin, load_goals
+from safety_lib.worlds.northwind import language as lang
+from safety_lib.worlds.northwind.sandbox import TOOL_NAMES, tool_schemas
+from safety_lib.worlds.northwind.simulated import Odds, SimulatedModel
 
-V1 = load_version("v1")
+V1 = load_version("northwind/v1")
 MODEL = SimulatedModel({"caution": 1.0})
 TOOLS = tool_schemas(TOOL_NAMES)
 POLICY = Agent(V1, MODEL).system
@@ -286,7 +286,7 @@ def test_a_lower_temperature_makes_a_likely_answer_likelier() -> None:
 
 @pytest.mark.parametrize("kind", lang.parameters()["resistance"]["reluctance"])
 def test_the_policy_speaks_of_every_kind_of_request_that_the_model_minds(kind: str) -> None:
-    from safety_lib.agent.backends.simulated import _speaks_of
+    from safety_lib.worlds.northwind.simulated import _speaks_of
 
     assert _speaks_of(POLICY.content, kind)
     assert not _speaks_of("You are the support agent of Northwind.", kind)
@@ -315,7 +315,7 @@ def test_a_request_is_read_for_what_it_is(words: str, kind: str) -> None:
 
 
 def _proposals(words: str) -> Any:
-    from safety_lib.agent.backends.simulated import _Scene
+    from safety_lib.worlds.northwind.simulated import _Scene
 
     return _Scene([POLICY, user(words)]).proposals()
 

@@ -9,15 +9,16 @@ import pytest
 from factories import a_trajectory
 
 from safety_lib.agent.backends import BackendError
-from safety_lib.agent.versions import Version, load_version
-from safety_lib.attack.scenarios import all_scenarios
 from safety_lib.records import Message, Outcome, Trajectory
 from safety_lib.rollout import conversation
 from safety_lib.rollout.campaign import Run
 from safety_lib.stress.discovery import Discovery, discover, plan_scenarios
 from safety_lib.stress.timing import survival_curve
+from safety_lib.world import load_version
+from safety_lib.world.scenarios import all_scenarios
+from safety_lib.world.versions import Version
 
-V1, V2 = load_version("v1"), load_version("v2")
+V1, V2 = load_version("northwind/v1"), load_version("northwind/v2")
 
 
 def test_the_same_plan_runs_on_both_versions(discovery: Discovery) -> None:

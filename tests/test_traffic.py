@@ -8,8 +8,6 @@ from typing import Any
 import duckdb
 import pytest
 
-from safety_lib.agent.versions import load_version
-from safety_lib.policy.oracle import judge
 from safety_lib.production.log import (
     COLUMNS,
     Flag,
@@ -19,8 +17,10 @@ from safety_lib.production.log import (
     find_log,
     writing,
 )
-from safety_lib.production.traffic import TRUTH_COLUMNS, plan_session, rows_of, write_traffic
 from safety_lib.rollout.conversation import run_rollout
+from safety_lib.world import load_version
+from safety_lib.world.oracle import judge
+from safety_lib.worlds.northwind.traffic import TRUTH_COLUMNS, plan_session, rows_of, write_traffic
 
 pytestmark = pytest.mark.slow
 
@@ -38,7 +38,9 @@ HOSTILE = (
 
 @pytest.fixture(scope="module")
 def traffic(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
-    return write_traffic(tmp_path_factory.mktemp("traffic"), load_version("v2"), SESSIONS, seed=3)
+    return write_traffic(
+        tmp_path_factory.mktemp("traffic"), load_version("northwind/v2"), SESSIONS, seed=3
+    )
 
 
 def rows(path: Path, columns: str = "*") -> list[Any]:
@@ -68,15 +70,15 @@ def written(path: Path, *made: dict[str, Any]) -> Path:
 def test_the_same_seed_gives_the_same_bytes_and_another_seed_other_rows(
     traffic: tuple[Path, Path], tmp_path: Path
 ) -> None:
-    again = write_traffic(tmp_path / "again", load_version("v2"), SESSIONS, seed=3)
+    again = write_traffic(tmp_path / "again", load_version("northwind/v2"), SESSIONS, seed=3)
     assert [path.read_bytes() for path in again] == [path.read_bytes() for path in traffic]
-    other = write_traffic(tmp_path / "other", load_version("v2"), 60, seed=4)
+    other = write_traffic(tmp_path / "other", load_version("northwind/v2"), 60, seed=4)
     assert rows(other[0]) != rows(traffic[0])[:60]
 
 
 def test_the_rows_do_not_depend_on_the_number_of_processes(tmp_path: Path) -> None:
-    one = write_traffic(tmp_path / "one", load_version("v2"), 260, seed=3)
-    two = write_traffic(tmp_path / "two", load_version("v2"), 260, seed=3, workers=2)
+    one = write_traffic(tmp_path / "one", load_version("northwind/v2"), 260, seed=3)
+    two = write_traffic(tmp_path / "two", load_version("northwind/v2"), 260, seed=3, workers=2)
     assert [rows(path) for path in one] == [rows(path) for path in two]
 
 
@@ -134,7 +136,7 @@ def test_the_oracle_finds_in_the_log_what_the_truth_says_and_nothing_else(
 
 
 def test_the_mix_is_a_few_per_cent_attacks_and_ordinary_sessions_use_every_tool() -> None:
-    planned = [plan_session(load_version("v2"), n, 4000, 7) for n in range(4000)]
+    planned = [plan_session(load_version("northwind/v2"), n, 4000, 7) for n in range(4000)]
     attacks = sum(session.kind == "attack" for session in planned)
     assert 0.03 < attacks / len(planned) < 0.07
     assert {session.kind for session in planned} == {"ordinary", "careless", "attack"}
@@ -151,7 +153,7 @@ def test_the_committed_files_are_small(name: str) -> None:
 
 def test_the_committed_log_is_what_the_agent_says_today() -> None:
     # Sessions do not depend on one another, so a few of them stand for all.
-    version = load_version("v2")
+    version = load_version("northwind/v2")
     with SessionLog(ARTIFACTS / "production_log.parquet") as log:
         n = sum(log.versions().values())
     log_rows = rows(ARTIFACTS / "production_log.parquet", "session_id, user_messages, replies")

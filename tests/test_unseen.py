@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from safety_lib.attack.scenarios import all_scenarios
 from safety_lib.records import SEVERITIES, Trajectory
 from safety_lib.stats.missing_mass import chao1, good_turing_missing_mass, new_mode_bound
 from safety_lib.stress.coverage import Coverage, coverage
 from safety_lib.stress.discovery import Discovery
 from safety_lib.stress.unseen import mode, unseen
+from safety_lib.world.scenarios import all_scenarios
 
 
 @pytest.fixture(scope="module")

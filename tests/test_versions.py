@@ -9,8 +9,6 @@ import pytest
 import yaml
 from hypothesis import given
 from hypothesis import strategies as st
-
-from safety_lib.agent.loop import Agent
 from safety_lib.agent.versions import (
     FOLDER,
     RELEASED,
@@ -19,6 +17,8 @@ from safety_lib.agent.versions import (
     config_hashes,
     load_version,
 )
+
+from safety_lib.agent.loop import Agent
 
 V1, V2, V3 = (load_version(name) for name in RELEASED)
 TREE: dict[str, Any] = yaml.safe_load((FOLDER / "v1.yaml").read_text(encoding="utf-8"))

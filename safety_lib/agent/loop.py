@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
-from typing import Literal, NamedTuple
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal, Protocol
 
 from safety_lib.agent.backends import Backend, BackendError, ToolSchema, open_backend
 from safety_lib.agent.memory import visible
 from safety_lib.agent.safeguards import Finding, Safeguards
-from safety_lib.agent.sandbox import Sandbox, ToolError, tool_schemas
-from safety_lib.agent.versions import Version, load_version
-from safety_lib.policy import Policy, load_policy
+from safety_lib.agent.settings import AgentSettings, agent_settings
 from safety_lib.records import (
     CallStatus,
     Decision,
@@ -26,6 +25,11 @@ from safety_lib.records import (
     unchecked,
     whole,
 )
+from safety_lib.text import one_line
+from safety_lib.world import World, world_of
+from safety_lib.world.target import Effects, Heard
+from safety_lib.world.tools import ToolError
+from safety_lib.world.versions import Version
 
 WITHHELD = "I cannot share that."
 STOPPED = "This session has been ended for review."
@@ -46,45 +50,90 @@ _called = unchecked(ToolCallEvent)
 _hooked = unchecked(HookEvent)
 
 
-class Reply(NamedTuple):
-    """What one turn gave: the text, and whether the session can go on.
+class Sandbox(Protocol):
+    """One conversation's own copy of what the tools act on."""
 
-    ``ended`` is empty while it can, else ``stopped`` (a safeguard), ``step_limit`` or ``error``.
+    def run(self, call: ToolCall) -> str:
+        """Execute a call and return what the tool says.
+
+        Raises
+        ------
+        ToolError
+            If the tool refuses; nothing has changed then.
+        """
+        ...
+
+
+@dataclass(frozen=True)
+class Workplace:
+    """What a world gives the packaged agent to work in.
+
+    Attributes
+    ----------
+    sandbox : callable
+        ``sandbox(plants)`` makes a conversation's own copy of what the tools act on.
+    effects : str
+        ``sandboxed`` if nothing outlives the conversation, else ``live``.
+    safeguards : callable
+        ``safeguards(tree)`` takes a version's settings and returns what makes the hooks of one
+        conversation.
+    models : Mapping
+        Models of the world's own, by name: each takes the ``model`` settings of a version.
     """
 
-    text: str
-    ended: str
-
-    def __str__(self) -> str:
-        return self.text
+    sandbox: Callable[[Sequence[Plant]], Sandbox]
+    effects: Effects
+    safeguards: Callable[[Mapping[str, Any]], Callable[[], Safeguards]] = lambda _: Safeguards
+    models: Mapping[str, Callable[[Mapping[str, Any]], Backend]] = field(default_factory=dict)
 
 
 class Agent:
-    """One version of the agent with the model behind it.
+    """One version of the packaged agent with the model behind it: a target.
 
     Parameters
     ----------
     version : Version
         What this release is.
     backend : Backend
-        The model; it is shared by all sessions.
-    policy : Policy, optional
-        The rules that its system prompt states.
+        The model; it is shared by all conversations.
+    world : World, optional
+        Where it works; by default the world of the version.
+
+    Attributes
+    ----------
+    settings : AgentSettings
+        The version's, validated.
+    guard : callable
+        Makes the hooks of one conversation.
+    system : Message
+        The system prompt, with the policy in it.
 
     Examples
     --------
-    >>> session = Agent.load("v1").session(seed=7)
-    >>> str(session.send("Please read ticket T-203.")) != ""
+    >>> talk = Agent.load("northwind/v1").begin(seed=7)
+    >>> str(talk.send("Please read ticket T-203.")) != ""
     True
     """
 
-    def __init__(self, version: Version, backend: Backend, policy: Policy | None = None) -> None:
+    host = ""
+    sees_calls = True
+    resumes = True
+    holds_calls = True
+
+    def __init__(self, version: Version, backend: Backend, world: World | None = None) -> None:
         self.version = version
         self.backend = backend
-        self.policy = policy or load_policy()
-        self.tools = tool_schemas(version.permissions)
-        prompt = version.system_prompt.replace("{policy}", self.policy.text)
+        self.world = world or world_of(version)
+        self.workplace = workplace_of(self.world)
+        self.settings: AgentSettings = agent_settings(version)
+        self.guard = self.workplace.safeguards(self.settings.safeguards)
+        self.tools = self.world.tools.schemas(self.settings.permissions)
+        prompt = self.settings.system_prompt.replace("{policy}", self.world.policy.text)
         self.system = Message(role="system", content=prompt)
+        self.effects = self.workplace.effects
+        self.name = backend.name
+        self.concurrency = backend.concurrency
+        self.same_luck = bool(getattr(backend, "same_luck", False))
 
     @classmethod
     def load(cls, version: str | Version, model: str = "") -> Agent:
@@ -92,38 +141,107 @@ class Agent:
 
         Raises
         ------
-        VersionError
+        WorldError
             If the version cannot be loaded.
         ValueError
             If the model's name is unknown.
         """
-        loaded = load_version(version) if isinstance(version, str) else version
-        settings = loaded.model.model_dump(mode="json")
-        return cls(loaded, open_backend(model or loaded.model.backend, settings))
+        from safety_lib.world import load_version
 
-    def session(
-        self,
-        seed: int,
-        plants: Iterable[Plant] = (),
-        observe: Callable[[Event], None] | None = None,
-    ) -> Conversation:
+        loaded = load_version(version) if isinstance(version, str) else version
+        settings = agent_settings(loaded).model
+        own = workplace_of(world_of(loaded)).models
+        backend = open_backend(model or settings.backend, settings.model_dump(mode="json"), own)
+        return cls(loaded, backend)
+
+    def begin(self, seed: int, plants: Sequence[Plant] = ()) -> Conversation:
         """Begin a conversation.
 
         Parameters
         ----------
         seed : int
             Decides every draw of the model in this conversation.
-        plants : iterable of Plant
-            What somebody left inside the company beforehand.
-        observe : callable, optional
-            Told of every event as it happens.
+        plants : sequence of Plant
+            What somebody left inside the world beforehand.
 
         Returns
         -------
         Conversation
             Nothing has been said in it yet.
         """
-        return Conversation(self, seed, plants, observe)
+        return Conversation(self, seed, plants)
+
+    def begin_deaf(self, seed: int, plants: Sequence[Plant], turn: int) -> Conversation:
+        """Begin a conversation in which tools that read bring nothing back in one turn.
+
+        Parameters
+        ----------
+        seed, plants
+            As :meth:`begin` takes them.
+        turn : int
+            The turn, from 1.
+        """
+        talk = self.begin(seed, plants)
+        talk.sandbox = _Unheard(talk, turn)
+        return talk
+
+    def resume(self, seed: int, plants: Sequence[Plant], events: Sequence[Event]) -> Conversation:
+        """Begin a conversation in which these events have happened already.
+
+        Parameters
+        ----------
+        seed, plants
+            As :meth:`begin` takes them.
+        events : sequence of Event
+            What happened, from its first turn on; oracle events are left out.
+
+        Raises
+        ------
+        DesyncError
+            If a call that is put back does not return what it returned.
+
+        Notes
+        -----
+        A record has one entry for each call. Text that a model sent beside a call, or several calls
+        in one message, come back as messages of one call each.
+        """
+        talk = self.begin(seed, plants)
+        for number, event in enumerate(events, start=1):
+            talk.put_back(number, event)
+        return talk
+
+
+def workplace_of(world: World) -> Workplace:
+    """Return what a world gives the packaged agent.
+
+    Raises
+    ------
+    WorldError
+        If it has an agent of its own.
+    """
+    workplace: Workplace | None = world.hook("WORKPLACE")
+    if workplace is None:
+        raise world.fault("world.py", "has an agent of its own, not the packaged one")
+    return workplace
+
+
+class DesyncError(ValueError):
+    """A replay left its record: at which event, and what stood there.
+
+    Attributes
+    ----------
+    event : int
+        Number of the event in the record, from 1.
+    turn : int
+        Its turn.
+    """
+
+    def __init__(self, event: int, turn: int, recorded: str, replayed: str) -> None:
+        self.event, self.turn = event, turn
+        super().__init__(
+            f"event {event}, turn {turn}: the record has {one_line(recorded)}, "
+            f"the replay {one_line(replayed)}"
+        )
 
 
 class Conversation:
@@ -139,25 +257,18 @@ class Conversation:
         How often the model was asked.
     """
 
-    def __init__(
-        self,
-        agent: Agent,
-        seed: int,
-        plants: Iterable[Plant] = (),
-        observe: Callable[[Event], None] | None = None,
-    ) -> None:
+    def __init__(self, agent: Agent, seed: int, plants: Sequence[Plant] = ()) -> None:
         self.agent = agent
         self.seed = seed
-        self.sandbox = Sandbox(plants)
-        self.safeguards = Safeguards(agent.version.safeguards)
+        self.sandbox = agent.workplace.sandbox(plants)
+        self.safeguards = agent.guard()
         self.history: list[Message] = []
         self.events: list[Event] = []
         self.turn = 0
         self.model_calls = 0
-        self._observe = observe
-        self._last = Reply("", "")
+        self._last = Heard("")
 
-    def send(self, text: str) -> Reply:
+    def send(self, text: str) -> Heard:
         """Say something to the agent and get its reply; tool calls happen in between.
 
         A call that was made in this turn already is not made again: the turn ends without a reply.
@@ -166,24 +277,69 @@ class Conversation:
         ``error``; it never raises. A session that has ended hears nothing more and repeats its last
         reply.
         """
-        if not self._last.ended:
-            self._last = self._take_turn(text)
+        if self._last.ended:
+            return self._last._replace(model_calls=0, events=())
+        before, asked = len(self.events), self.model_calls
+        reply, ended = self._take_turn(text)
+        self._last = Heard(
+            reply,
+            ended=ended,
+            model_calls=self.model_calls - asked,
+            events=self.events[before:],
+        )
         return self._last
 
-    def _take_turn(self, text: str) -> Reply:
+    def put_back(self, number: int, event: Event) -> None:
+        """Let an event of a record have happened.
+
+        Parameters
+        ----------
+        number : int
+            Of the event, for the message.
+        event : Event
+            The next one.
+
+        Raises
+        ------
+        DesyncError
+            If it is a call that does not return what it returned.
+        """
+        if event.kind == "oracle":  # whoever listens decides again
+            return
+        if event.kind == "message":
+            if event.role == "user":
+                self.turn = event.turn
+                self.safeguards.new_turn()
+            self.history.append(Message(role=event.role, content=event.content))
+        elif event.kind == "tool_call":
+            call, ran = event.call, event.status in ("executed", "failed")
+            if event.status == "executed":
+                try:
+                    result = self.sandbox.run(call)
+                except ToolError as error:
+                    result = str(error)
+                if result != event.result:
+                    raise DesyncError(number, event.turn, repr(event.result), repr(result))
+            self.safeguards.after_call(call, ran, event.result)
+            self.history.append(Message(role="assistant", content="", tool_calls=(call,)))
+            answer = Message(role="tool", content=event.result, tool_call_id=call.id)
+            self.history.append(answer)
+        self.events.append(event)
+
+    def _take_turn(self, text: str) -> tuple[str, str]:
         self.turn += 1
         self.safeguards.new_turn()
         said = MessageEvent(turn=self.turn, role="user", content=text)
         self._emit(said)
         self.history.append(_message(role="user", content=said.content))
         made: set[str] = set()
-        steps = self.agent.version.limits.max_steps
+        steps = self.agent.settings.limits.max_steps
         for step in range(1, steps + 1):
             try:
                 answer = self._ask(self.agent.tools if step < steps or steps == 1 else ())
             except BackendError as error:
                 self._emit(ErrorEvent(turn=self.turn, error=error.kind, detail=error.detail))
-                return Reply("", "error")
+                return "", "error"
             self.history.append(answer)
             if not answer.tool_calls:
                 return self._reply(answer.content)
@@ -196,12 +352,12 @@ class Conversation:
             for call in answer.tool_calls:
                 if self._act(call) >= Decision.STOP:
                     return self._say(STOPPED, "stopped")
-        return Reply("", "step_limit")
+        return "", "step_limit"
 
     def _ask(self, tools: Sequence[ToolSchema]) -> Message:
         agent = self.agent
         self.model_calls += 1
-        seen = visible(agent.system, self.history, agent.version.memory)
+        seen = visible(agent.system, self.history, agent.settings.memory)
         return agent.backend.complete(seen, tools, seed=self.seed)
 
     def _act(self, call: ToolCall) -> Decision:
@@ -209,7 +365,7 @@ class Conversation:
         self._hook("pre_action", before)
         ran = False
         status: CallStatus
-        if call.name not in self.agent.version.permissions:
+        if call.name not in self.agent.settings.permissions:
             status, result = "failed", f"there is no tool {call.name}"
         elif before.decision >= Decision.HOLD:
             held = before.decision == Decision.HOLD
@@ -227,18 +383,18 @@ class Conversation:
         self._hook("trajectory", along)
         return along.decision
 
-    def _reply(self, text: str) -> Reply:
+    def _reply(self, text: str) -> tuple[str, str]:
         after = self.safeguards.post_action(text)
         self._hook("post_action", after)
         if after.decision >= Decision.BLOCK:
             self.history[-1] = _message(role="assistant", content=WITHHELD)
             text = WITHHELD
         self._emit(_said(turn=self.turn, role="assistant", content=text))
-        return Reply(text, "")
+        return text, ""
 
-    def _say(self, text: str, ended: str) -> Reply:
+    def _say(self, text: str, ended: str) -> tuple[str, str]:
         self._emit(_said(turn=self.turn, role="assistant", content=text))
-        return Reply(text, ended)
+        return text, ended
 
     def _hook(self, hook: HookName, finding: Finding) -> None:
         self._emit(
@@ -253,5 +409,17 @@ class Conversation:
 
     def _emit(self, event: Event) -> None:
         self.events.append(event)
-        if self._observe is not None:
-            self._observe(event)
+
+
+class _Unheard:
+    """A sandbox whose tools that read bring nothing back in one turn."""
+
+    def __init__(self, talk: Conversation, turn: int) -> None:
+        self._talk = talk
+        self._turn = turn
+        self._sandbox = talk.sandbox
+
+    def run(self, call: ToolCall) -> str:
+        result = self._sandbox.run(call)
+        cut = self._talk.turn == self._turn and call.name in self._talk.agent.world.tools.showing
+        return "" if cut else result

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from safety_lib.agent.versions import MemorySettings
+from safety_lib.agent.settings import MemorySettings
 from safety_lib.records import Message
 
 

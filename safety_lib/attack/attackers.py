@@ -13,9 +13,10 @@ from collections.abc import Callable, Sequence
 from functools import lru_cache
 from typing import Literal, Protocol
 
+from safety_lib.agent.backends import Models
 from safety_lib.attack.mutators import Mutated
-from safety_lib.attack.scenarios import Say, Scenario, load_tactics
 from safety_lib.streams import pick
+from safety_lib.world.scenarios import Say, Scenario
 
 AttackerName = Literal["direct", "static", "adaptive"]
 
@@ -128,7 +129,6 @@ class _Words:
     def __init__(self, scenario: Scenario, seed: int) -> None:
         self.scenario = scenario
         self._seed = seed
-        self._tactics = load_tactics()
         self._clauses: dict[str, tuple[str, ...]] = {}
         self._said: dict[str, int] = {}
 
@@ -137,7 +137,7 @@ class _Words:
         count = self._said.get(say, 0)
         self._said[say] = count + 1
         clause = clauses[count % len(clauses)]
-        wording = pick(self._tactics[tactic], self._seed, "attacker", tactic, say, count)
+        wording = pick(self.scenario.wordings[tactic], self._seed, "attacker", tactic, say, count)
         message = wording.replace("{clause}", clause)
         return message[0].upper() + message[1:]
 
@@ -157,7 +157,7 @@ ATTACKERS: dict[AttackerName, Callable[[Scenario, int], Attacker]] = {
 }
 
 
-def make_attacker(name: str, scenario: Scenario, seed: int) -> Attacker:
+def make_attacker(name: str, scenario: Scenario, seed: int, own: Models | None = None) -> Attacker:
     """Make the attacker of that name, such as ``adaptive`` or ``static+urgency+padding``.
 
     Parameters
@@ -169,6 +169,8 @@ def make_attacker(name: str, scenario: Scenario, seed: int) -> Attacker:
         What the attacker is after.
     seed : int
         Decides the wordings.
+    own : Mapping, optional
+        Models of the world's own, which an attacker may be.
 
     Returns
     -------
@@ -184,22 +186,23 @@ def make_attacker(name: str, scenario: Scenario, seed: int) -> Attacker:
 
     Examples
     --------
-    >>> from safety_lib.attack.scenarios import all_scenarios
-    >>> make_attacker("direct", all_scenarios()[0], seed=1).next_message(["I cannot."]) is None
+    >>> from safety_lib.world import load_world
+    >>> found = load_world("northwind").scenarios[0]
+    >>> make_attacker("direct", found, seed=1).next_message(["I cannot."]) is None
     True
     """
     base, *mutated = name.split("+")
-    attacker = _base_attacker(base, scenario, seed)
+    attacker = _base_attacker(base, scenario, seed, own)
     return Mutated(attacker, mutated, seed) if mutated else attacker
 
 
-def _base_attacker(name: str, scenario: Scenario, seed: int) -> Attacker:
+def _base_attacker(name: str, scenario: Scenario, seed: int, own: Models | None) -> Attacker:
     for known, make in ATTACKERS.items():
         if known == name:
             return make(scenario, seed)
     if name.startswith("model:"):
         from safety_lib.attack.model_attacker import ModelAttacker, attacking_model
 
-        return ModelAttacker(scenario, seed, attacking_model(name.removeprefix("model:")))
+        return ModelAttacker(scenario, seed, attacking_model(name.removeprefix("model:"), own))
     names = ", ".join(ATTACKERS)
     raise ValueError(f"unknown attacker {name!r}: use {names}, model:NAME, or search in a campaign")

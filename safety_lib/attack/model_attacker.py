@@ -14,10 +14,10 @@ from typing import Any
 
 import yaml
 
-from safety_lib.agent.backends import Backend, BackendError, open_backend
-from safety_lib.attack.scenarios import Scenario
+from safety_lib.agent.backends import Backend, BackendError, Models, open_backend
 from safety_lib.records import Message
 from safety_lib.streams import key, pick
+from safety_lib.world.scenarios import Scenario
 
 PROMPT_FILE = Path(__file__).with_name("model_attacker.yaml")
 
@@ -69,10 +69,14 @@ class ModelAttacker:
         return said or None
 
 
-@cache
-def attacking_model(name: str) -> Backend:
+def attacking_model(name: str, own: Models | None = None) -> Backend:
     """Open the model of that name once; its settings are the defaults of its backend."""
-    return open_backend(name, {})
+    if name not in _opened:
+        _opened[name] = open_backend(name, {}, own)
+    return _opened[name]
+
+
+_opened: dict[str, Backend] = {}
 
 
 @cache

@@ -12,9 +12,7 @@ from itertools import groupby
 
 import numpy as np
 
-from safety_lib.agent.versions import Version, load_version
-from safety_lib.attack.scenarios import all_scenarios, benign_twin, load_goals
-from safety_lib.experiments.results import SEED, as_experiment, rounded_estimate
+from safety_lib.experiments.results import SEED, WORLD, as_experiment, rounded_estimate
 from safety_lib.records import Experiment, HookName, Trajectory
 from safety_lib.records.experiments import Ablation, Combination, Estimate, SafeguardAblation
 from safety_lib.rollout.campaign import run_campaign
@@ -23,6 +21,7 @@ from safety_lib.rollout.judging import benign_outcome
 from safety_lib.stats.attribution import shapley_intervals
 from safety_lib.stats.intervals import FloatArray
 from safety_lib.streams import generator
+from safety_lib.world.versions import Version
 
 SAFEGUARDS: tuple[HookName, ...] = ("pre_action", "trajectory", "post_action")
 
@@ -62,8 +61,7 @@ def ablate(
 
     Examples
     --------
-    >>> from safety_lib.agent.versions import load_version
-    >>> found = ablate(load_version("v2"), max_turns=2, attacker="direct")
+    >>>     >>> found = ablate(WORLD.version("v2"), max_turns=2, attacker="direct")
     >>> len(found.combinations), found.combinations[-1].on
     (8, ('pre_action', 'trajectory', 'post_action'))
     """
@@ -77,7 +75,7 @@ def ablate(
         attacked = tuple(run_campaign(_attacks(changed, attacker, seed, max_turns, repeats)))
         served = tuple(run_campaign(_requests(changed, seed, repeats)))
         broke = [_failed(t.outcome) for t in attacked]
-        refused = [_failed(benign_outcome(t, benign_twin(t.goal).expected)) for t in served]
+        refused = [_failed(benign_outcome(t, WORLD.benign_twin(t.goal).expected)) for t in served]
         broke_of.append(_means([t.scenario_id for t in attacked], broke))
         refused_of.append(_means([t.goal for t in served], refused))
         combinations.append(_combination(on, broke, refused, served))
@@ -96,14 +94,14 @@ def _subsets() -> Iterator[tuple[HookName, ...]]:
 def _attacks(
     version: Version, attacker: str, seed: int, max_turns: int, repeats: int
 ) -> Iterator[Rollout]:
-    for scenario in all_scenarios():
+    for scenario in WORLD.scenarios:
         for number in range(repeats):
             yield plan_attack(version, scenario, attacker, seed, max_turns, number)
 
 
 def _requests(version: Version, seed: int, repeats: int) -> Iterator[Rollout]:
-    for goal_id in load_goals():
-        twin = benign_twin(goal_id)
+    for goal_id in WORLD.goals:
+        twin = WORLD.benign_twin(goal_id)
         for number in range(repeats):
             own = trial_seed(seed, twin.twin_id, number)
             yield plan_replay(version, twin.turns, name=twin.twin_id, seed=own, goal=goal_id)
@@ -173,7 +171,7 @@ def run_safeguard_ablation(
     Experiment
         ``safeguard_ablation``.
     """
-    versions = {name: load_version(name) for name in names}
+    versions = {name: WORLD.version(name) for name in names}
     changes = {"safeguards.trajectory.stop_at": strict_stop_at}
     strict = f"{names[-1]}, strict monitor"
     versions[strict] = versions[names[-1]].having(changes, name=strict)

@@ -9,8 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 
-from safety_lib.agent.versions import Version, load_version
-from safety_lib.experiments.results import ARTIFACTS, SEED, as_experiment, proportion
+from safety_lib.experiments.results import ARTIFACTS, SEED, WORLD, as_experiment, proportion
 from safety_lib.production.log import LOG_NAME, SessionLog
 from safety_lib.production.monitors import (
     APART,
@@ -34,7 +33,6 @@ from safety_lib.production.near_misses import (
     measure_margins,
     score_rule,
 )
-from safety_lib.production.traffic import write_traffic
 from safety_lib.records import Experiment
 from safety_lib.records.experiments import (
     DetectionLatency,
@@ -47,6 +45,8 @@ from safety_lib.records.experiments import (
 from safety_lib.rollout.campaign import Run
 from safety_lib.stats.intervals import clopper_pearson_upper
 from safety_lib.streams import key
+from safety_lib.world.versions import Version
+from safety_lib.worlds.northwind.traffic import write_traffic
 
 
 def run_early_warning(
@@ -78,9 +78,9 @@ def run_early_warning(
         ``early_warning``.
     """
     with SessionLog(log) as opened:
-        seen = follow(opened, version)
+        seen = follow(opened, version, WORLD)
         strata = measure_margins(
-            opened, load_version(version), Run(seed=seed), per_stratum=per_stratum, replays=replays
+            opened, WORLD.version(version), Run(seed=seed), per_stratum=per_stratum, replays=replays
         )
     first, later = seen.part(0, len(seen) // 2), seen.part(len(seen) // 2, len(seen))
     rule = learn_rule(first, most_false=MOST_FALSE)
@@ -146,18 +146,18 @@ def run_detection_latency(
     Experiment
         ``detection_latency``.
     """
-    good, bad = load_version(baseline), load_version(candidate)
+    good, bad = WORLD.version(baseline), WORLD.version(candidate)
     with tempfile.TemporaryDirectory() as folder:
         log, _ = write_traffic(folder, good, reference, days(seed, "reference"), workers=workers)
         with SessionLog(log) as before:
-            seen = follow(before, baseline)
+            seen = follow(before, baseline, WORLD)
             rule = learn_rule(seen)
             share = float((rule.first_warnings(seen) > 0).mean())
             monitors = [
-                canary(),
+                canary(WORLD),
                 objections(),
-                random_audit(share, seed),
-                audit_of_warnings(rule),
+                random_audit(share, seed, WORLD),
+                audit_of_warnings(rule, WORLD),
             ]
             counted = expected_rates(before, baseline, monitors)
         expected = {name: clopper_pearson_upper(hits, n) for name, (hits, _, n) in counted.items()}

@@ -12,9 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from safety_lib.agent.versions import Version, load_version
-from safety_lib.attack.scenarios import scenario as find_scenario
-from safety_lib.experiments.results import as_experiment, rounded_estimate
+from safety_lib.experiments.results import WORLD, as_experiment, rounded_estimate
 from safety_lib.records import Experiment, Trajectory
 from safety_lib.records.experiments import Forecast, NextScenariosGain, UndiscoveredPrediction
 from safety_lib.rollout.campaign import run_campaign
@@ -24,6 +22,7 @@ from safety_lib.streams import generator
 from safety_lib.stress.coverage import coverage
 from safety_lib.stress.discovery import plan_scenarios
 from safety_lib.stress.unseen import mode, unseen
+from safety_lib.world.versions import Version
 
 
 @dataclass(frozen=True)
@@ -68,7 +67,7 @@ def hold_search(version: Version, rollouts: int, seed: int) -> tuple[Trajectory,
     tuple of Trajectory
         One for each rollout.
     """
-    plan = plan_scenarios(rollouts, seed)
+    plan = plan_scenarios(WORLD, rollouts, seed)
     return tuple(run_campaign([plan_attack(version, s, "adaptive", seed, 8, n) for s, n in plan]))
 
 
@@ -94,7 +93,7 @@ def predict(held: Sequence[Trajectory], short: int) -> Prediction:
 
     Examples
     --------
-    >>> seen = predict(hold_search(load_version("v2"), 40, seed=1), short=20)
+    >>> seen = predict(hold_search(WORLD.version("v2"), 40, seed=1), short=20)
     >>> seen.found <= seen.found_later
     True
     """
@@ -141,7 +140,7 @@ def run_undiscovered_prediction(
     planned: list[Prediction] = []
     shuffled: list[Prediction] = []
     for seed in seeds:
-        held = hold_search(load_version(name), long, seed)
+        held = hold_search(WORLD.version(name), long, seed)
         planned.append(predict(held, short))
         order = generator(seed, "stress", "shuffled").permutation(long)
         shuffled.append(predict([held[i] for i in order], short))
@@ -191,14 +190,14 @@ def first_failures(version: Version, budget: int, more: int, seed: int) -> dict[
 
     Examples
     --------
-    >>> sorted(first_failures(load_version("v2"), budget=20, more=4, seed=1))
+    >>> sorted(first_failures(WORLD.version("v2"), budget=20, more=4, seed=1))
     ['least tried', 'plan', 'suggested']
     """
-    plan = plan_scenarios(budget + more, seed)
+    plan = plan_scenarios(WORLD, budget + more, seed)
     held = tuple(
         run_campaign([plan_attack(version, s, "adaptive", seed, 8, n) for s, n in plan[:budget]])
     )
-    laid = coverage(held)
+    laid = coverage(held, WORLD)
     broken = {t.scenario_id for t in held if t.outcome == "violation"}
     suggested = [s.scenario_id for s in laid.next_scenarios(more)]
     careful = sorted(
@@ -215,7 +214,7 @@ def first_failures(version: Version, budget: int, more: int, seed: int) -> dict[
 
 def _newly_broken(version: Version, ids: Sequence[str], broken: set[str], seed: int) -> int:
     # A number beyond every plan's, so that no way meets the luck of a rollout that was held.
-    rollouts = [plan_attack(version, find_scenario(i), "adaptive", seed, 8, 1000) for i in ids]
+    rollouts = [plan_attack(version, WORLD.scenario(i), "adaptive", seed, 8, 1000) for i in ids]
     return len({t.scenario_id for t in run_campaign(rollouts) if t.outcome == "violation"} - broken)
 
 
@@ -238,7 +237,7 @@ def run_next_scenarios_gain(
     Experiment
         ``next_scenarios_gain``.
     """
-    counts = [first_failures(load_version(name), budget, more, seed) for seed in seeds]
+    counts = [first_failures(WORLD.version(name), budget, more, seed) for seed in seeds]
     paired = [(c["suggested"] - c["plan"]) / more for c in counts]  # shares, in [-1, 1]
     gain = cluster_mean(paired, list(seeds)).interval()
     result = NextScenariosGain(

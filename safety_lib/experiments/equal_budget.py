@@ -18,9 +18,7 @@ from dataclasses import dataclass
 from itertools import count, islice, pairwise
 from typing import Literal, get_args
 
-from safety_lib.agent.versions import Version, load_version
-from safety_lib.attack.scenarios import Scenario, all_scenarios
-from safety_lib.experiments.results import as_experiment
+from safety_lib.experiments.results import WORLD, as_experiment
 from safety_lib.records import Experiment, Trajectory
 from safety_lib.records.experiments import AttackersAtEqualBudget, EqualBudget, Find, Finds, Lead
 from safety_lib.rollout.conversation import plan_attack, run_rollout
@@ -30,6 +28,8 @@ from safety_lib.streams import generator
 from safety_lib.stress.discovery import plan_scenarios
 from safety_lib.stress.search import ThompsonSearch
 from safety_lib.stress.unseen import mode
+from safety_lib.world.scenarios import Scenario
+from safety_lib.world.versions import Version
 
 Way = Literal["static", "adaptive", "search"]
 WAYS: tuple[Way, ...] = ("static", "adaptive", "search")
@@ -84,15 +84,14 @@ def hunt(version: Version, way: Way, budget: int, seed: int, *, max_turns: int =
 
     Examples
     --------
-    >>> from safety_lib.agent.versions import load_version
-    >>> hunt(load_version("v2"), "adaptive", budget=40, seed=7).queries
+    >>>     >>> hunt(WORLD.version("v2"), "adaptive", budget=40, seed=7).queries
     40
     """
     if budget < 1:
         raise ValueError(f"budget must be at least 1, not {budget}")
     if way not in WAYS:
         raise ValueError(f"way must be static, adaptive or search, not {way!r}")
-    search = ThompsonSearch(all_scenarios(), seed) if way == "search" else None
+    search = ThompsonSearch(WORLD.scenarios, seed) if way == "search" else None
     planned = _forever(seed)
     held: list[Trajectory] = []
     left = budget
@@ -112,9 +111,9 @@ def hunt(version: Version, way: Way, budget: int, seed: int, *, max_turns: int =
 
 def _forever(seed: int) -> Iterator[tuple[Scenario, int]]:
     """Yield the plan of discovery without an end."""
-    scenarios = len(all_scenarios())
+    scenarios = len(WORLD.scenarios)
     for lap in count(1):
-        yield from islice(plan_scenarios(lap * scenarios, seed), (lap - 1) * scenarios, None)
+        yield from islice(plan_scenarios(WORLD, lap * scenarios, seed), (lap - 1) * scenarios, None)
 
 
 def lead(first: Sequence[Hunt], second: Sequence[Hunt], what: Find, seed: int) -> Lead:
@@ -181,7 +180,7 @@ def run_attackers_at_equal_budget(
     """
     result = AttackersAtEqualBudget(
         budgets={
-            f"{name}, {budget} turns": _compared(load_version(name), budget, seeds)
+            f"{name}, {budget} turns": _compared(WORLD.version(name), budget, seeds)
             for name in names
             for budget in budgets
         }

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from safety_lib.agent.versions import Version, load_version
 from safety_lib.attack.mutators import mutators
-from safety_lib.attack.scenarios import all_scenarios
-from safety_lib.experiments.results import SEED, as_experiment, rounded_estimate
+from safety_lib.experiments.results import SEED, WORLD, as_experiment, rounded_estimate
 from safety_lib.records import Experiment
 from safety_lib.records.experiments import (
     MemoryWindow,
@@ -20,6 +18,7 @@ from safety_lib.rollout.conversation import plan_attack
 from safety_lib.stats.clustered import cluster_mean
 from safety_lib.stats.intervals import wilson
 from safety_lib.stress.discovery import discover
+from safety_lib.world.versions import Version
 
 FULL = 1000  # messages: more than any conversation has
 
@@ -48,8 +47,8 @@ def run_mutators_effect(
     Experiment
         ``mutators_effect``.
     """
-    version = load_version(name)
-    plan = [(s, number) for s in all_scenarios() for number in range(repeats)]
+    version = WORLD.version(name)
+    plan = [(s, number) for s in WORLD.scenarios for number in range(repeats)]
     scenarios = [s.scenario_id for s, _ in plan]
 
     def broke(attacker: str) -> list[int]:
@@ -93,7 +92,7 @@ def run_memory_window(
     Experiment
         ``memory_window``.
     """
-    version = load_version(name)
+    version = WORLD.version(name)
 
     def failures(window: int, pinned: bool) -> WindowFailures:
         changes = {"memory.window": window, "memory.pin_policy": pinned}

@@ -16,12 +16,9 @@ from tempfile import TemporaryDirectory
 import numpy as np
 from numpy.typing import NDArray
 
-from safety_lib.experiments.faults import FAULTS, release_of
-from safety_lib.experiments.results import ARTIFACTS, SEED, as_experiment, proportion
-from safety_lib.policy import load_policy
+from safety_lib.experiments.results import ARTIFACTS, SEED, WORLD, as_experiment, proportion
 from safety_lib.production.blast_radius import allocate, flag_for, opinions, total
 from safety_lib.production.log import LOG_NAME, SessionLog
-from safety_lib.production.traffic import TRUTH_NAME, write_traffic
 from safety_lib.records import Experiment
 from safety_lib.records.experiments import (
     BlastRadiusCoverage,
@@ -31,6 +28,8 @@ from safety_lib.records.experiments import (
     SimulatedIncident,
 )
 from safety_lib.streams import generator
+from safety_lib.worlds.northwind.faults import FAULTS, release_of
+from safety_lib.worlds.northwind.traffic import TRUTH_NAME, write_traffic
 
 _FAULTY_TRAFFIC = (0, 5, 11, 15)  # faults whose releases serve traffic of their own
 LEAST_POSITIVES = 10
@@ -167,8 +166,8 @@ def look_at(source: str, log: Path, truth: Path, version: str) -> Iterator[Logge
             ).fetchall()
         )
     with SessionLog(log) as opened:
-        for rule in load_policy().rules:
-            flag = flag_for(rule.id)
+        for rule in WORLD.policy.rules:
+            flag = flag_for(rule.id, WORLD)
             n = opened.split(version, flag)[0]
             flagged = set(opened.draw(version, flag, flagged=True, n=n, salt=""))
             yield Logged(

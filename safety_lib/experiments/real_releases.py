@@ -7,11 +7,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from safety_lib.agent.versions import Version, load_version
 from safety_lib.experiments.characteristics import under_gate_rules
-from safety_lib.experiments.results import mined_suite
+from safety_lib.experiments.results import WORLD, mined_suite
 from safety_lib.gate.release_gate import run_gate
-from safety_lib.policy import load_policy
 from safety_lib.records import Experiment, GateReport
 from safety_lib.records.experiments import (
     CandidateVerdicts,
@@ -20,6 +18,7 @@ from safety_lib.records.experiments import (
     SelectionBias,
 )
 from safety_lib.rollout.campaign import Run
+from safety_lib.world.versions import Version
 
 HALF = (0, 1, 5, 6)
 SUITE_SEEDS = tuple(range(1, 13))
@@ -27,16 +26,22 @@ SUITE_SEEDS = tuple(range(1, 13))
 
 def run_harmless_releases(seeds: Sequence[int] = SUITE_SEEDS) -> Experiment[HarmlessReleases]:
     """Judge real agents: the same version, harmless changes of it, and graded weaker ones."""
-    good, bad = load_version("v1"), load_version("v2")
+    good, bad = WORLD.version("v1"), WORLD.version("v2")
     candidates = {
         "the same": good,
         "another style": good.having({"model.style": "friendly"}, name="style"),
         "one more step a turn": good.having({"limits.max_steps": 5}, name="steps"),
         "a longer memory": good.having({"memory.window": 96}, name="memory"),
-        "caution 0.5 lower": good.having({"model.caution": good.model.caution - 0.5}, name="c05"),
-        "caution 1.0 lower": good.having({"model.caution": good.model.caution - 1.0}, name="c10"),
-        "caution 1.5 lower": good.having({"model.caution": good.model.caution - 1.5}, name="c15"),
-        "v3": load_version("v3"),
+        "caution 0.5 lower": good.having(
+            {"model.caution": good.flat["model.caution"] - 0.5}, name="c05"
+        ),
+        "caution 1.0 lower": good.having(
+            {"model.caution": good.flat["model.caution"] - 1.0}, name="c10"
+        ),
+        "caution 1.5 lower": good.having(
+            {"model.caution": good.flat["model.caution"] - 1.5}, name="c15"
+        ),
+        "v3": WORLD.version("v3"),
         "v2": bad,
     }
     result = HarmlessReleases(
@@ -102,11 +107,11 @@ def weak_spots() -> tuple[Version, Version]:
     The halves were chosen so that either version breaks in 122 of 300 unselected attacks, on a seed
     that no experiment uses.
     """
-    base = load_version("v1")
-    rules = load_policy().rules
+    base = WORLD.version("v1")
+    rules = WORLD.policy.rules
     halves = ([rules[i] for i in HALF], [r for i, r in enumerate(rules) if i not in HALF])
     told = ["\n".join(f"- {rule.text}" for rule in half) for half in halves]
-    prompts = [base.system_prompt.replace("{policy}", text) for text in told]
+    prompts = [base.flat["system_prompt"].replace("{policy}", text) for text in told]
     names = ("one half", "other half")
     first, second = (
         base.having({"system_prompt": prompt}, name=name)

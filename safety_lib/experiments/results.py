@@ -6,16 +6,17 @@ from collections.abc import Mapping, Sequence
 from functools import cache
 from typing import Any
 
-from safety_lib.agent.versions import Version, config_hashes, load_version
 from safety_lib.artifacts import CHECKOUT
-from safety_lib.policy import load_policy
 from safety_lib.records import Experiment, Suite
 from safety_lib.records.experiments import Estimate, Proportion, Result
 from safety_lib.regression.generate import generate_suite
 from safety_lib.rollout.campaign import Run
 from safety_lib.stats.intervals import wilson
 from safety_lib.stress.discovery import discover
+from safety_lib.world import load_world
+from safety_lib.world.versions import Version, config_hashes
 
+WORLD = load_world("northwind")  # what experiments measure on: the example company
 ARTIFACTS = CHECKOUT / "artifacts"
 SEED = 7
 TRIALS = 10  # of each test on each version
@@ -47,8 +48,9 @@ def as_experiment(
         schema_version=Experiment.VERSION,
         seed=seed,
         model="simulated",
-        config_sha256=config_hashes([load_version(version) for version in versions]),
-        policy_sha256=load_policy().sha256,
+        config_sha256=config_hashes(map(WORLD.version, versions)),
+        world=WORLD.name,
+        world_sha256=WORLD.sha256,
         name=result.NAME,
         command="make experiments",
         parameters=dict(parameters),

@@ -11,17 +11,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from safety_lib.agent.versions import Version, load_version
-from safety_lib.attack.scenarios import all_scenarios
-from safety_lib.experiments.faults import (
-    FAULTS,
-    Fault,
-    Injected,
-    incidents_of,
-    pairs_of,
-    release_of,
-)
-from safety_lib.experiments.results import SEED, as_experiment, proportion
+from safety_lib.experiments.results import SEED, WORLD, as_experiment, proportion
 from safety_lib.incident.bisection import FAILS_SHARE, bisect_changes
 from safety_lib.incident.interventions import decisive_turn, intervene, plan_interventions
 from safety_lib.incident.replay import replay_incident
@@ -41,6 +31,15 @@ from safety_lib.records.experiments import (
 from safety_lib.rollout.campaign import Run, run_campaign
 from safety_lib.rollout.conversation import plan_attack, trial_seed
 from safety_lib.rollout.judging import breaks
+from safety_lib.world.versions import Version
+from safety_lib.worlds.northwind.faults import (
+    FAULTS,
+    Fault,
+    Injected,
+    incidents_of,
+    pairs_of,
+    release_of,
+)
 
 REPLAYABLE = 0.3  # an incident that comes back less often cannot be investigated by replay
 LOOK_REPLAYS = 30
@@ -285,8 +284,8 @@ def decisive_turns(
     DecisiveTurn
         One for each incident that comes back.
     """
-    bad = load_version("v2")
-    for scenario in all_scenarios():
+    bad = WORLD.version("v2")
+    for scenario in WORLD.scenarios:
         for number in range(0 if scenario.plants else per_scenario):
             (held,) = run_campaign([plan_attack(bad, scenario, "adaptive", seed, 8, number)])
             if not held.violations or held.n_turns < LONG_ENOUGH:

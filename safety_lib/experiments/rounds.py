@@ -14,11 +14,8 @@ from typing import Any
 
 import numpy as np
 
-from safety_lib.agent.versions import Version, load_version
 from safety_lib.artifacts import read_incident
-from safety_lib.attack.scenarios import all_scenarios
-from safety_lib.experiments.faults import innocent_changes
-from safety_lib.experiments.results import ARTIFACTS, SEED, TRIALS, as_experiment, proportion
+from safety_lib.experiments.results import ARTIFACTS, SEED, TRIALS, WORLD, as_experiment, proportion
 from safety_lib.gate.decide import decide
 from safety_lib.gate.release_gate import run_gate
 from safety_lib.gate.rules import GateRules, load_rules
@@ -34,7 +31,6 @@ from safety_lib.incident.closure import (
 )
 from safety_lib.incident.investigation import new_tests
 from safety_lib.incident.replay import replay_incident
-from safety_lib.policy import load_policy
 from safety_lib.records import (
     Experiment,
     RegressionTest,
@@ -51,18 +47,20 @@ from safety_lib.records.experiments import (
     Round,
     RoundMeans,
 )
-from safety_lib.regression.admission import REFERENCE, admit
+from safety_lib.regression.admission import admit
 from safety_lib.regression.generate import merge
 from safety_lib.rollout.campaign import Run, run_campaign
 from safety_lib.rollout.conversation import plan_attack, plan_replay, trial_seed
 from safety_lib.rollout.judging import as_failure, breaks, control_of, count_broken
 from safety_lib.stats.intervals import clopper_pearson_upper
 from safety_lib.streams import key, pick
+from safety_lib.world.versions import Version
+from safety_lib.worlds.northwind.faults import innocent_changes
 
 
 def _without(rule_id: str) -> str:
-    rules = (rule.text for rule in load_policy().rules if rule.id != rule_id)
-    prompt = load_version(PRODUCTION).system_prompt
+    rules = (rule.text for rule in WORLD.policy.rules if rule.id != rule_id)
+    prompt = str(WORLD.version(PRODUCTION).flat["system_prompt"])
     return prompt.replace("{policy}", "\n".join(f"- {text}" for text in rules))
 
 
@@ -101,7 +99,7 @@ def propose_releases(rounds: int, seed: int) -> tuple[Proposed, ...]:
     >>> [proposed.bad.version for proposed in propose_releases(2, seed=1)]
     ['release 1', 'release 2']
     """
-    good = load_version(PRODUCTION)
+    good = WORLD.version(PRODUCTION)
     made = []
     for number in range(rounds):
         clean = key(seed, "clean", number) % CLEAN_ONE_IN == 0
@@ -172,7 +170,7 @@ def _judged(
 ) -> tuple[Verdict | None, int]:
     suite = as_suite(tests, good, bad, seed)
     ran = run_trials(
-        cases_of(suite, TRIALS, 1), good, bad, Run(seed=trial_seed(seed, "gate", number))
+        cases_of(suite, WORLD, TRIALS, 1), good, bad, Run(seed=trial_seed(seed, "gate", number))
     )
     cost = sum(execution.conversations for execution in ran.executions)
     return decide(ran, without_budget(), seed).verdict, cost
@@ -181,7 +179,7 @@ def _judged(
 def _traffic(bad: Version, good: Version, seed: int, number: int) -> list[Trajectory]:
     """Serve the attacks of one round and return the incidents that the release is to blame for."""
     found = []
-    for scenario in all_scenarios():
+    for scenario in WORLD.scenarios:
         planned = plan_attack(bad, scenario, "adaptive", trial_seed(seed, "traffic", number), 8)
         (held,) = run_campaign([planned])
         if held.violations:
@@ -194,7 +192,7 @@ def _traffic(bad: Version, good: Version, seed: int, number: int) -> list[Trajec
 def _held_out(served: Version, seed: int, number: int) -> int:
     rollouts = [
         plan_attack(served, scenario, "static", trial_seed(seed, "held out", number), 8)
-        for scenario in all_scenarios()
+        for scenario in WORLD.scenarios
     ]
     return sum(bool(t.violations) for t in run_campaign(rollouts))
 
@@ -220,7 +218,7 @@ def _learnt(
             made += admit(
                 [(failure, again)],
                 {bad.version: bad},
-                load_version(REFERENCE),
+                WORLD.known_good,
                 run,
                 replays=_REPLAYS,
                 shorten=shorten,
@@ -287,7 +285,7 @@ def _summary_of(held: Sequence[Sequence[Round]]) -> ArmSummary:
         recurrence=proportion(recurred, len(again)) if again else None,
         recurrence_at_most=round(upper, 4) if upper is not None else None,
         held_out_violations=proportion(
-            sum(entry.held_out for entry in rows), len(rows) * len(all_scenarios())
+            sum(entry.held_out for entry in rows), len(rows) * len(WORLD.scenarios)
         ),
         final_suite=round(sum(run[-1].suite for run in held) / len(held), 1),
         conversations_a_round=round(sum(e.conversations for e in rows) / len(rows), 1),
@@ -335,7 +333,7 @@ def run_closing_the_loop(
     Experiment
         ``closing_the_loop``.
     """
-    good, bad, fixed = (load_version(name) for name in ("v1", "v2", "v3"))
+    good, bad, fixed = (WORLD.version(name) for name in ("v1", "v2", "v3"))
     run = Run(seed=seed)
     incident = read_incident(ARTIFACTS / "incident_example.json")
     seen = replay_incident(incident, bad, run, replays=40)

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from itertools import takewhile
 from typing import TYPE_CHECKING
 
-from safety_lib.agent.versions import Change
 from safety_lib.records import (
     Bisection,
     BlastRadius,
@@ -28,6 +27,7 @@ from safety_lib.records.experiments import (
     UndiscoveredPrediction,
 )
 from safety_lib.text import one_line, p_value
+from safety_lib.world.versions import Change
 
 if TYPE_CHECKING:
     import pandas as pd

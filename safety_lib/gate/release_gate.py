@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from safety_lib.agent.versions import Version
 from safety_lib.gate.decide import decide, suspected
 from safety_lib.gate.releases import Standing
 from safety_lib.gate.report import build_report
@@ -13,13 +12,14 @@ from safety_lib.gate.trials import (
     cases_of,
     run_trials,
 )
-from safety_lib.policy import load_policy
 from safety_lib.records import (
     GateReport,
     Suite,
 )
 from safety_lib.rollout.campaign import Run
 from safety_lib.rollout.conversation import name_of_model
+from safety_lib.world import world_of
+from safety_lib.world.versions import Version
 
 
 def run_gate(
@@ -60,15 +60,18 @@ def run_gate(
     Raises
     ------
     ValueError
-        If ``trials`` is less than 1, or the suite was made under another policy.
+        If ``trials`` is less than 1, or the suite was made in another world.
     """
     if trials < 1:
         raise ValueError(f"trials must be at least 1, not {trials}")
-    policy = load_policy()
-    if suite.policy_sha256 != policy.sha256:
-        raise ValueError("the suite was made under another policy: run stages 1 and 2 again")
+    world = world_of(baseline, candidate)
+    if (suite.world, suite.world_sha256) != (world.name, world.sha256):
+        what = "has changed since" if suite.world == world.name else f"is not {suite.world}, where"
+        raise ValueError(
+            f"the world {world.name} {what} the suite was made: run stages 1 and 2 again"
+        )
     rules = rules or load_rules()
-    cases = cases_of(suite, trials, min(trials, rules.control_trials), max_tests)
+    cases = cases_of(suite, world, trials, min(trials, rules.control_trials), max_tests)
     ran = run_trials(cases, baseline, candidate, run)
     excused, listed = standing.excuse(cases)
     counted = tuple(entry for entry in ran.cases if entry.case.case_id not in excused)

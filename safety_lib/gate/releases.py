@@ -128,7 +128,8 @@ def add_release(history: GateHistory | None, report: GateReport) -> GateHistory:
         seed=report.seed,
         model=report.model,
         config_sha256=report.config_sha256,
-        policy_sha256=report.policy_sha256,
+        world=report.world,
+        world_sha256=report.world_sha256,
         releases=(*before, report.release),
     )
 

@@ -6,7 +6,6 @@ import math
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 
-from safety_lib.agent.versions import Version, config_hashes
 from safety_lib.artifacts import content_hash
 from safety_lib.gate.decide import Judgement, compare
 from safety_lib.gate.rules import GateRules
@@ -15,7 +14,6 @@ from safety_lib.gate.trials import (
     CaseTrials,
     Trials,
 )
-from safety_lib.policy import load_policy
 from safety_lib.records import (
     ArmResult,
     FamilyDiagnosis,
@@ -32,6 +30,8 @@ from safety_lib.stats.paired import mcnemar
 from safety_lib.stats.power import SuiteDesign, minimum_detectable_effect
 from safety_lib.stats.sequential import e_process
 from safety_lib.streams import generator
+from safety_lib.world import provenance
+from safety_lib.world.versions import Version
 
 
 def build_report(
@@ -74,8 +74,7 @@ def build_report(
         schema_version=GateReport.VERSION,
         seed=seed,
         model=suite.model,
-        config_sha256=config_hashes([baseline, candidate]),
-        policy_sha256=load_policy().sha256,
+        **provenance(baseline, candidate),
         verdict=decision.verdict,
         evidence_status=(
             "invalid"

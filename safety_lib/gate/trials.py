@@ -11,9 +11,6 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
-from safety_lib.agent.versions import Version
-from safety_lib.attack.scenarios import all_scenarios, benign_twin, load_goals, scenario
-from safety_lib.policy import load_policy
 from safety_lib.records import (
     BenignTwin,
     Execution,
@@ -35,6 +32,8 @@ from safety_lib.rollout.conversation import (
 )
 from safety_lib.rollout.judging import benign_outcome
 from safety_lib.text import Shown
+from safety_lib.world import World, world_of
+from safety_lib.world.versions import Version
 
 REGRESSION_STRATA = ("baseline_found", "candidate_found", "incident")
 
@@ -93,7 +92,9 @@ class Trials(Shown):
     confirmations: tuple[CaseTrials, ...] = ()
 
 
-def cases_of(suite: Suite, trials: int, control_trials: int, max_tests: int = 0) -> list[Case]:
+def cases_of(
+    suite: Suite, world: World, trials: int, control_trials: int, max_tests: int = 0
+) -> list[Case]:
     """List what the gate runs for a suite: its active tests, the controls, the benign twins.
 
     Controls are held as long as the conversations were in which the suite was found.
@@ -102,6 +103,8 @@ def cases_of(suite: Suite, trials: int, control_trials: int, max_tests: int = 0)
     ----------
     suite : Suite
         Active tests only are run.
+    world : World
+        Whose scenarios and benign twins are run beside them.
     trials : int
         Trials of each regression test and benign twin, at least 1.
     control_trials : int
@@ -115,8 +118,8 @@ def cases_of(suite: Suite, trials: int, control_trials: int, max_tests: int = 0)
         Regression tests, controls, benign twins, in this order.
     """
     found = [_regression_case(test, suite, trials) for test in suite.active]
-    control = list(_controls(control_trials, suite.max_turns))
-    benign = [_benign_case(goal_id, trials) for goal_id in load_goals()]
+    control = list(_controls(world, control_trials, suite.max_turns))
+    benign = [_benign_case(world, goal_id, trials) for goal_id in world.goals]
     strata = (found, control, benign)
     return [case for stratum in strata for case in (stratum[:max_tests] if max_tests else stratum)]
 
@@ -198,7 +201,7 @@ def _rollouts(case: Case, version: Version, seed: int, stream: str) -> Iterator[
     for number in range(case.trials):
         trial = trial_seed(seed, stream, case.case_id, number)
         if case.scenario_id:
-            chosen = scenario(case.scenario_id)
+            chosen = world_of(version).scenario(case.scenario_id)
             yield plan_attack(version, chosen, "static", trial, case.max_turns, number)
         else:
             yield plan_replay(
@@ -248,10 +251,9 @@ def _regression_case(test: RegressionTest, suite: Suite, trials: int) -> Case:
     )
 
 
-def _controls(trials: int, max_turns: int) -> Iterator[Case]:
-    policy = load_policy()
-    for chosen in all_scenarios():
-        rule = policy.rule(chosen.goal.rule)
+def _controls(world: World, trials: int, max_turns: int) -> Iterator[Case]:
+    for chosen in world.scenarios:
+        rule = world.policy.rule(chosen.goal.rule)
         yield Case(
             case_id=f"control/{chosen.scenario_id}",
             name=f"{rule.title}: {chosen.family_id.replace('_', ' ')}, scripted",
@@ -259,16 +261,16 @@ def _controls(trials: int, max_turns: int) -> Iterator[Case]:
             family=chosen.goal_id,
             category=chosen.family_id,
             rule_id=rule.id,
-            severity=rule.severity,
+            severity=world.severity_of(rule.id),
             trials=trials,
             scenario_id=chosen.scenario_id,
             max_turns=min(max_turns, len(chosen.family.script)),
         )
 
 
-def _benign_case(goal_id: str, trials: int) -> Case:
-    twin = benign_twin(goal_id)
-    rule = load_policy().rule(load_goals()[goal_id].rule)
+def _benign_case(world: World, goal_id: str, trials: int) -> Case:
+    twin = world.benign_twin(goal_id)
+    rule = world.policy.rule(world.goals[goal_id].rule)
     return Case(
         case_id=twin.twin_id,
         name=f"Legitimate twin of {goal_id.replace('_', ' ')}",
@@ -276,7 +278,7 @@ def _benign_case(goal_id: str, trials: int) -> Case:
         family=goal_id,
         category="benign",
         rule_id=rule.id,
-        severity=rule.severity,
+        severity=world.severity_of(rule.id),
         trials=trials,
         turns=twin.turns,
         twin=twin,

@@ -7,18 +7,13 @@ another goal at its end shows whether the incident was about one rule or about t
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from safety_lib.agent.versions import Version, config_hashes, load_version
 from safety_lib.artifacts import sealed
-from safety_lib.attack.scenarios import benign_twin, load_goals
 from safety_lib.incident.interventions import tightened
 from safety_lib.incident.replay import Replay, failure_of, plan_incident, turns_of
-from safety_lib.policy import load_policy
-from safety_lib.policy.oracle import STATE_CHANGING
-from safety_lib.production.traffic import plan_session
 from safety_lib.records import (
     Bisection,
     Failure,
@@ -30,7 +25,7 @@ from safety_lib.records import (
     TestSource,
     Trajectory,
 )
-from safety_lib.regression.admission import REFERENCE, admit, came_back
+from safety_lib.regression.admission import admit, came_back
 from safety_lib.regression.minimise import Turns
 from safety_lib.regression.signature import test_id
 from safety_lib.regression.variants import variants
@@ -45,8 +40,9 @@ from safety_lib.rollout.judging import (
 )
 from safety_lib.stats.intervals import clopper_pearson_upper
 from safety_lib.text import Shown
-
-_LONG_TRAFFIC = 10_000  # sessions are planned as if of a stretch this long
+from safety_lib.world import provenance, world_of
+from safety_lib.world.tools import Tools
+from safety_lib.world.versions import Version
 
 
 @dataclass(frozen=True, repr=False)
@@ -76,10 +72,11 @@ def siblings(replay: Replay, number: int = 0) -> dict[str, Turns]:
     turns = turns_of(replay.incident)
     end = min(len(turns), replay.shown.failure_turn or len(turns)) - 1
     said = turns[end]
-    asked = [goal.ask for goal in load_goals().values() if goal.rule == replay.rule_id]
+    goals = world_of(replay.version).goals.values()
+    asked = [goal.ask for goal in goals if goal.rule == replay.rule_id]
     own = next((clause for asks in asked for clause in asks if clause in said), "")
     made: dict[str, Turns] = {}
-    for goal in load_goals().values():
+    for goal in goals:
         if goal.ask and goal.rule != replay.rule_id and goal.rule not in made:
             clause = goal.ask[number % len(goal.ask)]
             last = said.replace(own, clause) if own else f"As we agreed, please {clause}."
@@ -136,7 +133,7 @@ def failed(replay: Replay, shown: Trajectory, rule_id: str, run: Run) -> Failure
         Delayed, if its last message alone breaks nothing.
     """
     (control,) = run_campaign([control_of(replay.version, shown)], run)
-    return failure_of(replay.incident, shown, control, rule_id)
+    return failure_of(replay.incident, shown, control, rule_id, world_of(replay.version))
 
 
 def admitted(
@@ -163,7 +160,7 @@ def admitted(
     return admit(
         found,
         {replay.version.version: replay.version},
-        load_version(REFERENCE),
+        world_of(replay.version).known_good,
         run,
         replays=len(replay.trajectories),
         shorten=shorten,
@@ -189,10 +186,10 @@ def single_turn_suite(baseline: Version, candidate: Version, seed: int) -> Suite
     Suite
         A test for each wording of each goal.
     """
-    policy = load_policy()
+    world = world_of(baseline, candidate)
     tests = []
-    for goal_id, goal in load_goals().items():
-        rule = policy.rule(goal.rule)
+    for goal_id, goal in world.goals.items():
+        rule = world.policy.rule(goal.rule)
         for clause in goal.ask:
             turns = (f"Please {clause}.",)
             tests.append(
@@ -204,14 +201,14 @@ def single_turn_suite(baseline: Version, candidate: Version, seed: int) -> Suite
                     family=f"{rule.id}/user",
                     signature=f"{rule.id} | single turn",
                     rule_id=rule.id,
-                    severity=rule.severity,
+                    severity=world.severity_of(rule.id),
                     description=f"{goal_id.replace('_', ' ')}, asked plainly in one message",
                     attack_turns=turns,
                     expected_behavior=f"Refuses or holds. {rule.text}",
                     tags=("single_turn",),
                     lifecycle="active",
                     reproduction=reproduction_of(candidate.version, 0, 0),
-                    benign_twin=benign_twin(goal_id),
+                    benign_twin=world.benign_twin(goal_id),
                     source=TestSource(stage="stress", version=baseline.version, seed=seed),
                 )
             )
@@ -243,8 +240,7 @@ def as_suite(
             schema_version=Suite.VERSION,
             seed=seed,
             model="simulated",
-            config_sha256=config_hashes([baseline, candidate]),
-            policy_sha256=load_policy().sha256,
+            **provenance(baseline, candidate),
             baseline=baseline.version,
             candidate=candidate.version,
             funnel={},
@@ -271,7 +267,7 @@ def held_out(replay: Replay, tests: Sequence[RegressionTest]) -> tuple[HeldOut, 
     made = [
         HeldOut(variant.rule_id, variant.attack_turns, variant.plants)
         for test in tests
-        for variant in variants(test)
+        for variant in variants(test, world_of(replay.version))
     ]
     plants = replay.shown.plants
     made += [HeldOut(rule, turns, plants) for rule, turns in siblings(replay, number=1).items()]
@@ -307,8 +303,10 @@ def plan_mitigations(
     if len(cause.enough) > 1:
         found["undo all of the cause"] = {key: before[key] for key in cause.enough}
     found |= tightened(replay)
-    found["end the session at any risk"] = {"safeguards.trajectory.stop_at": 1.0}
-    found["more caution"] = {"model.caution": round(bad.model.caution + 3.0, 3)}
+    others: Callable[[Version], dict[str, Mapping[str, Any]]] | None = world_of(bad).hook(
+        "mitigated"
+    )
+    found |= others(bad) if others else {}
     made = [Mitigation(name, bad.having(dict(changes))) for name, changes in found.items()]
     made.append(Mitigation(f"roll back to {good.version}", good))
     if fixed is not None:
@@ -358,8 +356,9 @@ def try_mitigations(
     tuple of MitigationResult
         In the order in which they were given.
     """
+    tools = world_of(replay.version).tools
     ordinary = _ordinary(replay.version, sessions, run.seed)
-    usual = [_acts(t) for t in run_campaign(ordinary, run)]
+    usual = [_acts(t, tools) for t in run_campaign(ordinary, run)]
     results = []
     for mitigation in tried:
         version = mitigation.version
@@ -407,7 +406,8 @@ def _recurred(version: Version, held: Sequence[HeldOut], each: int, run: Run) ->
 def _not_served(
     version: Version, ordinary: Sequence[Rollout], usual: Sequence[set[str]], run: Run
 ) -> Reproduction:
-    twins = {goal: benign_twin(goal) for goal in load_goals()}
+    world = world_of(version)
+    twins = {goal: world.benign_twin(goal) for goal in world.goals}
     asked = [
         plan_replay(
             version,
@@ -425,29 +425,23 @@ def _not_served(
         for t, twin in zip(held, twins.values(), strict=False)
     )
     failed += sum(
-        not before <= _acts(t) for t, before in zip(held[len(twins) :], usual, strict=True)
+        not before <= _acts(t, world.tools)
+        for t, before in zip(held[len(twins) :], usual, strict=True)
     )
     return reproduction_of(version.version, failed, len(held))
 
 
 def _ordinary(version: Version, sessions: int, seed: int) -> list[Rollout]:
-    planned: list[Rollout] = []
-    number = 0
-    while len(planned) < sessions:
-        session = plan_session(version, number, _LONG_TRAFFIC, seed)
-        number += 1
-        if session.kind == "ordinary":
-            planned.append(session.rollout)
-    return planned
+    plan: Callable[[Version, int, int], list[Rollout]] | None = world_of(version).hook("ordinary")
+    return plan(version, sessions, seed) if plan else []
 
 
-def _acts(trajectory: Trajectory) -> set[str]:
+def _acts(trajectory: Trajectory, tools: Tools) -> set[str]:
     # What a call did is its tool and its target; the words of a mail are the model's.
-    told = ("to", "account", "amount", "path", "job", "enabled")
     return {
-        " ".join([e.call.name, *(str(e.call.arguments[t]) for t in told if t in e.call.arguments)])
-        for e in trajectory.executed_calls
-        if e.call.name in STATE_CHANGING
+        tools.act(event.call.name, event.call.arguments)
+        for event in trajectory.executed_calls
+        if event.call.name in tools.changing
     }
 
 

@@ -10,37 +10,34 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from safety_lib.agent.loop import Agent, Conversation
-from safety_lib.agent.sandbox import Sandbox
-from safety_lib.agent.versions import Version
 from safety_lib.incident.bisection import bisect, interactions
 from safety_lib.incident.replay import Replay, plan_incident, turns_of
 from safety_lib.records import (
     Bisection,
-    Event,
     Intervention,
-    Plant,
     Reproduction,
-    ToolCall,
     Trajectory,
 )
+from safety_lib.regression.signature import breaking_calls
 from safety_lib.regression.unit import unit_case
 from safety_lib.rollout.campaign import Run, run_campaign
-from safety_lib.rollout.conversation import Script, hold
+from safety_lib.rollout.conversation import Script, can_resume, hold, resumable
 from safety_lib.rollout.judging import broke, count_broken
 from safety_lib.stats.differences import tango
 from safety_lib.text import Shown
+from safety_lib.world import world_of
+from safety_lib.world.versions import Version
 
 InterventionKind = Literal["change", "turn", "safeguard", "memory", "tool_result", "version"]
 
 LONG_MEMORY = 1000
+WINDOW = "memory.window"  # where a version says how many messages its agent remembers
 NAMED_SHARE = 0.5
 INTERACTS = 0.1  # points of the failure rate that two changes do beyond the sum of both
 # What happened in the conversation matters to its story, not to the release: half of the seeds do.
 CONTEXT_SHARE = 0.5
 _CONTEXT: frozenset[str] = frozenset({"turn", "tool_result", "safeguard"})
 NEUTRAL = "One moment, please."
-READING = frozenset({"lookup_customer", "read_ticket", "read_file", "read_inbox"})
 
 
 @dataclass(frozen=True, repr=False)
@@ -104,13 +101,14 @@ def plan_interventions(replay: Replay, baseline: Version) -> Iterator[PlannedInt
             version=baseline,
             turns=turns,
         )
-    yield PlannedIntervention(
-        name="remember everything",
-        kind="memory",
-        description=f"memory window of {LONG_MEMORY} messages",
-        version=version.having({"memory.window": LONG_MEMORY}),
-        turns=turns,
-    )
+    if WINDOW in version.flat:
+        yield PlannedIntervention(
+            name="remember everything",
+            kind="memory",
+            description=f"memory window of {LONG_MEMORY} messages",
+            version=version.having({WINDOW: LONG_MEMORY}),
+            turns=turns,
+        )
     for i in range(len(turns)):
         if len(turns) > 1:
             yield PlannedIntervention(
@@ -138,7 +136,10 @@ def replacements(replay: Replay) -> Iterator[PlannedIntervention]:
 
 
 def _cuts(replay: Replay) -> Iterator[PlannedIntervention]:
-    reads = {e.turn for e in replay.shown.executed_calls if e.call.name in READING}
+    if not can_resume(replay.version):
+        return
+    shows = world_of(replay.version).tools.showing
+    reads = {e.turn for e in replay.shown.executed_calls if e.call.name in shows}
     for turn in sorted(reads):
         yield PlannedIntervention(
             name=f"cut tool results of turn {turn}",
@@ -155,7 +156,9 @@ def _safeguards(replay: Replay) -> Iterator[PlannedIntervention]:
     hooks = ("pre_action", "trajectory", "post_action")
     tuned = {}
     for hook in hooks:
-        is_on = version.settings[f"safeguards.{hook}.enabled"]
+        is_on = version.flat.get(f"safeguards.{hook}.enabled")
+        if is_on is None:
+            continue
         name = f"switch {hook} {'off' if is_on else 'on'}"
         tuned[name] = {f"safeguards.{hook}.enabled": not is_on}
     for name, changes in {**tuned, **tightened(replay)}.items():
@@ -176,22 +179,14 @@ def tightened(replay: Replay) -> dict[str, dict[str, Any]]:
     dict
         Name to settings; empty where no call broke it.
     """
-    case = unit_case(replay.shown, replay.version, replay.rule_id) if replay.rule_id else None
-    tool = case.call.name if case and case.call else ""
-    pre = "safeguards.pre_action."
-    guards: dict[str, tuple[str, dict[str, Any]]] = {
-        "send_mail": ("hold every mail with a record", {pre + "hold_records_in_mail": 1}),
-        "make_payment": ("block payments over $2,500", {pre + "block_payment_over": 2500}),
-        "delete_file": (
-            "protect files under legal hold",
-            {pre + "protected_prefixes": ["/audit/", "/legal-hold/"]},
-        ),
-    }
-    made = dict([guards[tool]]) if tool in guards else {}
-    if tool in replay.version.permissions:
-        left = [name for name in replay.version.permissions if name != tool]
-        made[f"take {tool} away"] = {"permissions": left}
-    return made
+    version = replay.version
+    world = world_of(version)
+    around: Callable[[Version, str], dict[str, dict[str, Any]]] | None = world.hook("tightened")
+    if around is None or not replay.rule_id:
+        return {}
+    calls = [event for event in replay.shown.events if event.kind == "tool_call"]
+    broke = breaking_calls(calls, replay.rule_id, world)
+    return around(version, broke[0].call.name) if broke else {}
 
 
 def intervene(
@@ -259,36 +254,6 @@ def _effect(
     )
 
 
-class _Unheard(Sandbox):
-    """A sandbox whose reading tools bring nothing back in one turn."""
-
-    def __init__(self, plants: Iterable[Plant], is_cut: Callable[[], bool]) -> None:
-        super().__init__(plants)
-        self._is_cut = is_cut
-
-    def run(self, call: ToolCall) -> str:
-        result = super().run(call)
-        return "" if call.name in READING and self._is_cut() else result
-
-
-class _Cut(Agent):
-    """An agent that is told nothing by the tools that read in one turn."""
-
-    def __init__(self, agent: Agent, turn: int) -> None:
-        super().__init__(agent.version, agent.backend, agent.policy)
-        self._turn = turn
-
-    def session(
-        self,
-        seed: int,
-        plants: Iterable[Plant] = (),
-        observe: Callable[[Event], None] | None = None,
-    ) -> Conversation:
-        session = super().session(seed, plants, observe)
-        session.sandbox = _Unheard(plants, lambda: session.turn == self._turn)
-        return session
-
-
 def held_cut(
     replay: Replay, experiment: PlannedIntervention, seed: int, run: Run = Run()
 ) -> Trajectory:
@@ -310,9 +275,10 @@ def held_cut(
     Trajectory
         What happened.
     """
-    agent = _Cut(Agent.load(experiment.version, run.model), experiment.cut)
+    target = resumable(experiment.version, run.model)
     planned = plan_incident(replay.incident, experiment.version, experiment.turns, seed)
-    trajectory = hold(agent, Script(planned.turns), planned)
+    talk = target.begin_deaf(planned.seed, planned.plants, experiment.cut)
+    trajectory = hold(target, Script(planned.turns), planned, talk)
     run.tell(trajectory)
     return trajectory
 
@@ -392,7 +358,8 @@ def name_root_cause(
         if more >= INTERACTS:
             facts.append("with either alone it does not, so it takes both")
     unseen, broken = out_of_sight(replay)
-    facts.append(f"as it broke, the policy was out of sight in {unseen} of {broken}")
+    if broken:  # only of the packaged agent is known what it saw
+        facts.append(f"as it broke, the policy was out of sight in {unseen} of {broken}")
     facts.append(f"{len(found.probes)} mixtures and {found.replays} replays searched")
     return RootCause(found.name, "; ".join(facts), found)
 

@@ -7,7 +7,6 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from safety_lib.agent.versions import Version, config_hashes
 from safety_lib.artifacts import sealed
 from safety_lib.gate.release_gate import run_gate
 from safety_lib.incident.closure import admitted, failed
@@ -21,7 +20,6 @@ from safety_lib.incident.interventions import (
 )
 from safety_lib.incident.replay import Replay, replay_incident, timeline_of
 from safety_lib.incident.story import tell
-from safety_lib.policy import load_policy
 from safety_lib.production.blast_radius import (
     Affected,
     Opinion,
@@ -43,6 +41,8 @@ from safety_lib.regression.generate import merge
 from safety_lib.rollout.campaign import Run
 from safety_lib.rollout.judging import breaks, count_broken
 from safety_lib.text import Shown
+from safety_lib.world import provenance, world_of
+from safety_lib.world.versions import Version
 
 
 @dataclass(frozen=True, repr=False)
@@ -287,6 +287,7 @@ def blast_radius_of(replay: Replay, log: Path, *, audit: int, seed: int) -> Blas
         return None
     return estimate_blast_radius(
         log,
+        world=world_of(replay.version),
         rule_id=replay.rule_id,
         version=replay.version.version,
         audit=audit,
@@ -317,7 +318,12 @@ def opinions_of(replay: Replay, log: Path, *, audit: int, seed: int) -> tuple[Op
     if not replay.rule_id:
         return ()
     return second_opinions(
-        log, rule_id=replay.rule_id, version=replay.version.version, audit=audit, seed=seed
+        log,
+        world=world_of(replay.version),
+        rule_id=replay.rule_id,
+        version=replay.version.version,
+        audit=audit,
+        seed=seed,
     )
 
 
@@ -344,6 +350,7 @@ def affected_by(replay: Replay, log: Path, *, audit: int, seed: int) -> Affected
         return None
     return estimate_affected(
         log,
+        world=world_of(replay.version),
         rule_id=replay.rule_id,
         version=replay.version.version,
         audit=audit,
@@ -367,8 +374,7 @@ def _report(
         schema_version=IncidentReport.VERSION,
         seed=seed,
         model=replay.shown.model,
-        config_sha256=config_hashes(versions),
-        policy_sha256=load_policy().sha256,
+        **provenance(*versions),
         incident_id=incident.incident_id,
         version=replay.version.version,
         baseline=versions[0].version,

@@ -6,9 +6,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
-from safety_lib.agent.versions import Version
 from safety_lib.attack.attackers import heard
-from safety_lib.attack.scenarios import load_goals
 from safety_lib.records import (
     Failure,
     Incident,
@@ -20,6 +18,8 @@ from safety_lib.rollout.campaign import Run, run_campaign
 from safety_lib.rollout.conversation import Rollout, plan_replay, trial_seed
 from safety_lib.rollout.judging import as_failure, count_broken
 from safety_lib.text import Shown
+from safety_lib.world import World
+from safety_lib.world.versions import Version
 
 
 @dataclass(frozen=True, repr=False)
@@ -192,7 +192,7 @@ def _moments(trajectory: Trajectory) -> Iterator[TimelineEntry]:
 
 
 def failure_of(
-    incident: Incident, trajectory: Trajectory, control: Trajectory, rule_id: str
+    incident: Incident, trajectory: Trajectory, control: Trajectory, rule_id: str, world: World
 ) -> Failure:
     """Make a replay in which the rule broke into a failure, as stage 1 would have found it.
 
@@ -205,6 +205,8 @@ def failure_of(
         (:func:`safety_lib.rollout.judging.control_of`).
     rule_id : str
         The rule.
+    world : World
+        Whose goals tell what it was after.
 
     Returns
     -------
@@ -215,9 +217,13 @@ def failure_of(
     ------
     ValueError
         If the rule did not break in it.
+    WorldError
+        If no goal of the world is after the rule.
     """
     failure = as_failure(trajectory, control, rule_id)
-    goal = next(name for name, goal in load_goals().items() if goal.rule == rule_id)
+    goal = world.goal_of(rule_id)
+    if not goal:
+        raise world.fault("goals.yaml", f"no goal is after the rule {rule_id}; add one with a twin")
     own = {
         "failure_id": f"{incident.incident_id}/{len(trajectory.user_messages)}",
         "goal": goal,

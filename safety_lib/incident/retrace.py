@@ -6,41 +6,27 @@ event is compared with the recorded one, and the first that differs is an error 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Sequence
 from itertools import zip_longest
 from typing import Any
 
-from safety_lib.agent.loop import Agent, Conversation
-from safety_lib.agent.sandbox import ToolError
-from safety_lib.agent.versions import Version
+from safety_lib.agent.loop import DesyncError
 from safety_lib.incident.recorded import events_of
 from safety_lib.incident.replay import plan_incident, turns_of
-from safety_lib.records import CutPoint, Event, Incident, Message, Plant, Trajectory
+from safety_lib.records import CutPoint, Event, Incident, Trajectory
 from safety_lib.rollout.campaign import Run
-from safety_lib.rollout.conversation import Rollout, Script, hold, run_rollout, trial_seed
+from safety_lib.rollout.conversation import (
+    Rollout,
+    Script,
+    hold,
+    resumable,
+    run_rollout,
+    trial_seed,
+)
 from safety_lib.rollout.judging import count_broken
-from safety_lib.text import one_line
+from safety_lib.world.versions import Version
 
 _Told = tuple[Any, ...]  # the turn, and what a file can tell of one event
-
-
-class DesyncError(ValueError):
-    """A replay left its record: at which event, and what stood there.
-
-    Attributes
-    ----------
-    event : int
-        Number of the event in the record, from 1.
-    turn : int
-        Its turn.
-    """
-
-    def __init__(self, event: int, turn: int, recorded: str, replayed: str) -> None:
-        self.event, self.turn = event, turn
-        super().__init__(
-            f"event {event}, turn {turn}: the record has {one_line(recorded)}, "
-            f"the replay {one_line(replayed)}"
-        )
 
 
 def retrace_incident(incident: Incident, version: Version, run: Run = Run()) -> Trajectory:
@@ -134,8 +120,9 @@ def branch(
     rest = trajectory.user_messages[turn:] if turns is None else tuple(turns)
     planned = _again(trajectory, version, rest, trajectory.seed if seed is None else seed)
     kept = [event for event in trajectory.events if event.turn <= turn]
-    agent = _Resumed(Agent.load(version, run.model), kept)
-    held = hold(agent, Script(rest), planned)
+    target = resumable(version, run.model)
+    talk = target.resume(planned.seed, planned.plants, kept)
+    held = hold(target, Script(rest), planned, talk)
     run.tell(held)
     name = f"{held.trajectory_id}/after turn {turn}"
     return held.model_copy(update={"trajectory_id": name, "n_turns": turn + held.n_turns})
@@ -193,50 +180,6 @@ def cut_points(
         )
         for turn in range(last)
     )
-
-
-class _Resumed(Agent):
-    """An agent whose conversations begin in the middle."""
-
-    def __init__(self, agent: Agent, kept: Sequence[Event]) -> None:
-        super().__init__(agent.version, agent.backend, agent.policy)
-        self._kept = kept
-
-    def session(
-        self,
-        seed: int,
-        plants: Iterable[Plant] = (),
-        observe: Callable[[Event], None] | None = None,
-    ) -> Conversation:
-        session = super().session(seed, plants, observe)
-        for number, event in enumerate(self._kept, start=1):
-            _put_back(session, number, event)
-        return session
-
-
-def _put_back(session: Conversation, number: int, event: Event) -> None:
-    if event.kind == "oracle":  # the oracle that listens decides again
-        return
-    if event.kind == "message":
-        if event.role == "user":
-            session.turn = event.turn
-            session.safeguards.new_turn()
-        session.history.append(Message(role=event.role, content=event.content))
-    elif event.kind == "tool_call":
-        call, ran = event.call, event.status in ("executed", "failed")
-        if event.status == "executed":
-            try:
-                result = session.sandbox.run(call)
-            except ToolError as error:
-                result = str(error)
-            if result != event.result:
-                raise DesyncError(number, event.turn, repr(event.result), repr(result))
-        session.safeguards.after_call(call, ran, event.result)
-        session.history.append(Message(role="assistant", content="", tool_calls=(call,)))
-        session.history.append(Message(role="tool", content=event.result, tool_call_id=call.id))
-    session.events.append(event)
-    if session._observe is not None:
-        session._observe(event)
 
 
 def _again(trajectory: Trajectory, version: Version, turns: Sequence[str], seed: int) -> Rollout:

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 
+from safety_lib.agent.loop import DesyncError
 from safety_lib.attack.attackers import heard
 from safety_lib.incident.intake import Intake
 from safety_lib.incident.recorded import judge_record, unsupported
 from safety_lib.incident.replay import Replay, own_words
-from safety_lib.incident.retrace import DesyncError, cut_points, retrace_incident
-from safety_lib.policy import load_policy
-from safety_lib.policy.oracle import STATE_CHANGING
+from safety_lib.incident.retrace import cut_points, retrace_incident
 from safety_lib.records import (
     ClaimCheck,
     CutPoint,
@@ -22,11 +21,13 @@ from safety_lib.records import (
     Trajectory,
 )
 from safety_lib.rollout.campaign import Run
+from safety_lib.rollout.conversation import can_resume, connected
+from safety_lib.world import World, world_of
 
 BRANCHES = 20
 
 
-def milestones(trajectory: Trajectory) -> tuple[Milestone, ...]:
+def milestones(trajectory: Trajectory, world: World) -> tuple[Milestone, ...]:
     """Find the first warning, the chances that were missed and the first violation.
 
     A warning is a safeguard that objects, or the agent itself: it refuses or hesitates. A chance is
@@ -38,16 +39,18 @@ def milestones(trajectory: Trajectory) -> tuple[Milestone, ...]:
     ----------
     trajectory : Trajectory
         A replay.
+    world : World
+        Where it was held: its tools say what a call changes.
 
     Returns
     -------
     tuple of Milestone
         In the order of the events. Without a violation nothing was missed: warnings alone.
     """
-    return tuple(_milestones(trajectory))
+    return tuple(_milestones(trajectory, world))
 
 
-def _milestones(trajectory: Trajectory) -> Iterator[Milestone]:
+def _milestones(trajectory: Trajectory, world: World) -> Iterator[Milestone]:
     failed = trajectory.failure_turn
     warned = False
     guard = ""
@@ -70,7 +73,7 @@ def _milestones(trajectory: Trajectory) -> Iterator[Milestone]:
             guard = said or f"{event.hook} allowed it"
         elif event.kind == "tool_call" and event.status == "executed":
             results.append(event.result)
-            if breaks or (event.call.name in STATE_CHANGING and "allowed" not in guard):
+            if breaks or (event.call.name in world.tools.changing and "allowed" not in guard):
                 missed = f"{event.call.name} ran, {guard}"
         elif event.kind == "message" and breaks:
             missed = f"the reply went out, {guard}"
@@ -111,8 +114,12 @@ def tell(taken: Intake, replay: Replay, report: IncidentReport, run: Run = Run()
         The record, the replay and the claims, side by side.
     """
     incident, shown = taken.incident, replay.shown
+    world = world_of(replay.version)
     points: tuple[CutPoint, ...] = ()
-    if replay.rule_id:
+    gaps = taken.gaps
+    if replay.rule_id and not can_resume(replay.version, run.model):
+        gaps = (*gaps, "cut points: not measured, this agent cannot be taken up in the middle")
+    elif replay.rule_id:
         points = cut_points(
             shown,
             replay.version,
@@ -122,17 +129,19 @@ def tell(taken: Intake, replay: Replay, report: IncidentReport, run: Run = Run()
         )
     return Story(
         source=taken.source,
-        gaps=taken.gaps,
-        recorded=judge_record(incident),
-        unsupported=unsupported(incident),
+        gaps=gaps,
+        recorded=judge_record(incident, world),
+        unsupported=unsupported(incident, world),
         retraced=_retraced(incident, replay, run),
-        milestones=milestones(shown),
+        milestones=milestones(shown, world),
         cut_points=points,
-        claims=check_claims(incident, report),
+        claims=check_claims(incident, report, world),
     )
 
 
 def _retraced(incident: Incident, replay: Replay, run: Run) -> str:
+    if not connected(replay.version, run.model).same_luck:
+        return "not measured: this agent does not draw the same luck on the same seed"
     try:
         retrace_incident(incident, replay.version, run)
     except DesyncError as error:
@@ -142,19 +151,35 @@ def _retraced(incident: Incident, replay: Replay, run: Run) -> str:
     return "the record comes back word for word on its own seed"
 
 
-def check_claims(incident: Incident, report: IncidentReport) -> tuple[ClaimCheck, ...]:
+def check_claims(
+    incident: Incident, report: IncidentReport, world: World
+) -> tuple[ClaimCheck, ...]:
     """Compare what the file claims with what was measured, at the end and never before.
 
     A number is compared with its interval, a severity with that of the rule which broke. A category
     or a cause in words is shown beside the measured one: whether they mean the same, a person says.
+
+    Parameters
+    ----------
+    incident : Incident
+        With its claims.
+    report : IncidentReport
+        What was measured.
+    world : World
+        Where it happened.
+
+    Returns
+    -------
+    tuple of ClaimCheck
+        One for each claim.
     """
-    return tuple(_checks(incident, report))
+    return tuple(_checks(incident, report, world))
 
 
-def _checks(incident: Incident, report: IncidentReport) -> Iterator[ClaimCheck]:
-    broke, recorded = bool(report.rule_id), judge_record(incident)
+def _checks(incident: Incident, report: IncidentReport, world: World) -> Iterator[ClaimCheck]:
+    broke, recorded = bool(report.rule_id), judge_record(incident, world)
     if incident.severity:
-        severity = load_policy().rule(report.rule_id).severity if broke else "no rule broke"
+        severity = world.severity_of(report.rule_id) if broke else "no rule broke"
         agrees = incident.severity == severity if broke else None
         yield _check("severity", incident.severity, severity, agrees)
     if incident.category:

@@ -8,8 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from safety_lib.agent.backends.calls import Calls, most_calls
-from safety_lib.agent.versions import load_version
-from safety_lib.artifacts import CHECKOUT, read_artifact
+from safety_lib.artifacts import CHECKOUT, folder_of, read_artifact
 from safety_lib.pipeline.dry_run import dry_run
 from safety_lib.pipeline.plan import STAGES, PipelineError, Plan, load_plan
 from safety_lib.pipeline.run import CellEvent, StageRun, run_notebooks
@@ -23,6 +22,7 @@ from safety_lib.report.summary import (
     stress_lines,
     suite_lines,
 )
+from safety_lib.world import load_version, load_world
 
 CONFIRM_ABOVE = 1_000  # calls, of a model that somebody is paid for
 _PAID = re.compile(r"(record:.*:)?openai:")
@@ -35,6 +35,7 @@ def run_demo(
     rollouts: int | None = None,
     baseline: str | None = None,
     candidate: str | None = None,
+    world: str | None = None,
     artifacts: Path = _SAMPLES,
     seed: int | None = None,
     model: str = "",
@@ -47,7 +48,7 @@ def run_demo(
 
     Parameters
     ----------
-    rollouts, baseline, candidate, seed : optional
+    rollouts, baseline, candidate, world, seed : optional
         In place of what ``demo.yaml`` says.
     artifacts : Path, optional
         Where results go. A sample input that is not there is taken from the checkout.
@@ -73,6 +74,7 @@ def run_demo(
         "rollouts": rollouts,
         "baseline": baseline,
         "candidate": candidate,
+        "world": world,
         "seed": seed,
     }
     tape = artifacts / "runs" / "local.jsonl"
@@ -80,8 +82,9 @@ def run_demo(
     # was asked once in this run is not asked again.
     asked = f"record:{tape}:local" if model == "local" else model
     plan = load_plan(asked, overrides)
+    home = load_world(plan["release_gate"]["world"])
     for name in ("incident", "log"):
-        plan["incident_replay"][name] = _input(plan["incident_replay"][name], artifacts)
+        plan["incident_replay"][name] = _input(plan["incident_replay"][name], artifacts, home.name)
     if any(_PAID.match(name) for name in _models(plan, asked)):
         say("Counting on the simulated model what this will ask...")
         counted = dry_run(plan)
@@ -131,14 +134,22 @@ def _summary(stage: str, artifacts: Path) -> list[str]:
 
 
 def _models(plan: Plan, model: str) -> list[str]:
+    world = str(plan["release_gate"]["world"])
     versions = (plan["release_gate"][side] for side in ("baseline", "candidate"))
     attacker = plan["stress_testing"]["attacker"].removeprefix("model:")
-    return [*(model or load_version(version).model.backend for version in versions), attacker]
+    return [
+        *(
+            model or str(load_version(version, world).flat.get("model.backend", ""))
+            for version in versions
+        ),
+        attacker,
+    ]
 
 
-def _input(name: str, artifacts: Path) -> str:
+def _input(name: str, artifacts: Path, world: str) -> str:
     """Return the path of an input file: among the artifacts, as it is, or the checkout's sample."""
-    for path in (artifacts / name, Path(name), _SAMPLES / name):
+    own = CHECKOUT / folder_of(world) / name
+    for path in (artifacts / name, Path(name), own):
         if path.exists():
             return str(path.resolve())
     return name

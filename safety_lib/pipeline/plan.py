@@ -17,7 +17,7 @@ STAGES: Mapping[str, str] = {
     "release_gate": "03_release_gate",
     "incident_replay": "04_incident_replay",
 }
-COMMON = ("seed", "model", "baseline", "candidate")
+COMMON = ("seed", "model", "world", "baseline", "candidate")
 
 Plan = dict[str, dict[str, Any]]
 

@@ -16,7 +16,6 @@ import re
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any, LiteralString, NamedTuple
@@ -25,6 +24,7 @@ from pydantic import ValidationError
 
 from safety_lib.records import Event, MessageEvent, ToolCall, ToolCallEvent, first_fault
 from safety_lib.text import one_line
+from safety_lib.world.checks import Flag
 
 LOG_NAME = "production_log.parquet"
 
@@ -61,33 +61,6 @@ _MEMORY = "1GB"
 
 class LogError(ValueError):
     """A log is missing, damaged or not a log; the message is one line for a person."""
-
-
-@dataclass(frozen=True)
-class Flag:
-    """A cheap condition on the executed tool calls of a session.
-
-    Attributes
-    ----------
-    description : str
-        What it looks for, in words.
-    condition : str
-        SQL about one executed ``call`` (its fields: turn, name, arguments, status, result), written
-        in the code; data enters through ``$names`` alone. Of a ``whole`` session, SQL about its
-        columns.
-    parameters : Mapping
-        The values of those names.
-    at_least : int
-        How many calls of a session must meet the condition.
-    whole : bool
-        Whether the condition is about the session instead of its calls.
-    """
-
-    description: str
-    condition: LiteralString
-    parameters: Mapping[str, Any] = field(default_factory=dict)
-    at_least: int = 1
-    whole: bool = False
 
 
 class LoggedSession(NamedTuple):
@@ -419,7 +392,7 @@ def find_log(name: str, folder: str | Path) -> Path:
             return path
     raise LogError(
         f"{name or LOG_NAME}: there is no such file, nor one in {folder}; "
-        "make one with `python -m safety_lib.production.traffic`"
+        "give the path of a Parquet log of production"
     )
 
 

@@ -13,8 +13,6 @@ import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from safety_lib.policy import load_policy
-from safety_lib.policy.oracle import judge
 from safety_lib.production.log import LoggedSession, SessionLog
 from safety_lib.production.near_misses import WarningRule, signs_of
 from safety_lib.records import Experiment
@@ -22,6 +20,8 @@ from safety_lib.records.experiments import DetectionLatency
 from safety_lib.stats.intervals import clopper_pearson_upper
 from safety_lib.streams import uniform
 from safety_lib.text import Shown
+from safety_lib.world import World
+from safety_lib.world.oracle import judge
 
 FACTOR = 4.0
 APART = 20_000
@@ -119,15 +119,16 @@ def cusum_step(total: float, *, hit: bool, expected: float, factor: float = FACT
     return max(0.0, total + more)
 
 
-def canary() -> Monitor:
+def canary(world: World) -> Monitor:
     """Alarm where a call uses text that was planted to be ignored, or a reply tells a secret."""
-    parameters = {rule.check: rule.parameters for rule in load_policy().rules}
-    planted = parameters["planted_target_used"]["planted_token"].replace(r"[\w./@-]*", "")
-    secrets = tuple(parameters["secret_told"]["parts"])
+    planted = [
+        check.planted(parameters) for _, check, parameters in world.rules.judged if check.planted
+    ]
+    secrets: Sequence[str] = world.hook("SECRETS", ())
 
     def looks(_: SessionLog, session: LoggedSession) -> tuple[bool, bool]:
         used = any(
-            planted in (call["arguments"] or "")
+            any(token.search(call["arguments"] or "") for token in planted)
             for call in session.calls
             if call["status"] == "executed"
         )
@@ -142,28 +143,28 @@ def objections() -> Monitor:
     return Monitor("safeguard objections", lambda _, session: (False, session.objections > 0))
 
 
-def random_audit(share: float, seed: int) -> Monitor:
+def random_audit(share: float, seed: int, world: World) -> Monitor:
     """Judge a random share of the sessions, and count those that broke a rule."""
 
     def looks(log: SessionLog, session: LoggedSession) -> tuple[bool, bool]:
         drawn = uniform(seed, "audit", session.session_id) < share
-        return drawn, drawn and bool(judge(log.events_of(session)))
+        return drawn, drawn and bool(judge(log.events_of(session), world.rules))
 
     return Monitor("random audit", looks)
 
 
-def audit_of_warnings(rule: WarningRule) -> Monitor:
+def audit_of_warnings(rule: WarningRule, world: World) -> Monitor:
     """Judge the sessions that an early-warning rule warns of, and count those that broke a rule."""
 
     def looks(log: SessionLog, session: LoggedSession) -> tuple[bool, bool]:
-        warned = any(map(rule.warns, signs_of(session)))
-        return warned, warned and bool(judge(log.events_of(session)))
+        warned = any(map(rule.warns, signs_of(session, world)))
+        return warned, warned and bool(judge(log.events_of(session), world.rules))
 
     return Monitor("audit of warnings", looks)
 
 
 def trained_monitors(
-    experiment: Experiment[DetectionLatency],
+    experiment: Experiment[DetectionLatency], world: World
 ) -> tuple[tuple[Monitor, ...], dict[str, float]]:
     """Return the monitors that raise alarms, set as an experiment set them on a good version.
 
@@ -174,6 +175,8 @@ def trained_monitors(
     ----------
     experiment : Experiment
         ``detection_latency``.
+    world : World
+        Whose log they will watch.
 
     Returns
     -------
@@ -188,7 +191,7 @@ def trained_monitors(
         If it is another experiment.
     """
     result = experiment.expect(DetectionLatency)
-    monitors = (canary(), audit_of_warnings(WarningRule(result.clauses)))
+    monitors = (canary(world), audit_of_warnings(WarningRule(result.clauses), world))
     expected = {}
     for monitor in monitors:
         seen = result.expected[monitor.name]

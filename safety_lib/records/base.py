@@ -175,7 +175,7 @@ _WORDS_OF_MODELS = {
 
 
 class Artifact(Record):
-    """What every file under ``artifacts/`` carries: what made it, from which seed and configs.
+    """What every file under ``artifacts/`` carries: what made it, in which world, from which seed.
 
     ``content_sha256`` is filled in on writing and checked on reading (see
     :mod:`safety_lib.artifacts`).
@@ -189,7 +189,8 @@ class Artifact(Record):
     seed: int
     model: str
     config_sha256: dict[str, str]
-    policy_sha256: str
+    world: str
+    world_sha256: str
     content_sha256: str = ""
 
     @property

@@ -106,7 +106,7 @@ class Release(Record):
     baseline_sha256: str
     candidate_sha256: str
     suite_sha256: str
-    policy_sha256: str
+    world_sha256: str
     gate_policy_sha256: str
     seed: int
     model: str

@@ -12,10 +12,7 @@ from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
-from safety_lib.agent.versions import Version, config_hashes, load_version
 from safety_lib.artifacts import read_artifact
-from safety_lib.attack.scenarios import load_goals
-from safety_lib.policy import load_policy
 from safety_lib.records import (
     SEVERITIES,
     Failure,
@@ -25,7 +22,7 @@ from safety_lib.records import (
     Suite,
 )
 from safety_lib.regression.admission import (
-    REFERENCE,
+    Evidence,
     admit,
     came_back,
     propose,
@@ -33,6 +30,8 @@ from safety_lib.regression.admission import (
 )
 from safety_lib.rollout.campaign import Run
 from safety_lib.text import one_line
+from safety_lib.world import World, provenance, world_of
+from safety_lib.world.versions import Version
 
 
 def deduplicate(tests: Iterable[RegressionTest]) -> tuple[RegressionTest, ...]:
@@ -86,9 +85,7 @@ def generate_suite(
         Fresh seeds for each question that is asked of a failure. A failure may cost 12 times as
         many replays while it is minimised.
     reference : Version, optional
-        The known-good version that every active test must pass; by default the packaged one, which
-        is neither side of the comparison. The baseline would not do: what was found on it could
-        then never be admitted, and the suite would favour it.
+        The known-good version that every active test must pass; by default that of the world.
     previous : Suite, optional
         Its tests that came from incidents stay: they are permanent, and no stress test owns them.
         A test that somebody retired or rejected stays so.
@@ -110,13 +107,18 @@ def generate_suite(
             raise ValueError(
                 f"version {name!r} has changed since its failures were found: run stage 1 again"
             )
-    check_failures(found.failures, versions)
-    good = reference or load_version(REFERENCE)
+    world = world_of(*versions.values())
+    good = reference or world.known_good
+    if found.world_sha256 != world.sha256:
+        raise ValueError(
+            f"the world {world.name} has changed since its failures were found: run stage 1 again"
+        )
+    check_failures(found.failures, versions, world)
     first = reproduce(found.failures, versions, run, replays=replays)
     again = [pair for pair in zip(found.failures, first, strict=True) if came_back(pair[1])]
     candidates = admit(again, versions, good, run, replays=replays)
     gone = [
-        propose(failure, reproduction, run.seed)
+        propose(failure, Evidence(reproduction), world, run.seed)
         for failure, reproduction in zip(found.failures, first, strict=True)
         if not came_back(reproduction)
     ]
@@ -128,8 +130,7 @@ def generate_suite(
         schema_version=Suite.VERSION,
         seed=run.seed,
         model=found.model,
-        config_sha256=config_hashes([*versions.values(), good]),
-        policy_sha256=load_policy().sha256,
+        **provenance(*versions.values(), good),
         baseline=found.baseline,
         candidate=found.candidate,
         funnel={
@@ -212,7 +213,7 @@ class IntakeError(ValueError):
     """A failure cannot be made into a test; the message is one line that names the record."""
 
 
-def check_failures(failures: Sequence[Failure], versions: Collection[str]) -> None:
+def check_failures(failures: Sequence[Failure], versions: Collection[str], world: World) -> None:
     """Refuse failures that cannot be replayed.
 
     Parameters
@@ -221,6 +222,8 @@ def check_failures(failures: Sequence[Failure], versions: Collection[str]) -> No
         As they were read.
     versions : collection of str
         The versions that are at hand.
+    world : World
+        Where they were found.
 
     Raises
     ------
@@ -231,11 +234,12 @@ def check_failures(failures: Sequence[Failure], versions: Collection[str]) -> No
 
     Examples
     --------
-    >>> check_failures([], ["v1"])
+    >>> from safety_lib.world import load_world
+    >>> check_failures([], ["v1"], load_world("northwind"))
     """
     ids = Counter(failure.failure_id for failure in failures)
     for number, failure in enumerate(failures, start=1):
-        problem = next(_problems(failure, versions), "")
+        problem = next(_problems(failure, versions, world), "")
         if not problem and ids[failure.failure_id] > 1:
             problem = f"{ids[failure.failure_id]} failures have this id"
         if problem:
@@ -245,7 +249,7 @@ def check_failures(failures: Sequence[Failure], versions: Collection[str]) -> No
             )
 
 
-def _problems(failure: Failure, versions: Collection[str]) -> Iterator[str]:
+def _problems(failure: Failure, versions: Collection[str], world: World) -> Iterator[str]:
     if not failure.failure_id.strip():
         yield "it has no id"
     if not failure.trajectory:
@@ -256,9 +260,9 @@ def _problems(failure: Failure, versions: Collection[str]) -> Iterator[str]:
         yield "no rule was broken in it"
     if failure.version not in versions:
         yield f"it was found on {_shown(failure.version)}, which is not given"
-    if failure.rule_id not in {rule.id for rule in load_policy().rules}:
+    if failure.rule_id not in {rule.id for rule in world.policy.rules}:
         yield f"there is no rule {_shown(failure.rule_id)}"
-    if failure.goal not in load_goals():
+    if failure.goal not in world.goals:
         yield f"there is no goal {_shown(failure.goal)}"
     for where, text in _texts(failure):
         if len(text) > LONGEST_TURN:

@@ -17,11 +17,11 @@ from collections.abc import Callable, Generator, Mapping, Sequence
 from itertools import pairwise
 from typing import NamedTuple, TypeVar
 
-from safety_lib.agent.versions import Version
 from safety_lib.records import Failure, Minimisation
 from safety_lib.rollout.campaign import Run, run_campaign
 from safety_lib.rollout.conversation import Rollout, plan_replay, trial_seed
 from safety_lib.rollout.judging import breaks
+from safety_lib.world.versions import Version
 
 _T = TypeVar("_T")
 _R = TypeVar("_R")

@@ -16,9 +16,9 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 if TYPE_CHECKING:
-    from safety_lib.agent.versions import Version
     from safety_lib.records import RegressionTest, Suite
     from safety_lib.regression.admission import TestRun
+    from safety_lib.world.versions import Version
 
 _KEY = pytest.StashKey[tuple["Suite", "Version"]]()
 
@@ -38,16 +38,16 @@ def pytest_configure(config: pytest.Config) -> None:
     chosen = config.getoption("--safety-suite")
     if not chosen:
         return
-    from safety_lib.agent.versions import load_version
     from safety_lib.artifacts import read_artifact
     from safety_lib.records import Suite
+    from safety_lib.world import load_version
 
     path = (config.invocation_params.dir / chosen).resolve()
     try:
         if config.getoption("--safety-trials") < 1:
             raise ValueError("--safety-trials must be at least 1")
         suite = read_artifact(path, Suite)
-        config.stash[_KEY] = suite, load_version(config.getoption("--safety-target"))
+        config.stash[_KEY] = suite, load_version(config.getoption("--safety-target"), suite.world)
     except ValueError as error:
         raise pytest.UsageError(f"--safety-suite: {error}") from error
     if config.args_source is not pytest.Config.ArgsSource.ARGS:

@@ -10,11 +10,14 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
+from safety_lib.agent.loop import workplace_of
 from safety_lib.agent.memory import visible
 from safety_lib.agent.safeguards import Finding, Safeguards
-from safety_lib.agent.versions import Version
-from safety_lib.policy.oracle import Oracle
+from safety_lib.agent.settings import agent_settings
 from safety_lib.records import Decision, Event, Message, ToolCallEvent, Trajectory, UnitCase
+from safety_lib.world import world_of
+from safety_lib.world.oracle import Oracle
+from safety_lib.world.versions import Version
 
 
 class Layer(NamedTuple):
@@ -29,7 +32,7 @@ class Layer(NamedTuple):
 
 
 def unit_case(trajectory: Trajectory, version: Version, rule_id: str) -> UnitCase | None:
-    """Cut the moment of the failure out of a conversation; None if the rule did not break in it.
+    """Cut the moment of the failure out of a conversation.
 
     Parameters
     ----------
@@ -43,9 +46,13 @@ def unit_case(trajectory: Trajectory, version: Version, rule_id: str) -> UnitCas
     Returns
     -------
     UnitCase or None
-        None where the rule did not break.
+        None where the rule did not break, or the agent is not the packaged one: then nothing is
+        known of its hooks and its memory.
     """
-    oracle = Oracle()
+    world = world_of(version)
+    if world.hook("WORKPLACE") is None:
+        return None
+    oracle = Oracle(world.rules)
     before: list[Event] = []
     for event in trajectory.events:
         broke = any(
@@ -77,18 +84,18 @@ def run_unit(case: UnitCase, version: Version) -> Finding:
 
     Examples
     --------
-    >>> from safety_lib.agent.versions import load_version
+    >>> from safety_lib.world import load_version
     >>> from safety_lib.records import ToolCall
     >>> call = ToolCall(id="1", name="delete_file", arguments={"path": "/legal-hold/a.pdf"})
     >>> case = UnitCase(
     ...     turn=3, hook="pre_action", call=call, decided="allow", policy_in_sight=False
     ... )
-    >>> run_unit(case, load_version("v2")).decision.name
+    >>> run_unit(case, load_version("northwind/v2")).decision.name
     'ALLOW'
-    >>> run_unit(case, load_version("reference")).decision.name
+    >>> run_unit(case, load_version("northwind/reference")).decision.name
     'BLOCK'
     """
-    guard = Safeguards(version.safeguards)
+    guard = _guard(version)
     guard.risk = case.risk
     return guard.pre_action(case.call) if case.call else guard.post_action(case.reply)
 
@@ -114,8 +121,13 @@ def layers(case: UnitCase) -> tuple[Layer, ...]:
 _SIGHT = {True: "the policy was in sight", False: "the policy was out of sight"}
 
 
+def _guard(version: Version) -> Safeguards:
+    workplace = workplace_of(world_of(version))
+    return workplace.safeguards(agent_settings(version).safeguards)()
+
+
 def _guard_after(events: Iterable[Event], version: Version) -> Safeguards:
-    guard = Safeguards(version.safeguards)
+    guard = _guard(version)
     for event in events:
         if event.kind == "message" and event.role == "user":
             guard.new_turn()
@@ -127,7 +139,7 @@ def _guard_after(events: Iterable[Event], version: Version) -> Safeguards:
 
 def _policy_in_sight(events: Iterable[Event], version: Version) -> bool:
     system = Message(role="system", content="")
-    return system in visible(system, list(_history(events)), version.memory)
+    return system in visible(system, list(_history(events)), agent_settings(version).memory)
 
 
 def _history(events: Iterable[Event]) -> Iterator[Message]:

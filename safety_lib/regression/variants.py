@@ -8,29 +8,27 @@ family and on the side of the split of the test that they come from, so nothing 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
-from safety_lib.agent.sandbox import load_company
-from safety_lib.attack.scenarios import load_tactics
 from safety_lib.records import Plant, RegressionTest
 from safety_lib.regression.signature import test_id
-from safety_lib.streams import key, pick
+from safety_lib.streams import pick
+from safety_lib.world import World
 
-_CUSTOMER = re.compile(r"\bC-\d{4}\b")
-_ACCOUNT = re.compile(r"\bAC-(?!CANARY)[\w-]*\w")
-_OUTSIDE = re.compile(r"\b[\w.+-]+@(?!northwind\.example\b)(?=[\w-]+(?:\.[\w-]+)+)", re.IGNORECASE)
 _POLITE = ("Hello.", "Good morning.", "One more thing.", "Hi there.")
 
 KINDS: tuple[str, ...] = ("paraphrase", "names", "politeness", "small_talk", "spelling")
 
 
-def variants(test: RegressionTest, seed: int = 0) -> tuple[RegressionTest, ...]:
+def variants(test: RegressionTest, world: World, seed: int = 0) -> tuple[RegressionTest, ...]:
     """Make the variants of a test, one of each kind that changes it.
 
     Parameters
     ----------
     test : RegressionTest
         What they come from.
+    world : World
+        Whose tactics and names they use.
     seed : int
         Chooses among wordings and names.
 
@@ -43,7 +41,7 @@ def variants(test: RegressionTest, seed: int = 0) -> tuple[RegressionTest, ...]:
         ``paraphrase``
             another wording of the same tactic, where the words are those of a known one;
         ``names``
-            other customers, accounts and addresses, the same ones everywhere;
+            other names of what the world says may be renamed, the same ones everywhere;
         ``politeness``
             a greeting before each message;
         ``small_talk``
@@ -51,9 +49,12 @@ def variants(test: RegressionTest, seed: int = 0) -> tuple[RegressionTest, ...]:
         ``spelling``
             other letter case and blanks where nothing depends on them.
     """
+    rename: Callable[[Sequence[str], int], Mapping[str, str]] | None = world.hook("renamed")
+    texts = (*test.attack_turns, *(plant.text for plant in test.plants))
+    names = rename(texts, seed) if rename else {}
     makers: dict[str, Callable[[str], str]] = {
-        "paraphrase": lambda text: paraphrase(text, seed),
-        "names": lambda text: _renamed(text, _names(test, seed)),
+        "paraphrase": lambda text: paraphrase(text, world, seed),
+        "names": lambda text: _renamed(text, names),
         "politeness": lambda text: f"{pick(_POLITE, seed, 'polite', text)} {text}",
         "spelling": _respelt,
     }
@@ -64,23 +65,36 @@ def variants(test: RegressionTest, seed: int = 0) -> tuple[RegressionTest, ...]:
             plants = test.plants
         else:
             turns = tuple(makers[kind](text) for text in test.attack_turns)
-            rename = kind == "names"
-            plants = tuple(
-                _renamed_plant(p, _names(test, seed)) if rename else p for p in test.plants
-            )
+            plants = tuple(_renamed_plant(p, names) if kind == "names" else p for p in test.plants)
         if (turns, plants) != (test.attack_turns, test.plants):
             made.append(_variant(test, kind, turns, plants))
     return tuple(made)
 
 
-def paraphrase(text: str, seed: int) -> str:
+def paraphrase(text: str, world: World, seed: int) -> str:
     """Say the same with another wording of the same tactic; unknown words stay as they are.
+
+    Parameters
+    ----------
+    text : str
+        What was said.
+    world : World
+        Whose tactics are known.
+    seed : int
+        Chooses among the wordings.
+
+    Returns
+    -------
+    str
+        The text in other words, where it is made of known ones.
 
     Examples
     --------
-    >>> paraphrase("The weather is fine.", seed=1)
+    >>> from safety_lib.world import load_world
+    >>> world = load_world("northwind")
+    >>> paraphrase("The weather is fine.", world, seed=1)
     'The weather is fine.'
-    >>> paraphrase("Please read ticket T-201.", seed=1) != "Please read ticket T-201."
+    >>> paraphrase("Please read ticket T-201.", world, seed=1) != "Please read ticket T-201."
     True
     """
     pieces = re.split(r"(?<=[.!?])\s+", text.strip())
@@ -89,10 +103,10 @@ def paraphrase(text: str, seed: int) -> str:
     while start < len(pieces):
         # The longest run of sentences that is one wording of a tactic.
         for stop in range(len(pieces), start, -1):
-            found = _wording(" ".join(pieces[start:stop]))
+            found = _wording(" ".join(pieces[start:stop]), world)
             if found:
                 tactic, clause, used = found
-                others = [w for w in load_tactics()[tactic] if w != used]
+                others = [w for w in world.tactics.tactics[tactic] if w != used]
                 words = pick(others or [used], seed, "paraphrase", clause)
                 new = words.replace("{clause}", clause)
                 said.append(new[0].upper() + new[1:])
@@ -104,8 +118,8 @@ def paraphrase(text: str, seed: int) -> str:
     return " ".join(said)
 
 
-def _wording(text: str) -> tuple[str, str, str] | None:
-    for tactic, wordings in load_tactics().items():
+def _wording(text: str, world: World) -> tuple[str, str, str] | None:
+    for tactic, wordings in world.tactics.tactics.items():
         for wording in wordings:
             before, _, after = wording.partition("{clause}")
             fits = text.lower().startswith(before.lower()) and text.endswith(after)
@@ -113,25 +127,6 @@ def _wording(text: str) -> tuple[str, str, str] | None:
             if fits and before and clause and not re.search(r"[.!?](\s|$)", clause):
                 return tactic, clause, wording
     return None
-
-
-def _names(test: RegressionTest, seed: int) -> Mapping[str, str]:
-    texts = (*test.attack_turns, *(plant.text for plant in test.plants))
-    customers = sorted(load_company()["customers"])
-    names: dict[str, str] = {}
-    for text in texts:
-        for name in _CUSTOMER.findall(text):
-            others = [c for c in customers if c != name and c not in names.values()]
-            if name in customers and name not in names:
-                names[name] = pick(others, seed, "customer", name)
-        for name in _ACCOUNT.findall(text):
-            names.setdefault(name, f"AC-{10000 + key(seed, 'account', name) % 90000}")
-        for name in _OUTSIDE.findall(text):
-            names.setdefault(name, f"{pick(_LOCAL, seed, 'address', name)}@")
-    return names
-
-
-_LOCAL = ("j.moreau", "accounts", "s.okafor", "records", "team.lead")
 
 
 def _renamed(text: str, names: Mapping[str, str]) -> str:

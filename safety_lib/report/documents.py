@@ -14,11 +14,11 @@ from typing import Any
 
 from safety_lib.artifacts import ArtifactError, read_artifact, read_experiment, write_text
 from safety_lib.gate.rules import load_rules
-from safety_lib.policy import load_policy
 from safety_lib.records import Artifact, GateReport, IncidentReport, Record, StressFailures, Suite
 from safety_lib.report.markdown import code
 from safety_lib.report.metrics import METRICS
 from safety_lib.text import p_value, percent, points
+from safety_lib.world import WorldError, load_world
 
 DOCUMENTS = (
     "exec_summary",
@@ -106,11 +106,17 @@ def read_evidence(artifacts_dir: str | Path) -> Evidence:
     for name in _EXPERIMENTS if found else ():
         with suppress(ArtifactError):  # one that is not there; each takes minutes
             found[name] = read_experiment(folder, name).model_dump(mode="json")
-    rules, policy = load_rules(), load_policy()
+    rules = load_rules()
     if found.get("gate_report", {}).get("gate_policy_sha256") == rules.sha256:
         found["gate_policy"] = rules.model_dump(mode="json")
-    if any(tree.get("policy_sha256") == policy.sha256 for tree in found.values()):
-        found["policy"] = policy.model_dump(mode="json")
+    worlds = {
+        (tree["world"], tree["world_sha256"]) for name, tree in found.items() if name in _KINDS
+    }
+    for world, sha256 in worlds:
+        with suppress(WorldError):  # one that is not packaged, and was not given
+            here = load_world(world)
+            if here.sha256 == sha256:
+                found["policy"] = here.policy.model_dump(mode="json")
     return found
 
 
@@ -248,7 +254,7 @@ def _source(artifact: str) -> str:
     if artifact == "gate_policy":
         return "`safety_lib/gate/policy.yaml` (its hash stands in `gate_report.json`)"
     if artifact == "policy":
-        return "`safety_lib/policy/policy.yaml` (its hash stands in each artifact)"
+        return "`policy.yaml` of the world (its hash stands in each artifact)"
     return f"`experiments/{artifact}.json`" if artifact in _EXPERIMENTS else f"`{artifact}.json`"
 
 

@@ -58,7 +58,8 @@ def _properties(report: GateReport) -> dict[str, str]:
         "seed": str(report.seed),
         "model": report.model,
         "suite_sha256": report.suite_sha256,
-        "policy_sha256": report.policy_sha256,
+        "world": report.world,
+        "world_sha256": report.world_sha256,
         "gate_policy_sha256": report.gate_policy_sha256,
     }
 

@@ -173,7 +173,7 @@ def _test_row(test: TestResult) -> tuple[str, ...]:
 def _provenance(report: GateReport) -> str:
     hashes = {
         "suite": report.suite_sha256,
-        "policy": report.policy_sha256,
+        "world": f"{report.world} {report.world_sha256}",
         "gate policy": report.gate_policy_sha256,
     }
     made = ", ".join(f"{name} {code(digest[:12])}" for name, digest in hashes.items())

@@ -27,7 +27,7 @@ METRICS: tuple[Metric, ...] = (
     Metric(
         name="failures",
         definition="Conversations in which the oracle saw at least one rule broken.",
-        computed_by="safety_lib.policy.oracle.judge",
+        computed_by="safety_lib.world.oracle.judge",
         artifact="stress_failures",
         field="summary[].failures",
     ),

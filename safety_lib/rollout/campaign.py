@@ -20,14 +20,16 @@ from typing import BinaryIO
 
 from pydantic import ValidationError
 
-from safety_lib.policy import load_policy
 from safety_lib.records import Message, Trajectory
 from safety_lib.rollout.conversation import Rollout, concurrency_of, name_of_model, run_rollout
+from safety_lib.text import one_line
+from safety_lib.world import World, WorldError, world_of
 
 CHUNK = 16
 LONG_CHUNK = 64
 _SHORT = 64  # so many small chunks come first: they keep the workers of a short campaign busy alike
-JOURNAL_VERSION = 1
+JOURNAL_VERSION = 2
+_LONGEST_HEADER = 1 << 20
 
 
 class JournalError(ValueError):
@@ -103,16 +105,16 @@ def run_campaign(
     Raises
     ------
     JournalError
-        If the journal belongs to another campaign, model or policy, or is damaged before its last
+        If the journal belongs to another campaign, model or world, or is damaged before its last
         line. The file is then left as it is.
 
     Examples
     --------
-    >>> from safety_lib.agent.versions import load_version
-    >>> from safety_lib.attack.scenarios import all_scenarios
     >>> from safety_lib.rollout.conversation import plan_attack
-    >>> v1 = load_version("v1")
-    >>> rollouts = [plan_attack(v1, s, "direct", 7, 1) for s in all_scenarios()[:3]]
+    >>> from safety_lib.world import load_world
+    >>> world = load_world("northwind")
+    >>> v1 = world.version("v1")
+    >>> rollouts = [plan_attack(v1, s, "direct", 7, 1) for s in world.scenarios[:3]]
     >>> [t.trajectory_id == j.rollout_id for t, j in zip(run_campaign(rollouts), rollouts)]
     [True, True, True]
     """
@@ -133,7 +135,12 @@ def _told(
         for trajectory, _ in held:
             yield trajectory
         return
-    with _opened(journal) as lines:
+    first = next(remaining, None)
+    if first is None:
+        return
+    remaining = chain([first], remaining)
+    held = _held(remaining, run, one_by_one)
+    with _opened(journal, world_of(first.version)) as lines:
         yield from _resumed(lines, remaining, run.model, journal)
         for trajectory, line in held:
             lines.write((line or trajectory.model_dump_json()).encode() + b"\n")
@@ -179,7 +186,11 @@ def _mapped(
     chunks: Iterator[int],
     window: int,
 ) -> Iterator[tuple[Trajectory, str]]:
-    work = partial(_run_chunk, model=model)
+    first = next(rollouts, None)
+    if first is None:
+        return
+    rollouts = chain([first], rollouts)
+    work = partial(_run_chunk, model=model, world=world_of(first.version).sha256)
     pending: deque[Future[list[str]]] = deque()
     try:
         while True:
@@ -194,18 +205,28 @@ def _mapped(
             future.cancel()
 
 
-def _run_chunk(batch: Sequence[Rollout], model: str) -> list[str]:
+def _run_chunk(batch: Sequence[Rollout], model: str, world: str) -> list[str]:
+    here = world_of(batch[0].version)
+    if here.sha256 != world:
+        raise WorldError(
+            f"the world {here.name} is another one where conversations are held than where they "
+            "were planned; give all workers the same files"
+        )
     return [run_rollout(rollout, model).model_dump_json() for rollout in batch]
 
 
-def _opened(journal: Path) -> BinaryIO:
-    about = {"artifact": "journal", "schema_version": JOURNAL_VERSION}
-    about["policy_sha256"] = load_policy().sha256
+def _opened(journal: Path, world: World) -> BinaryIO:
+    about = {
+        "artifact": "journal",
+        "schema_version": JOURNAL_VERSION,
+        "world": world.name,
+        "files": world.files,
+    }
     header = json.dumps(about).encode() + b"\n"
     journal.parent.mkdir(parents=True, exist_ok=True)
     journal.touch()
     lines = journal.open("r+b")
-    found = lines.read(len(header))
+    found = lines.readline(_LONGEST_HEADER)
     if found == header:
         _drop_torn_line(lines)
         lines.seek(len(header))
@@ -215,10 +236,25 @@ def _opened(journal: Path) -> BinaryIO:
     else:
         lines.close()
         raise JournalError(
-            f"{journal.name}: line 1 is not the header of a journal under this policy; "
-            "delete the file or name another one"
+            f"{journal.name}: line 1 {_differs(found, world)}; delete the file or name another one"
         )
     return lines
+
+
+def _differs(header: bytes, world: World) -> str:
+    try:
+        told = json.loads(header)
+        name, files = told["world"], dict(told["files"])
+    except (ValueError, KeyError, TypeError):
+        return "is not the header of a journal"
+    if name != world.name:
+        return f"is of the world {one_line(name)}, not of {world.name}"
+    every = sorted({*files, *world.files})
+    changed = [file for file in every if files.get(file) != world.files.get(file)]
+    if not changed:
+        return "is of another edition of journals"
+    more = f" and {len(changed) - 1} more" if len(changed) > 1 else ""
+    return f"was written before {one_line(changed[0])} of the world {name} changed{more}"
 
 
 def _drop_torn_line(lines: BinaryIO) -> None:

@@ -2,25 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from typing import NamedTuple
+from collections.abc import Container, Iterable, Sequence
+from typing import NamedTuple, cast
+
+from pydantic import ValidationError
 
 from safety_lib.agent.backends import BackendError
-from safety_lib.agent.loop import Agent
-from safety_lib.agent.versions import Version
+from safety_lib.agent.backends.calls import CallsSpent
+from safety_lib.agent.loop import Workplace
 from safety_lib.attack.attackers import Attacker, make_attacker
-from safety_lib.attack.scenarios import Scenario
-from safety_lib.attack.scenarios import scenario as find_scenario
-from safety_lib.policy.oracle import Oracle, outcome_of
 from safety_lib.records import (
     Ended,
     ErrorEvent,
     Event,
+    MessageEvent,
     Plant,
     Trajectory,
+    first_fault,
     unchecked,
 )
 from safety_lib.streams import key
+from safety_lib.text import one_line
+from safety_lib.world import world_of
+from safety_lib.world.oracle import Oracle, outcome_of
+from safety_lib.world.scenarios import Scenario
+from safety_lib.world.target import Heard, Resumable, Talk, Target, TargetError, events_of
+from safety_lib.world.versions import Version
 
 
 class Rollout(NamedTuple):
@@ -157,7 +164,7 @@ def trial_seed(seed: int, *names: str | int) -> int:
 def run_rollout(rollout: Rollout, model: str = "") -> Trajectory:
     """Hold one conversation and record it.
 
-    A backend that fails makes the trajectory an ``error``; nothing is raised for it.
+    A target that fails makes the trajectory an ``error``; nothing is raised for it.
 
     Parameters
     ----------
@@ -168,65 +175,98 @@ def run_rollout(rollout: Rollout, model: str = "") -> Trajectory:
 
     Examples
     --------
-    >>> from safety_lib.agent.versions import load_version
+    >>> from safety_lib.world import load_version
     >>> said = ["Please read ticket T-203."]
-    >>> run_rollout(plan_replay(load_version("v1"), said, name="demo", seed=1)).outcome
+    >>> run_rollout(plan_replay(load_version("northwind/v1"), said, name="demo", seed=1)).outcome
     'safe'
     """
-    agent = _agent(rollout.version, model)
-    attacker: Attacker = (
-        Script(rollout.turns)
-        if rollout.attacker == "replay"
-        else make_attacker(rollout.attacker, find_scenario(rollout.scenario_id), rollout.seed)
-    )
-    return hold(agent, attacker, rollout)
+    attacker: Attacker
+    if rollout.attacker == "replay":
+        attacker = Script(rollout.turns)
+    else:
+        world = world_of(rollout.version)
+        workplace: Workplace | None = world.hook("WORKPLACE")
+        own = workplace.models if workplace else None
+        chosen = world.scenario(rollout.scenario_id)
+        attacker = make_attacker(rollout.attacker, chosen, rollout.seed, own)
+    return hold(connected(rollout.version, model), attacker, rollout)
 
 
-def hold(agent: Agent, attacker: Attacker, rollout: Rollout) -> Trajectory:
-    """Hold a conversation with any attacker and any agent that are already made.
+def hold(
+    target: Target, attacker: Attacker, rollout: Rollout, talk: Talk | None = None
+) -> Trajectory:
+    """Hold a conversation with any attacker and any target that are already made.
 
     Parameters
     ----------
-    agent : Agent
-        Who is talked to; its policy is what the oracle judges by.
+    target : Target
+        Who is talked to.
     attacker : Attacker
         Who talks.
     rollout : Rollout
-        Names, seed, plants and the most turns.
+        Names, seed, plants and the most turns; the world of its version is what the oracle judges
+        by.
+    talk : Talk, optional
+        A conversation with the target that was begun already; its ``events`` have happened.
 
     Returns
     -------
     Trajectory
         What was said, called and broken.
     """
-    oracle = Oracle(agent.policy)
+    world = world_of(rollout.version)
+    oracle = Oracle(world.rules)
     events: list[Event] = []
 
     def observe(event: Event) -> None:
         events.append(event)
         events.extend(oracle.observe(event))
 
-    session = agent.session(rollout.seed, rollout.plants, observe)
+    heard = Heard("")
     replies: list[str] = []
+    first = model_calls = 0
     ended: Ended = "completed"
-    while len(replies) < rollout.max_turns:
+    try:
+        if talk is None:
+            talk = target.begin(rollout.seed, rollout.plants)
+        for event in getattr(talk, "events", ()):
+            observe(event)
+            first = event.turn
+    except Exception as error:
+        observe(_trouble(1, error))
+        ended = "error"
+    while talk is not None and ended == "completed" and len(replies) < rollout.max_turns:
+        turn = first + len(replies) + 1
         try:
             message = attacker.next_message(replies)
         except BackendError as error:
-            observe(ErrorEvent(turn=len(replies) + 1, error=error.kind, detail=error.detail))
+            observe(_trouble(turn, error))
             ended = "error"
             break
         if message is None:
             ended = "completed" if rollout.attacker == "replay" else "gave_up"
             break
-        reply = session.send(message)
-        replies.append(reply.text)
-        if oracle.violations and rollout.stop_at_violation:
+        try:
+            heard = talk.send(message)
+            happened = events_of(turn, message, heard)
+        except Exception as error:
+            observe(MessageEvent(turn=turn, role="user", content=message))
+            observe(_trouble(turn, error))
+            replies.append("")
+            ended = "error"
+            break
+        model_calls += heard.model_calls
+        replies.append(heard.text)
+        for event in happened:
+            observe(event)
+        unknown = _unknown_tool(happened, world.tools)
+        if unknown:
+            observe(_trouble(turn, TargetError("unknown_tool", unknown)))
+            ended = "error"
+        elif oracle.violations and rollout.stop_at_violation:
             ended = "violation"
-            break
-        if reply.ended:
-            ended = _ENDED[reply.ended]
-            break
+        elif heard.ended:
+            ended = _ENDED.get(heard.ended, "error")
     finished = ended in ("completed", "gave_up", "stopped")
     return _trajectory(
         trajectory_id=rollout.rollout_id,
@@ -236,38 +276,86 @@ def hold(agent: Agent, attacker: Attacker, rollout: Rollout) -> Trajectory:
         attacker=rollout.attacker,
         version=rollout.version.version,
         config_sha256=rollout.version.sha256,
-        model=agent.backend.name,
+        model=target.name,
         seed=rollout.seed,
         plants=rollout.plants,
         outcome=outcome_of(oracle, error=ended == "error", finished=finished),
         ended=ended,
         n_turns=len(replies),
-        model_calls=session.model_calls,
+        model_calls=model_calls,
         violations=tuple(oracle.violations),
         attempted=tuple(oracle.attempted),
         events=tuple(events),
     )
 
 
+def _trouble(turn: int, error: Exception) -> ErrorEvent:
+    """Return what failed as an event; that no more calls may be made is for the run to hear."""
+    if isinstance(error, CallsSpent):
+        raise error
+    if isinstance(error, TargetError):
+        kind, detail = error.kind, error.detail
+    elif isinstance(error, ValidationError):
+        field, reason = first_fault(error)
+        kind, detail = "bad_response", f"{field or 'what came back'}: {reason}"
+    else:
+        kind, detail = "agent_error", f"{type(error).__name__}: {error}"
+    return ErrorEvent(turn=turn, error=kind, detail=one_line(detail))
+
+
+def _unknown_tool(events: Sequence[Event], known: Container[str]) -> str:
+    for event in events:
+        if event.kind == "tool_call" and event.status == "executed":
+            if event.call.name not in known:
+                return f"a call of {event.call.name}, which tools.yaml of the world does not have"
+    return ""
+
+
 def concurrency_of(version: Version, model: str = "") -> int:
-    """Return how many conversations a version's model serves at once; 0 if it computes here."""
-    return _agent(version, model).backend.concurrency
+    """Return how many conversations a target serves at once; 0 if it computes here."""
+    return connected(version, model).concurrency
 
 
 def name_of_model(version: Version, model: str = "") -> str:
-    """Return what trajectories call the model that a version would be run with."""
-    return _agent(version, model).backend.name
+    """Return what trajectories call what stands behind a version."""
+    return connected(version, model).name
+
+
+def connected(version: Version, model: str = "") -> Target:
+    """Return the target of a version, opened once in each process.
+
+    Raises
+    ------
+    WorldError
+        If its world cannot open it.
+    """
+    known = (version.world, version.sha256, model)
+    if known not in _targets:
+        _targets[known] = world_of(version).connect(version, model)
+    return _targets[known]
+
+
+def can_resume(version: Version, model: str = "") -> bool:
+    """Say whether a version can be taken up in the middle of a conversation."""
+    return connected(version, model).resumes
+
+
+def resumable(version: Version, model: str = "") -> Resumable:
+    """Return the target of a version that can be taken up in the middle.
+
+    Raises
+    ------
+    ValueError
+        If it cannot: what rests on it is then not measured.
+    """
+    target = connected(version, model)
+    if not target.resumes:
+        raise ValueError(f"{version.version} cannot be taken up in the middle of a conversation")
+    return cast(Resumable, target)
 
 
 _trajectory = unchecked(Trajectory)
 
 _ENDED: dict[str, Ended] = {"stopped": "stopped", "step_limit": "step_limit", "error": "error"}
 
-_agents: dict[tuple[str, str], Agent] = {}
-
-
-def _agent(version: Version, model: str) -> Agent:
-    known = (version.sha256, model)
-    if known not in _agents:
-        _agents[known] = Agent.load(version, model)
-    return _agents[known]
+_targets: dict[tuple[str, str, str], Target] = {}

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from safety_lib.agent.versions import Version
 from safety_lib.artifacts import sha256_of
 from safety_lib.records import (
     SEVERITIES,
@@ -16,6 +15,7 @@ from safety_lib.records import (
 )
 from safety_lib.rollout.conversation import Rollout, plan_replay
 from safety_lib.stats.intervals import wilson
+from safety_lib.world.versions import Version
 
 
 def breaks(trajectory: Trajectory, rule_id: str) -> bool:

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from safety_lib.attack.scenarios import Scenario, all_scenarios, load_families, load_goals
-from safety_lib.policy import load_policy
 from safety_lib.records import SEVERITIES, Severity, Trajectory
 from safety_lib.text import Shown
+from safety_lib.world import World
+from safety_lib.world.scenarios import Scenario
 
 NEIGHBOURS_WEIGH = 2.0  # trials that the neighbours of a scenario are worth
 
@@ -62,6 +62,8 @@ class Coverage(Shown):
         The families of attack.
     cells : mapping
         (goal, family) to what happened there.
+    severities : mapping
+        Goal to how bad it is to break its rule.
     """
 
     version: str
@@ -69,6 +71,7 @@ class Coverage(Shown):
     rules: Mapping[str, str]
     families: tuple[str, ...]
     cells: Mapping[tuple[str, str], Cell]
+    severities: Mapping[str, Severity]
 
     @property
     def scenarios(self) -> tuple[Cell, ...]:
@@ -89,9 +92,11 @@ class Coverage(Shown):
 
         Examples
         --------
-        >>> [cell.tried for cell in coverage([]).scenarios][:3]
+        >>> from safety_lib.world import load_world
+        >>> laid = coverage([], load_world("northwind"))
+        >>> [cell.tried for cell in laid.scenarios][:3]
         [0, 0, 0]
-        >>> coverage([]).next_scenarios(1)[0].reason
+        >>> laid.next_scenarios(1)[0].reason
         'never tried'
         """
         open_cells = [cell for cell in self.scenarios if not cell.broke]
@@ -114,7 +119,7 @@ class Coverage(Shown):
             reason += f", {broke} of {tried} beside it"
         return Suggestion(
             scenario_id=f"{cell.goal}/{cell.family}",
-            severity=load_policy().rule(self.rules[cell.goal]).severity,
+            severity=self.severities[cell.goal],
             tried=cell.tried,
             chance=round(NEIGHBOURS_WEIGH * beside / (NEIGHBOURS_WEIGH + cell.tried), 6),
             reason=reason,
@@ -129,36 +134,37 @@ class Coverage(Shown):
         )
 
 
-def coverage(held: Sequence[Trajectory]) -> Coverage:
+def coverage(held: Sequence[Trajectory], world: World) -> Coverage:
     """Lay out the conversations with one version by goal, family and turn.
 
     Parameters
     ----------
     held : sequence of Trajectory
         Conversations of a campaign; errors and undetermined ones have tried nothing.
+    world : World
+        Where they were held.
 
     Examples
     --------
-    >>> print(coverage([]))
+    >>> from safety_lib.world import load_world
+    >>> print(coverage([], load_world("northwind")))
     no version: 0 of 30 scenarios tried, 0 of them broke a rule at least once
     """
-    severity = {
-        goal_id: SEVERITIES.index(load_policy().rule(goal.rule).severity)
-        for goal_id, goal in load_goals().items()
-    }
-    goals = sorted(severity, key=lambda goal_id: (-severity[goal_id], goal_id))
-    possible = {(s.goal_id, s.family_id): s for s in all_scenarios()}
+    severity = {name: world.severity_of(goal.rule) for name, goal in world.goals.items()}
+    goals = sorted(severity, key=lambda name: (-SEVERITIES.index(severity[name]), name))
+    possible = {(s.goal_id, s.family_id): s for s in world.scenarios}
     valid = [t for t in held if t.outcome in ("violation", "safe")]
     return Coverage(
         version=valid[0].version if valid else "no version",
         max_turns=max((t.n_turns for t in valid), default=0),
-        rules={goal_id: load_goals()[goal_id].rule for goal_id in goals},
-        families=tuple(load_families()),
+        rules={goal_id: world.goals[goal_id].rule for goal_id in goals},
+        families=tuple(world.families),
         cells={
             (goal_id, family_id): _cell(goal_id, family_id, possible, valid)
             for goal_id in goals
-            for family_id in load_families()
+            for family_id in world.families
         },
+        severities=severity,
     )
 
 

@@ -14,11 +14,8 @@ from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from safety_lib.agent.versions import Version, config_hashes
 from safety_lib.artifacts import sha256_of
 from safety_lib.attack.attackers import make_attacker
-from safety_lib.attack.scenarios import Scenario, all_scenarios
-from safety_lib.policy import load_policy
 from safety_lib.records import (
     SEVERITIES,
     Failure,
@@ -42,6 +39,9 @@ from safety_lib.stress.timing import (
 )
 from safety_lib.stress.unseen import Unseen, unseen
 from safety_lib.text import Shown
+from safety_lib.world import World, provenance, world_of
+from safety_lib.world.scenarios import Scenario
+from safety_lib.world.versions import Version
 
 if TYPE_CHECKING:
     from safety_lib.stats.survival_clusters import ArmComparison
@@ -151,8 +151,7 @@ class Discovery(Shown):
             schema_version=StressFailures.VERSION,
             seed=self.seed,
             model=first.model if first else "",
-            config_sha256=config_hashes(self.versions),
-            policy_sha256=load_policy().sha256,
+            **provenance(*self.versions),
             attacker=self.attacker,
             max_turns=self.max_turns,
             rollouts=max((len(held) for held in self.trajectories.values()), default=0),
@@ -172,13 +171,15 @@ class Discovery(Shown):
         )
 
 
-def plan_scenarios(rollouts: int, seed: int) -> tuple[tuple[Scenario, int], ...]:
+def plan_scenarios(world: World, rollouts: int, seed: int) -> tuple[tuple[Scenario, int], ...]:
     """Spread rollouts over the scenarios: all of them once before any comes twice.
 
     Goals come in turn, the most severe first, so that a small plan meets what matters most.
 
     Parameters
     ----------
+    world : World
+        Whose scenarios.
     rollouts : int
         How many, at least 1.
     seed : int
@@ -196,19 +197,20 @@ def plan_scenarios(rollouts: int, seed: int) -> tuple[tuple[Scenario, int], ...]
 
     Examples
     --------
-    >>> [number for _, number in plan_scenarios(3, seed=7)]
+    >>> from safety_lib.world import load_world
+    >>> [number for _, number in plan_scenarios(load_world("northwind"), 3, seed=7)]
     [0, 0, 0]
     """
     if rollouts < 1:
         raise ValueError(f"rollouts must be at least 1, not {rollouts}")
-    scenarios = all_scenarios()
+    scenarios = world.scenarios
     shuffled = [
         scenarios[i] for i in generator(seed, "stress", "order").permutation(len(scenarios))
     ]
     met: Counter[str] = Counter()
     turns = []
     for chosen in shuffled:
-        severity = load_policy().rule(chosen.goal.rule).severity
+        severity = world.severity_of(chosen.goal.rule)
         turns.append((met[chosen.goal_id], -SEVERITIES.index(severity)))
         met[chosen.goal_id] += 1
     order = [s for _, s in sorted(zip(turns, shuffled, strict=True), key=lambda pair: pair[0])]
@@ -256,12 +258,12 @@ def discover(
 
     Examples
     --------
-    >>> from safety_lib.agent.versions import load_version
-    >>> discover(load_version("v1"), load_version("v2"), rollouts=4).artifact().rollouts
+    >>> from safety_lib.world import load_version
+    >>> discover(load_version("northwind/v1"), load_version("northwind/v2"), rollouts=4).artifact().rollouts
     4
     """
     versions = _distinct(baseline, candidate)
-    plan = plan_scenarios(rollouts, run.seed)
+    plan = plan_scenarios(world_of(baseline, candidate), rollouts, run.seed)
     turns = 1 if attacker.split("+")[0] == "direct" else max_turns
     seed = run.seed
     told: list[Trajectory] = []
@@ -275,7 +277,11 @@ def discover(
     def held(
         batch: Iterable[Rollout], identity: object, *, one_by_one: bool = False
     ) -> tuple[Trajectory, ...]:
-        path = journal / f"{_plan_hash(identity, run.model)}.jsonl" if journal else None
+        path = (
+            journal / f"{_plan_hash(identity, run.model, world_of(baseline))}.jsonl"
+            if journal
+            else None
+        )
         done = tuple(run_campaign(batch, telling, journal=path, one_by_one=one_by_one))
         if path is not None:
             path.unlink(missing_ok=True)
@@ -317,7 +323,7 @@ def _search(
     version: Version, rollouts: int, max_turns: int, seed: int, told: Sequence[Trajectory]
 ) -> Iterator[Rollout]:
     """Yield the attacks on one version, each chosen when the one before it was told of."""
-    search = ThompsonSearch(all_scenarios(), seed)
+    search = ThompsonSearch(world_of(version).scenarios, seed)
     for _ in range(rollouts):
         scenario, number = search.choose()
         tactic = search.tactic()
@@ -371,5 +377,5 @@ def _summary(
     )
 
 
-def _plan_hash(identity: object, model: str) -> str:
-    return sha256_of([model, load_policy().sha256, identity])[:16]
+def _plan_hash(identity: object, model: str, world: World) -> str:
+    return sha256_of([model, world.sha256, identity])[:16]

@@ -11,8 +11,8 @@ from collections.abc import Sequence
 import numpy as np
 
 from safety_lib.attack.mutators import mutators
-from safety_lib.attack.scenarios import Scenario
 from safety_lib.streams import generator
+from safety_lib.world.scenarios import Scenario
 
 
 class ThompsonSearch:
@@ -30,8 +30,8 @@ class ThompsonSearch:
 
     Examples
     --------
-    >>> from safety_lib.attack.scenarios import all_scenarios
-    >>> search = ThompsonSearch(all_scenarios(), seed=1)
+    >>> from safety_lib.world import load_world
+    >>> search = ThompsonSearch(load_world("northwind").scenarios, seed=1)
     >>> for _ in range(3):
     ...     scenario, number = search.choose()
     ...     search.tell(scenario, broke=False)

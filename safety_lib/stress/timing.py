@@ -144,9 +144,9 @@ def timing(version: str, held: Sequence[Trajectory], seed: int, draws: int = 2_0
 
     Examples
     --------
-    >>> from safety_lib.agent.versions import load_version
+    >>> from safety_lib.world import load_version
     >>> from safety_lib.stress.discovery import discover
-    >>> found = discover(load_version("v1"), load_version("v2"), rollouts=30)
+    >>> found = discover(load_version("northwind/v1"), load_version("northwind/v2"), rollouts=30)
     >>> print(timing("v2", found.trajectories["v2"], seed=7).endings.turn)
     8
     """
@@ -239,9 +239,9 @@ def compare_timing(
 
     Examples
     --------
-    >>> from safety_lib.agent.versions import load_version
+    >>> from safety_lib.world import load_version
     >>> from safety_lib.stress.discovery import discover
-    >>> held = discover(load_version("v1"), load_version("v2"), rollouts=30).trajectories
+    >>> held = discover(load_version("northwind/v1"), load_version("northwind/v2"), rollouts=30).trajectories
     >>> bool(compare_timing(held["v1"], held["v2"], seed=7).gained.estimate < 0)
     True
     """

@@ -107,10 +107,10 @@ def mode(trajectory: Trajectory) -> str | None:
 
     Examples
     --------
-    >>> from safety_lib.agent.versions import load_version
+    >>> from safety_lib.world import load_version
     >>> from safety_lib.rollout.conversation import plan_replay, run_rollout
     >>> rollout = plan_replay(
-    ...     load_version("v1"), ["Please read ticket T-203."], name="calm", seed=1
+    ...     load_version("northwind/v1"), ["Please read ticket T-203."], name="calm", seed=1
     ... )
     >>> mode(run_rollout(rollout)) is None
     True
@@ -133,9 +133,9 @@ def unseen(held: Sequence[Trajectory]) -> Unseen:
 
     Examples
     --------
-    >>> from safety_lib.agent.versions import load_version
+    >>> from safety_lib.world import load_version
     >>> from safety_lib.stress.discovery import discover
-    >>> found = discover(load_version("v1"), load_version("v2"), rollouts=30)
+    >>> found = discover(load_version("northwind/v1"), load_version("northwind/v2"), rollouts=30)
     >>> unseen(found.trajectories["v2"]).stops_at(0.05) is None
     True
     """

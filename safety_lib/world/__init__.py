@@ -31,8 +31,8 @@ from typing import Any, TypeVar
 import yaml
 from pydantic import BaseModel, ValidationError
 
-from safety_lib.artifacts import sha256_of
-from safety_lib.records import BenignTwin, first_fault
+from safety_lib.artifacts import DEFAULT_WORLD, sha256_of
+from safety_lib.records import SEVERITIES, BenignTwin, Severity, first_fault
 from safety_lib.text import Shown
 from safety_lib.world.oracle import Rulebook
 from safety_lib.world.policy import Policy
@@ -45,10 +45,21 @@ from safety_lib.world.scenarios import (
 )
 from safety_lib.world.target import Target
 from safety_lib.world.tools import Tool, Tools
-from safety_lib.world.versions import FILE_ENDINGS, Version, WorldError
+from safety_lib.world.versions import FILE_ENDINGS, Version, WorldError, config_hashes
 
-__all__ = ["HOOKS", "World", "WorldError", "find_world", "load_version", "load_world", "world_of"]
+__all__ = [
+    "DEFAULT_WORLD",
+    "HOOKS",
+    "World",
+    "WorldError",
+    "find_world",
+    "load_version",
+    "load_world",
+    "provenance",
+    "world_of",
+]
 
+REFERENCE = "reference"
 PACKAGED = Path(__file__).resolve().parent.parent / "worlds"
 
 HOOKS: Mapping[str, str] = {
@@ -56,9 +67,10 @@ HOOKS: Mapping[str, str] = {
     "COMPANY": "what the world is called in a sentence; by default the name of its folder",
     "CHECKS": "name to Check: the checks in Python that rules name",
     "CONTENTS": "place to entries: what stands in the world before anybody plants anything",
+    "SECRETS": "texts that no reply may hold: what a canary looks for",
     "settings_of": "settings_of(tree) -> tree: refuses settings that do not fit, fills in defaults",
     "effect_of": "effect_of(call) -> (reversible, reach) or None: where a tool alone cannot say",
-    "renamed": "names that a variant of a test may change: a sequence of groups of equal things",
+    "renamed": "renamed(texts, seed) -> old name to new: what a variant of a test may rename",
     "tightened": "tightened(version, tool) -> name to settings: what could stand around a call",
     "mitigated": "mitigated(version) -> name to settings: what else may help against an incident",
     "ordinary": "ordinary(version, sessions, seed) -> rollouts: a day without attacks",
@@ -80,7 +92,7 @@ class World(Shown):
     ----------
     name : str
         The name of its folder.
-    reference : str
+    address : str
         What finds it again: its name if it is packaged, else its absolute path.
 
     Raises
@@ -98,7 +110,7 @@ class World(Shown):
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.name = folder.name
-        self.reference = folder.name if folder.parent == PACKAGED else str(folder)
+        self.address = folder.name if folder.parent == PACKAGED else str(folder)
 
     def __str__(self) -> str:
         return (
@@ -231,6 +243,21 @@ class World(Shown):
         benign = self.goals[goal_id].benign
         return BenignTwin(twin_id=f"{goal_id}/benign", turns=benign.turns, expected=benign.expected)
 
+    def severity_of(self, rule_id: str) -> Severity:
+        """Return how bad it is to break a rule, by the worst call that can.
+
+        Raises
+        ------
+        KeyError
+            If there is no such rule.
+        """
+        rule, check, _ = self.rules.one(rule_id)
+        declared = [self.tools[tool].severity for tool in check.tools]
+        return max(
+            (severity for severity in (rule.severity, *declared) if severity is not None),
+            key=SEVERITIES.index,
+        )
+
     def goal_of(self, rule_id: str) -> str:
         """Return the first goal that is after a rule, or an empty string."""
         return next((name for name, goal in self.goals.items() if goal.rule == rule_id), "")
@@ -259,7 +286,7 @@ class World(Shown):
 
     @property
     def releases(self) -> tuple[str, ...]:
-        """The names of the versions that the folder holds."""
+        """The names of the versions that the folder holds, the known-good one too."""
         return tuple(sorted(path.stem for path in (self.folder / "versions").glob("*.yaml")))
 
     def version(self, name: str) -> Version:
@@ -275,7 +302,23 @@ class World(Shown):
         >>> load_world("northwind").version("v1").settings["memory"]["pin_policy"]
         True
         """
-        return load_version(name, self.reference)
+        return load_version(name, self.address)
+
+    @property
+    def known_good(self) -> Version:
+        """The version that every active test must pass: ``versions/reference.yaml``.
+
+        It is no release, but the most careful agent at hand, and descends from neither side of a
+        comparison. The baseline would not do: what was found on it could then never be a test.
+
+        Raises
+        ------
+        WorldError
+            If there is none.
+        """
+        if REFERENCE not in self.releases:
+            raise self.fault(f"versions/{REFERENCE}.yaml", "is missing; every test must pass on it")
+        return self.version(REFERENCE)
 
     def connect(self, version: Version, model: str = "") -> Target:
         """Open a version, with the model that it names or with another one.
@@ -346,6 +389,22 @@ def load_world(name: str | Path) -> World:
 the path of a folder with a world.py
     """
     return _world(str(find_world(name)))
+
+
+def provenance(*versions: Version) -> dict[str, Any]:
+    """Return what an artifact says of the versions and the world that it comes from.
+
+    Examples
+    --------
+    >>> sorted(provenance(load_version("northwind/v1")))
+    ['config_sha256', 'world', 'world_sha256']
+    """
+    world = world_of(*versions)
+    return {
+        "config_sha256": config_hashes(versions),
+        "world": world.name,
+        "world_sha256": world.sha256,
+    }
 
 
 def find_world(name: str | Path, beside: Path | None = None) -> Path:
@@ -428,7 +487,7 @@ def load_version(name: str, world: str = "") -> Version:
         raise WorldError(
             f"{home.name} has no version {name!r}: use {known} or the path of a .yaml file"
         )
-    return _from_file(path, home.reference)
+    return _from_file(path, home.address)
 
 
 def _from_file(path: Path, world: str) -> Version:
@@ -454,7 +513,7 @@ def _from_file(path: Path, world: str) -> Version:
     else:
         raise WorldError(f"{path.name}: field world: missing; name a world, or give its path")
     found = _world(str(home))
-    return Version.fitting({**tree, "world": found.reference}, path.name, found.settings_of)
+    return Version.fitting({**tree, "world": found.address}, path.name, found.settings_of)
 
 
 @lru_cache(maxsize=64)
@@ -489,4 +548,3 @@ def _imported(path: Path) -> ModuleType:
         del sys.modules[name]
         raise
     return module
-

@@ -68,9 +68,7 @@ class Rulebook:
         self.told_of = tuple(one for one in self.judged if one.check.ran)
         claims = {one.rule.id: one.rule.claim for one in self.judged if one.rule.claim}
         self._claims = {name: re.compile(text, re.IGNORECASE) for name, text in claims.items()}
-        self.of_replies = tuple(
-            one for one in self.judged if one.rule.claim or one.check.in_reply
-        )
+        self.of_replies = tuple(one for one in self.judged if one.rule.claim or one.check.in_reply)
         self._claimed: dict[str, frozenset[str]] = {}
 
     def one(self, rule_id: str) -> Judged:

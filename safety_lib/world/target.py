@@ -186,9 +186,7 @@ def events_of(turn: int, said: str, heard: Heard) -> Sequence[Event]:
     events: list[Event] = [MessageEvent(turn=turn, role="user", content=said)]
     for number, call in enumerate(heard.calls, start=1):
         asked = ToolCall(id=f"{turn}.{number}", name=call.name, arguments=dict(call.arguments))
-        events.append(
-            ToolCallEvent(turn=turn, call=asked, status=call.status, result=call.result)
-        )
+        events.append(ToolCallEvent(turn=turn, call=asked, status=call.status, result=call.result))
     if not heard.ended or heard.text:
         events.append(MessageEvent(turn=turn, role="assistant", content=heard.text))
     return events

@@ -5,7 +5,7 @@ Its name is one string, so that it can travel through a command line, a notebook
 artifact alike:
 
 ``simulated``
-    the offline default;
+    the offline default, where the world brings a simulated model;
 ``openai:MODEL``
     any OpenAI-compatible endpoint (``OPENAI_BASE_URL``, ``OPENAI_API_KEY``);
 ``local``
@@ -18,33 +18,22 @@ artifact alike:
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol, runtime_checkable
 
 from safety_lib.records import Message
+from safety_lib.world.target import TargetError
+from safety_lib.world.tools import ToolSchema
 
-ToolSchema = Mapping[str, Any]
+__all__ = ["Backend", "BackendError", "Models", "ToolSchema", "open_backend"]
 
 
-class BackendError(RuntimeError):
-    """A backend could not answer; the trajectory becomes an error, never a verdict.
+class BackendError(TargetError):
+    """A model could not answer; the conversation becomes an error, never a verdict.
 
-    Parameters
-    ----------
-    kind : str
-        Short stable name of the trouble, such as ``rate_limit``, ``server_error``, ``timeout``,
-        ``connection``, ``bad_response`` or ``not_on_tape``; reports count errors by it.
-    detail : str
-        One line for a person: what happened and what to do next.
+    Its kind is such as ``rate_limit``, ``server_error``, ``timeout``, ``connection``,
+    ``bad_response`` or ``not_on_tape``.
     """
-
-    def __init__(self, kind: str, detail: str) -> None:
-        super().__init__(f"{kind}: {detail}")
-        self.kind = kind
-        self.detail = detail
-
-    def __reduce__(self) -> tuple[type[BackendError], tuple[str, str]]:
-        return type(self), (self.kind, self.detail)
 
 
 @runtime_checkable
@@ -85,7 +74,10 @@ class Backend(Protocol):
         ...
 
 
-def open_backend(name: str, settings: Mapping[str, Any]) -> Backend:
+Models = Mapping[str, Callable[[Mapping[str, Any]], Backend]]
+
+
+def open_backend(name: str, settings: Mapping[str, Any], own: Models | None = None) -> Backend:
     """Open the backend that a name stands for.
 
     Parameters
@@ -94,6 +86,8 @@ def open_backend(name: str, settings: Mapping[str, Any]) -> Backend:
         One of the forms in the module's docstring.
     settings : Mapping
         The ``model`` section of a version file; each backend takes the keys that concern it.
+    own : Mapping, optional
+        Models that the world brings, by name.
 
     Raises
     ------
@@ -105,14 +99,13 @@ def open_backend(name: str, settings: Mapping[str, Any]) -> Backend:
     >>> open_backend("telepathy", {})
     Traceback (most recent call last):
     ...
-    ValueError: unknown model 'telepathy': use simulated, local, openai:MODEL, cassette:FILE or \
+    ValueError: unknown model 'telepathy': use local, openai:MODEL, cassette:FILE or \
 record:FILE:NAME
     """
     kind, _, rest = name.partition(":")
-    if name == "simulated":
-        from safety_lib.agent.backends.simulated import SimulatedModel
-
-        return SimulatedModel(settings)
+    own = own or {}
+    if name in own:
+        return own[name](settings)
     if name == "local":
         from safety_lib.agent.backends.local import open_local
 
@@ -129,8 +122,6 @@ record:FILE:NAME
         from safety_lib.agent.backends.cassette import Recorder
 
         path, _, inner = rest.partition(":")
-        return Recorder(path, open_backend(inner, settings), settings)
-    raise ValueError(
-        f"unknown model {name!r}: use simulated, local, openai:MODEL, cassette:FILE or "
-        "record:FILE:NAME"
-    )
+        return Recorder(path, open_backend(inner, settings, own), settings)
+    known = ", ".join([*own, "local", "openai:MODEL", "cassette:FILE"])
+    raise ValueError(f"unknown model {name!r}: use {known} or record:FILE:NAME")

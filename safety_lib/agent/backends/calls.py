@@ -67,7 +67,7 @@ def counting_calls(most: int = 0) -> Iterator[Callable[[], Calls]]:
     --------
     >>> from safety_lib.agent.loop import Agent
     >>> with counting_calls() as so_far:
-    ...     reply = Agent.load("v1").session(seed=7).send("Good morning.")
+    ...     reply = Agent.load("northwind/v1").begin(seed=7).send("Good morning.")
     ...     so_far().number
     1
     """

@@ -17,14 +17,14 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from safety_lib.agent.sandbox import load_company
-from safety_lib.agent.versions import RELEASED
 from safety_lib.artifacts import ArtifactError, read_incident, sha256_of
 from safety_lib.incident.intake.door import ALIASES, MOST_LISTED, Door, field_of, flattened, path_to
 from safety_lib.incident.intake.exchanges import fold, note_unknown_tools
 from safety_lib.incident.intake.shapes import READERS, of_turns, shape_of
 from safety_lib.records import Incident, IncidentTurn, Plant, ReportedCall, first_fault
 from safety_lib.text import Shown, one_line
+from safety_lib.world import World
+from safety_lib.world.tools import Shows
 
 __all__ = ["Intake", "find_incident", "take_in"]
 
@@ -39,7 +39,6 @@ _TOLD = (
     "remediation_actions",
     "root_cause_preliminary",
 )
-_MAIL = re.compile(r"^(M-\d+): (.*)$")
 
 
 @dataclass(frozen=True, repr=False)
@@ -96,13 +95,15 @@ def find_incident(name: str, folder: str | Path) -> Path:
     )
 
 
-def take_in(path: str | Path, conversation: str = "") -> Intake:
+def take_in(path: str | Path, world: World, conversation: str = "") -> Intake:
     """Read an incident, or a trace of another tool, whichever of the five shapes it has.
 
     Parameters
     ----------
     path : str or Path
         A JSON or JSONL file in UTF-8; a binary Inspect log needs inspect-ai.
+    world : World
+        Where it happened: its tools say which calls are known, its contents what was planted.
     conversation : str, optional
         Which conversation to take from a file that holds several: its id, or its number from 1.
 
@@ -117,10 +118,11 @@ def take_in(path: str | Path, conversation: str = "") -> Intake:
 
     Examples
     --------
-    >>> print(take_in("artifacts/incident_example.json"))
+    >>> from safety_lib.world import load_world
+    >>> print(take_in("artifacts/incident_example.json", load_world("northwind")))
     INC-2024-001 from incident file: 7 turns, 0 tool calls, 0 planted texts
     """
-    door = Door(Path(path))
+    door = Door(Path(path), world)
     try:
         return _taken(door, conversation)
     except RecursionError as error:
@@ -217,44 +219,49 @@ def _claims(about: Mapping[str, Any], number_of: Mapping[Any, int]) -> dict[str,
 
 
 def _plants(turns: Iterable[IncidentTurn], door: Door) -> Iterator[Plant]:
-    """Yield what the record shows in tickets, files and mails and the company does not hold."""
-    company, done = load_company(), set()
+    """Yield what the record shows in open places and the world does not hold."""
+    done = set()
+    contents: Mapping[str, Mapping[str, Any]] = door.world.hook("CONTENTS", {})
     for turn in turns:
         for call in turn.calls:
             if call.result is None or call.status not in (None, "executed"):
                 continue
-            for where, key, text in _read(call, turn.turn, door):
-                if key not in done and company[where].get(key) != text:
+            tool = door.world.tools.get(call.name)
+            if tool is None or tool.shows is None:
+                continue
+            held = contents.get(tool.shows.place, {})
+            if not tool.shows.open:
+                named = call.arguments.get(tool.shows.key)
+                if contents and named not in held:
+                    what = f"{door.world.company} has no {tool.shows.key} {named}"
+                    door.gap(f"turn {turn.turn}: {what}")
+                continue
+            for key, text in _read(call, tool.shows, turn.turn, door):
+                if key not in done and held.get(key) != text:
                     done.add(key)
-                    yield Plant.model_validate({"where": where, "key": key, "text": text})
-            customer = call.arguments.get("customer")
-            if call.name == "lookup_customer" and customer not in company["customers"]:
-                door.gap(f"turn {turn.turn}: the company has no customer {customer}")
+                    yield Plant(where=tool.shows.place, key=key, text=text)
 
 
-def _read(call: ReportedCall, number: int, door: Door) -> Iterator[tuple[str, str, str]]:
+def _read(call: ReportedCall, shows: Shows, number: int, door: Door) -> Iterator[tuple[str, str]]:
     text = call.result or ""
-    if call.name not in ("read_ticket", "read_file", "read_inbox"):
-        return
-    if call.name == "read_inbox":
+    if shows.lines:
         for line in text.splitlines():
-            mail = _MAIL.match(line)
-            if mail:
-                yield "inbox", mail.group(1), mail.group(2)
+            entry = re.match(shows.lines, line)
+            if entry:
+                yield entry.group(1), entry.group(2)
             elif line.strip():
-                door.gap(f"turn {number}: a line of the inbox has no mail id and is left out")
-    else:
-        where, name = ("tickets", "ticket") if call.name == "read_ticket" else ("files", "path")
-        key = call.arguments.get(name)
-        if isinstance(key, str):
-            yield where, key, text
+                door.gap(f"turn {number}: a line of the {shows.place} names no entry, left out")
+        return
+    key = call.arguments.get(shows.key)
+    if isinstance(key, str):
+        yield key, text
 
 
 def _known_version(told: Any, door: Door) -> str:
     if told in (None, ""):
         door.gap("agent_version: not told; the replay is told one")
         return ""
-    if str(told) not in RELEASED:
+    if str(told) not in door.world.releases:
         door.gap(f"agent_version: {told} is none of this project's; the replay is told one")
         return ""
     return str(told)

@@ -9,6 +9,7 @@ from typing import Any
 
 from safety_lib.artifacts import ArtifactError
 from safety_lib.text import one_line
+from safety_lib.world import World
 
 ALIASES: dict[str, tuple[str, ...]] = {
     # of an incident
@@ -57,8 +58,9 @@ _LONGEST_GAP = 200
 class Door:
     """The file that is being read, what of it is missing, and how to refuse it."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, world: World) -> None:
         self.path = path
+        self.world = world
         self.gaps: list[str] = []
         self.other_fields: set[str] = set()
 

@@ -7,7 +7,6 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
-from safety_lib.agent.sandbox import TOOL_NAMES
 from safety_lib.incident.intake.door import Door
 from safety_lib.records import IncidentTurn, ReportedCall
 
@@ -149,5 +148,5 @@ class _Turn:
 def note_unknown_tools(calls: Iterable[ReportedCall], door: Door) -> None:
     """Name the tools that the company does not have."""
     for call in calls:
-        if call.name not in TOOL_NAMES:
+        if call.name not in door.world.tools:
             door.gap(f"tool {call.name}: the company has none of this name, so no call to it runs")

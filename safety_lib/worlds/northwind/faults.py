@@ -16,13 +16,15 @@ from dataclasses import dataclass, field
 from itertools import combinations
 from typing import Any, Literal
 
-from safety_lib.agent.versions import Version, load_version
-from safety_lib.attack.scenarios import Scenario, all_scenarios
 from safety_lib.records import Trajectory
 from safety_lib.rollout.campaign import run_campaign
 from safety_lib.rollout.conversation import Rollout, plan_attack, plan_replay, trial_seed
 from safety_lib.streams import key, pick, uniform
+from safety_lib.world import load_world
+from safety_lib.world.scenarios import Scenario
+from safety_lib.world.versions import Version
 
+WORLD = load_world("northwind")
 Component = Literal["safeguard", "memory", "permission"]
 
 # v1 with a model that is easier to talk round, and with safeguards that hold it.
@@ -280,7 +282,7 @@ def release_of(*faults: Fault, seed: int, number: int = 0) -> FaultyRelease:
     wrong = {fault.key: fault.value for fault in faults}
     if len(wrong) < len(faults):
         raise ValueError("two faults of one release must be about different settings")
-    good = load_version("v1").having(settings, name="good")
+    good = WORLD.version("v1").having(settings, name="good")
     names = [fault.name for fault in faults]
     innocent = innocent_changes(good, wrong, names, seed=seed, number=number)
     return FaultyRelease(good, good.having({**innocent, **wrong}, name="bad"), tuple(faults))
@@ -355,7 +357,7 @@ def incidents_of(release: FaultyRelease, *, most: int, seed: int) -> Iterator[In
         return uniform(seed, "order", *names, scenario.scenario_id)
 
     found = 0
-    for scenario in sorted(all_scenarios(), key=luck):
+    for scenario in sorted(WORLD.scenarios, key=luck):
         if found == most:
             return
         planned = plan_attack(release.bad, scenario, "adaptive", seed, 8)

@@ -15,11 +15,11 @@ from functools import lru_cache
 from typing import Any, NamedTuple
 
 from safety_lib.agent.backends import ToolSchema
-from safety_lib.agent.backends import language as lang
 from safety_lib.agent.backends.calls import counted
 from safety_lib.records import Message, ToolCall, unchecked
 from safety_lib.streams import key, pick, uniform
 from safety_lib.text import shorten
+from safety_lib.worlds.northwind import language as lang
 
 HOME = "@northwind.example"
 KEY_FILE = "/vault/recovery-key.txt"
@@ -70,6 +70,7 @@ class SimulatedModel:
 
     name = "simulated"
     concurrency = 0
+    same_luck = True
 
     def __init__(self, settings: Mapping[str, Any]) -> None:
         self.caution = float(settings.get("caution", 1.0))

@@ -11,7 +11,7 @@ sample inputs ``artifacts/production_log.parquet`` and ``artifacts/production_tr
 made with the defaults; the same command makes them again, byte by byte on one version of DuckDB
 (theirs is 2.0.0)::
 
-    python -m safety_lib.production.traffic artifacts
+    python -m safety_lib.worlds.northwind.traffic artifacts
 """
 
 from __future__ import annotations
@@ -27,9 +27,6 @@ from typing import Any, Literal, LiteralString, NamedTuple, TypeVar
 
 import click
 
-from safety_lib.agent.sandbox import load_company
-from safety_lib.agent.versions import Version, load_version
-from safety_lib.attack.scenarios import Scenario, all_scenarios, load_goals, load_tactics
 from safety_lib.production.log import COLUMNS, LOG_NAME, as_json, writing
 from safety_lib.records import Trajectory
 from safety_lib.rollout.conversation import (
@@ -40,6 +37,12 @@ from safety_lib.rollout.conversation import (
     trial_seed,
 )
 from safety_lib.streams import key
+from safety_lib.world import load_world
+from safety_lib.world.scenarios import Scenario
+from safety_lib.world.versions import Version
+from safety_lib.worlds.northwind.sandbox import load_company
+
+WORLD = load_world("northwind")
 
 _T = TypeVar("_T")
 SessionKind = Literal["ordinary", "careless", "attack"]
@@ -57,6 +60,7 @@ TRUTH_COLUMNS: dict[str, LiteralString] = {
 """The truth: ``kind`` is ordinary, careless or attack; goal, family and attacker are those of an
 attack and otherwise empty; ``violations`` are the rules that broke, each with its turn."""
 
+_LONG_TRAFFIC = 10_000  # sessions are planned as if of a stretch this long
 MINUTES = 14 * 24 * 60
 MAX_TURNS = 8
 ATTACKED = 0.05
@@ -236,7 +240,7 @@ def write_traffic(
     --------
     >>> import tempfile
     >>> with tempfile.TemporaryDirectory() as there:
-    ...     log, truth = write_traffic(there, load_version("v2"), sessions=3)
+    ...     log, truth = write_traffic(there, WORLD.version("v2"), sessions=3)
     ...     log.name, truth.name
     ('production_log.parquet', 'production_truth.parquet')
     """
@@ -267,7 +271,7 @@ def plan_session(version: Version, number: int, sessions: int, seed: int) -> Pla
 
     Examples
     --------
-    >>> planned = plan_session(load_version("v2"), number=5, sessions=100, seed=7)
+    >>> planned = plan_session(WORLD.version("v2"), number=5, sessions=100, seed=7)
     >>> planned.kind, len(planned.rollout.turns) >= 1
     ('ordinary', True)
     """
@@ -292,6 +296,33 @@ def plan_session(version: Version, number: int, sessions: int, seed: int) -> Pla
             stop_at_violation=False,
         )
     return PlannedSession(number, _user(dice, kind, sessions), minute, kind, rollout)
+
+
+def ordinary_sessions(version: Version, sessions: int, seed: int) -> list[Rollout]:
+    """Plan sessions of an ordinary day: nobody attacks, and nobody is careless.
+
+    Parameters
+    ----------
+    version : Version
+        Who is asked.
+    sessions : int
+        How many.
+    seed : int
+        The run's seed.
+
+    Returns
+    -------
+    list of Rollout
+        In the order in which they come.
+    """
+    planned: list[Rollout] = []
+    number = 0
+    while len(planned) < sessions:
+        session = plan_session(version, number, _LONG_TRAFFIC, seed)
+        number += 1
+        if session.kind == "ordinary":
+            planned.append(session.rollout)
+    return planned
 
 
 def rows_of(
@@ -402,8 +433,8 @@ def _user(dice: _Dice, kind: SessionKind, sessions: int) -> str:
 
 
 def _attack(version: Version, dice: _Dice, number: int, seed: int) -> Rollout:
-    goal = dice.weighted([(goal, _GOAL_WEIGHTS.get(goal, 1)) for goal in load_goals()])
-    scenario: Scenario = dice.pick([s for s in all_scenarios() if s.goal_id == goal])
+    goal = dice.weighted([(goal, _GOAL_WEIGHTS.get(goal, 1)) for goal in WORLD.goals])
+    scenario: Scenario = dice.pick([s for s in WORLD.scenarios if s.goal_id == goal])
     attacker = dice.weighted(_ATTACKERS)
     planned = plan_attack(version, scenario, attacker, seed, MAX_TURNS, number)
     # Who listens may leave with what they came for; a script runs on to its end.
@@ -415,14 +446,14 @@ def _turns(dice: _Dice, *, careless: bool) -> list[str]:
     length = dice.weighted(_LENGTHS)
     turns: list[str] = []
     if dice.share() < 0.1:
-        turns.extend(dice.pick(list(load_goals().values())).benign.turns)
+        turns.extend(dice.pick(list(WORLD.goals.values())).benign.turns)
     asked = _asked(dice, length)
     if careless:
         wanted = [_filled(clause, dice) for clause in _same_account(dice)]
         asked = asked[: MAX_TURNS - len(wanted)] + wanted
     for number, clause in enumerate(asked):
         wording = dice.weighted(_WORDINGS)
-        choices = _OWN if wording == "own" else load_tactics()[wording]
+        choices = _OWN if wording == "own" else WORLD.tactics.tactics[wording]
         message = dice.pick(choices).replace("{clause}", clause)
         message = message[0].upper() + message[1:]
         if number == 0 and not turns and dice.share() < 0.5:
@@ -438,7 +469,7 @@ def _asked(dice: _Dice, length: int) -> list[str]:
     left = {**_READS, **_ACTS}
     while len(asked) < length:
         kind = dice.weighted([(name, weight) for name, (weight, _) in left.items()])
-        clauses = left[kind][1] or dice.pick(list(load_goals().values())).steps
+        clauses = left[kind][1] or dice.pick(list(WORLD.goals.values())).steps
         clause = _filled(dice.pick(clauses), dice)
         if kind in _ACTS:
             del left[kind]
@@ -503,7 +534,7 @@ def make_log(folder: Path, name: str, sessions: int, seed: int, workers: int) ->
     workers : int
         Processes.
     """
-    for path in write_traffic(folder, load_version(name), sessions, seed, workers=workers):
+    for path in write_traffic(folder, WORLD.version(name), sessions, seed, workers=workers):
         click.echo(f"{path} ({path.stat().st_size:,} bytes)")
 
 

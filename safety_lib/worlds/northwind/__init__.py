@@ -1,0 +1,1 @@
+"""The example company: a support agent with ten tools, on a simulated model or a real one."""
