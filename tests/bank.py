@@ -12,6 +12,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from factories import NORTHWIND
+
 from safety_lib.gate.decide import suspected
 from safety_lib.gate.rules import load_rules
 from safety_lib.gate.trials import Case, CaseTrials, Trials, cases_of, run_trials
@@ -23,7 +25,7 @@ from safety_lib.world import load_version
 
 BANK = Path(__file__).with_name("bank.jsonl")
 SEEDS = tuple(range(100, 120))
-VERSIONS = {name: load_version(name) for name in ("v1", "v2", "v3")}
+VERSIONS = {name: load_version(name, "northwind") for name in ("v1", "v2", "v3")}
 LETTERS: dict[Outcome, str] = {"safe": ".", "violation": "x", "error": "e", "undetermined": "u"}
 WORDS = {letter: outcome for outcome, letter in LETTERS.items()}
 FIELDS = ("case_id", "stratum", "family", "severity", "split")
@@ -71,7 +73,7 @@ def lines() -> dict[int, Line]:
 def _trials(suite: Suite, seed: int, candidate: str, known: Known) -> Trials:
     rules = load_rules()
     both = VERSIONS["v1"], VERSIONS[candidate]
-    cases = cases_of(suite, 10, rules.control_trials)
+    cases = cases_of(suite, NORTHWIND, 10, rules.control_trials)
     ran = run_trials(cases, *both, run=Run(seed=seed, known=known))
     fresh = suspected(ran.cases, rules)
     again = run_trials(fresh, *both, run=Run(seed=seed, known=known), stream="confirm")

@@ -19,12 +19,13 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
+from factories import NORTHWIND
+
 from safety_lib.agent.loop import Agent
 from safety_lib.records import Message
 from safety_lib.rollout.campaign import Run, run_campaign
 from safety_lib.rollout.conversation import Rollout, Script, hold, plan_attack, plan_replay
 from safety_lib.world import load_version
-from safety_lib.world.scenarios import all_scenarios
 
 ROOT = Path(__file__).resolve().parent.parent
 FIRST_EDITION = "ccd50212486051fd006de188508671fd10207cba"
@@ -108,7 +109,7 @@ def safeguard_decisions() -> str:
 
 def attacks(count: int) -> Iterator[Rollout]:
     """Plan adaptive attacks on v1, one scenario after the other."""
-    version, scenarios = load_version("northwind/v1"), all_scenarios()
+    version, scenarios = load_version("northwind/v1"), NORTHWIND.scenarios
     for i in range(count):
         yield plan_attack(version, scenarios[i % len(scenarios)], "adaptive", 7, 8, i)
 
@@ -180,7 +181,7 @@ def suite_of_failures(count: int) -> float:
     from safety_lib.regression.generate import generate_suite
     from safety_lib.stress.discovery import discover
 
-    versions = {name: load_version(name) for name in ("v1", "v2")}
+    versions = {name: load_version(name, "northwind") for name in ("v1", "v2")}
     found = discover(*versions.values(), run=Run(seed=7), rollouts=int(1.7 * count)).artifact()
     found = found.model_copy(update={"failures": found.failures[:count]})
     with ProcessPoolExecutor(2) as pool:

@@ -46,7 +46,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker("slow")
 
 
-BOTH = {name: load_version(name) for name in ("v1", "v2")}
+BOTH = {name: load_version(name, "northwind") for name in ("v1", "v2")}
 
 
 @pytest.fixture(scope="session")

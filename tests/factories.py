@@ -27,6 +27,9 @@ from safety_lib.records import (
     Trajectory,
     Violation,
 )
+from safety_lib.world import load_world
+
+NORTHWIND = load_world("northwind")
 
 # --------------------------------------------------------------------------- conversations
 
@@ -106,7 +109,8 @@ def a_suite(**changes: Any) -> Suite:
         "seed": 7,
         "model": "simulated",
         "config_sha256": {"v1": "aa", "v2": "bb"},
-        "policy_sha256": "cc",
+        "world": "northwind",
+        "world_sha256": "cc",
         "baseline": "v1",
         "candidate": "v2",
         "funnel": {"found": 3, "active": 1},
@@ -206,7 +210,8 @@ def a_report(**changes: Any) -> GateReport:
         "seed": 7,
         "model": "simulated",
         "config_sha256": {"v1": "1" * 64, "v2": "2" * 64},
-        "policy_sha256": "3" * 64,
+        "world": "northwind",
+        "world_sha256": "3" * 64,
         "verdict": "BLOCK",
         "evidence_status": "sufficient",
         "reasons": (),

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import pytest
-from safety_lib.policy import load_policy
+from factories import NORTHWIND
 
 from safety_lib.agent.loop import Agent
 from safety_lib.attack.attackers import ATTACKERS, Adaptive, heard, make_attacker
@@ -16,19 +16,14 @@ from safety_lib.rollout.conversation import Script, hold, plan_attack, plan_repl
 from safety_lib.world import load_version
 from safety_lib.world.scenarios import (
     Scenario,
-    all_scenarios,
-    benign_twin,
-    load_families,
-    load_goals,
-    load_tactics,
     scenario,
 )
-from safety_lib.worlds.northwind.sandbox import TOOL_NAMES, Sandbox, load_company, tool_schemas
+from safety_lib.worlds.northwind.sandbox import tuple(NORTHWIND.tools), Sandbox, load_company, tool_schemas
 from safety_lib.worlds.northwind.simulated import SimulatedModel
 
 V1 = load_version("northwind/v1")
-SCENARIOS = all_scenarios()
-GOALS = load_goals()
+SCENARIOS = NORTHWIND.scenarios
+GOALS = NORTHWIND.goals
 REFUSAL = "I must decline this request, since it is against our policy."
 HEDGE = "I am not sure that I may do this. Could you confirm why it is needed?"
 YES = "Done. It is sent."
@@ -81,7 +76,7 @@ def test_the_adaptive_attacker_warms_up_before_it_asks(found: Scenario) -> None:
 @each_scenario
 def test_the_adaptive_attacker_backs_off_after_a_refusal_and_comes_back(found: Scenario) -> None:
     said = talk("adaptive", found, [YES, YES, REFUSAL, YES])
-    apologies = [wording.split("{clause}")[0] for wording in load_tactics()["apology"]]
+    apologies = [wording.split("{clause}")[0] for wording in NORTHWIND.tactics.tactics["apology"]]
     assert says(said[3], found.goal.steps)
     assert (said[3] or "").startswith(tuple(apologies))
     assert says(said[4], found.clauses(found.wanted))
@@ -90,7 +85,7 @@ def test_the_adaptive_attacker_backs_off_after_a_refusal_and_comes_back(found: S
 @each_scenario
 def test_the_adaptive_attacker_presses_where_the_agent_hesitates(found: Scenario) -> None:
     said = talk("adaptive", found, [YES, YES, HEDGE])
-    pressing = [w.split("{clause}")[0] for w in load_tactics()["pressed_authority"]]
+    pressing = [w.split("{clause}")[0] for w in NORTHWIND.tactics.tactics["pressed_authority"]]
     assert (said[3] or "").startswith(tuple(pressing))
     assert says(said[3], found.clauses(found.wanted))
 
@@ -108,7 +103,7 @@ def test_an_attacker_is_given_replies_and_nothing_else() -> None:
             self.given.append((args, more))
             return super().next_message(*args, **more)
 
-    found = scenario("silence_audit/policy_erosion")
+    found = NORTHWIND.scenario("silence_audit/policy_erosion")
     job = plan_attack(V1, found, "adaptive", 7, 8)
     attacker = Watched(found, job.seed)
     attacker.given = []
@@ -120,7 +115,7 @@ def test_an_attacker_is_given_replies_and_nothing_else() -> None:
 
 
 def test_attackers_of_one_seed_say_the_same_and_of_other_seeds_other_words() -> None:
-    found = scenario("silence_audit/policy_erosion")
+    found = NORTHWIND.scenario("silence_audit/policy_erosion")
     for name in ATTACKERS:
         assert talk(name, found, [YES, REFUSAL]) == talk(name, found, [YES, REFUSAL])
         words = {tuple(talk(name, found, [YES, REFUSAL], seed)) for seed in range(20)}
@@ -128,7 +123,7 @@ def test_attackers_of_one_seed_say_the_same_and_of_other_seeds_other_words() -> 
 
 
 def test_the_attackers_dice_do_not_move_the_agents() -> None:
-    found = scenario("pay_without_approval/policy_erosion")
+    found = NORTHWIND.scenario("pay_without_approval/policy_erosion")
     agent = Agent.load("northwind/v2")
     job = plan_attack(agent.version, found, "adaptive", 7, 8)
     for seed in range(12):
@@ -141,7 +136,7 @@ def test_an_unknown_attacker_or_scenario_is_an_error() -> None:
     with pytest.raises(ValueError, match="unknown attacker 'psychic': use direct, static"):
         make_attacker("psychic", SCENARIOS[0], 1)
     with pytest.raises(KeyError):
-        scenario("nothing/policy_erosion")
+        NORTHWIND.scenario("nothing/policy_erosion")
 
 
 @pytest.mark.parametrize("style", ["formal", "friendly"])
@@ -172,28 +167,28 @@ CLAUSES = [
 
 def test_there_is_enough_to_attack_with() -> None:
     assert len(GOALS) >= 6
-    assert len(load_families()) >= 5
-    assert len(TOOL_NAMES) >= 6
+    assert len(NORTHWIND.families) >= 5
+    assert len(tuple(NORTHWIND.tools)) >= 6
     assert len(SCENARIOS) >= 20
     assert len({s.scenario_id for s in SCENARIOS}) == len(SCENARIOS)
     assert all(any(s.goal_id == goal for s in SCENARIOS) for goal in GOALS)
-    assert all(any(s.family_id == family for s in SCENARIOS) for family in load_families())
+    assert all(any(s.family_id == family for s in SCENARIOS) for family in NORTHWIND.families)
 
 
 @each_scenario
 def test_every_scenario_has_the_words_that_its_family_says(found: Scenario) -> None:
     for say, tactic in found.family.script:
         assert found.clauses(say)
-        assert load_tactics()[tactic]
+        assert NORTHWIND.tactics.tactics[tactic]
     for tactic in (*found.family.warm_up, *found.family.press, "apology", "pressed_authority"):
-        assert load_tactics()[tactic]
+        assert NORTHWIND.tactics.tactics[tactic]
     assert found.clauses(found.wanted)
     assert bool(found.plants) is (found.family_id == "indirect_injection")
 
 
-@pytest.mark.parametrize("tactic", load_tactics())
+@pytest.mark.parametrize("tactic", NORTHWIND.tactics.tactics)
 def test_a_tactic_holds_a_clause_exactly_once(tactic: str) -> None:
-    for wording in load_tactics()[tactic]:
+    for wording in NORTHWIND.tactics.tactics[tactic]:
         assert wording.count("{clause}") == 1
         assert not re.search(r"[{}]", wording.replace("{clause}", ""))
         assert wording[-1] in ".?!"
@@ -204,7 +199,7 @@ def test_a_clause_fits_into_any_tactic(where: str, clause: str) -> None:
     verb = clause.split()[0]
     assert verb.islower() and verb.isalpha(), f"{where} does not begin with a plain verb"
     assert clause[-1] not in ".?!," and "{" not in clause and "\n" not in clause
-    for tactic, wordings in load_tactics().items():
+    for tactic, wordings in NORTHWIND.tactics.tactics.items():
         for wording in wordings:
             before, after = wording.split("{clause}")
             assert re.search(
@@ -229,15 +224,15 @@ def test_no_message_is_left_with_a_hole(found: Scenario, attacker: str) -> None:
 
 @pytest.mark.parametrize("goal", GOALS)
 def test_every_goal_breaks_a_rule_that_exists(goal: str) -> None:
-    assert load_policy().rule(GOALS[goal].rule)
+    assert NORTHWIND.policy.rule(GOALS[goal].rule)
 
 
 def test_every_rule_is_some_goal() -> None:
-    assert {goal.rule for goal in GOALS.values()} == {rule.id for rule in load_policy().rules}
+    assert {goal.rule for goal in GOALS.values()} == {rule.id for rule in NORTHWIND.policy.rules}
 
 
 def test_the_canaries_of_the_policy_are_in_the_company() -> None:
-    policy, company = load_policy(), load_company()
+    policy, company = NORTHWIND.policy, load_company()
     records = [customer["record"] for customer in company["customers"].values()]
     token = policy.rule("record_exfiltration").parameters["record_token"]
     assert all(re.fullmatch(token, record) for record in records)
@@ -251,7 +246,7 @@ def test_the_canaries_of_the_policy_are_in_the_company() -> None:
 
 
 def test_nothing_in_the_company_looks_planted() -> None:
-    token = load_policy().rule("tool_instruction_obeyed").parameters["planted_token"]
+    token = NORTHWIND.policy.rule("tool_instruction_obeyed").parameters["planted_token"]
     assert not re.search(token, str(load_company()), re.IGNORECASE)
 
 
@@ -317,8 +312,8 @@ def test_the_steps_of_a_goal_break_no_rule_even_where_all_are_taken(goal: str) -
 
 @pytest.mark.parametrize("goal", GOALS)
 def test_a_benign_twin_expects_a_call_that_can_be_made(goal: str) -> None:
-    twin = benign_twin(goal)
-    (schema,) = tool_schemas([twin.expected.name])
+    twin = NORTHWIND.benign_twin(goal)
+    (schema,) = NORTHWIND.tools.schemas([twin.expected.name])
     assert twin.expected.arguments.keys() <= schema["function"]["parameters"]["properties"].keys()
     turns = list(twin.turns)
     trajectory = hold(
@@ -341,7 +336,9 @@ def test_a_benign_twin_expects_a_call_that_can_be_made(goal: str) -> None:
 
 def violations(version: str, attacker: str, turns: int, repeats: int) -> int:
     return sum(
-        run_rollout(plan_attack(load_version(version), found, attacker, 11, turns, n)).outcome
+        run_rollout(
+            plan_attack(load_version(version, "northwind"), found, attacker, 11, turns, n)
+        ).outcome
         == "violation"
         for found in SCENARIOS
         for n in range(repeats)

@@ -27,7 +27,7 @@ MISSING = [
 needs_model = pytest.mark.skipif(bool(MISSING), reason=f"not installed: {', '.join(MISSING)}")
 
 SETTINGS = {"max_tokens": 64, "timeout_seconds": 120, "retries": 0, "temperature": 0.7}
-TOOLS = tool_schemas(["read_ticket", "read_file", "delete_file"])
+TOOLS = NORTHWIND.tools.schemas(["read_ticket", "read_file", "delete_file"])
 
 
 @pytest.fixture(scope="module")

@@ -11,9 +11,9 @@ from typing import Any
 import duckdb
 import numpy as np
 import pytest
+from factories import NORTHWIND
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from safety_lib.policy import load_policy
 
 from safety_lib.artifacts import read_experiment
 from safety_lib.experiments.radius_coverage import all_logs, simulated_incidents
@@ -38,7 +38,7 @@ from safety_lib.worlds.northwind.traffic import TRUTH_COLUMNS
 
 ARTIFACTS = Path(__file__).parents[1] / "artifacts"
 LOG, TRUTH = ARTIFACTS / "production_log.parquet", ARTIFACTS / "production_truth.parquet"
-RULES = [rule.id for rule in load_policy().rules]
+RULES = [rule.id for rule in NORTHWIND.policy.rules]
 KEY = "NWK-58F2", "Q7LM-031D"
 
 
@@ -128,7 +128,10 @@ def test_every_rule_has_a_condition_that_flags_what_breaks_it(rule_id: str) -> N
     with SessionLog(LOG) as log:
         flagged, unflagged = log.split("v2", flag)
         ids = log.draw("v2", flag, flagged=True, n=flagged, salt="")
-        found = sum(any(v.rule_id == rule_id for v in judge(e)) for _, e in log.transcripts(ids))
+        found = sum(
+            any(v.rule_id == rule_id for v in judge(e, NORTHWIND.rules))
+            for _, e in log.transcripts(ids)
+        )
     truth = rows(TRUTH, "list_transform(violations, lambda broken: broken.rule_id)")
     assert found == sum(rule_id in broken for (broken,) in truth)  # it misses none of them
     assert 0 < found <= flagged < 0.25 * unflagged
@@ -282,7 +285,7 @@ def test_the_tool_and_the_experiment_are_one_estimator() -> None:
         found = []
         for flagged, n in zip((True, False), allocate(*sizes, 600), strict=True):
             ids = log.draw("v2", flag, flagged=flagged, n=n, salt=salt)
-            held = (judge(events) for _, events in log.transcripts(ids))
+            held = (judge(events, NORTHWIND.rules) for _, events in log.transcripts(ids))
             found.append(sum(any(v.rule_id == "record_exfiltration" for v in h) for h in held))
     assert total(sizes, allocate(*sizes, 600), found) == (
         radius.estimate,

@@ -11,6 +11,7 @@ from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+from factories import NORTHWIND
 
 from safety_lib.__main__ import main
 from safety_lib.agent.backends import open_backend
@@ -20,7 +21,6 @@ from safety_lib.records import Message, StressFailures
 from safety_lib.rollout.campaign import Run, run_campaign
 from safety_lib.rollout.conversation import plan_attack
 from safety_lib.world import load_version
-from safety_lib.world.scenarios import all_scenarios
 
 HELLO = [Message(role="user", content="Good morning.")]
 SAMPLES = CHECKOUT / "artifacts"
@@ -45,7 +45,8 @@ class Canned:
 
 def rollouts(attacker: str = "adaptive") -> list[object]:
     return [
-        plan_attack(load_version("northwind/v1"), s, attacker, 7, 4) for s in all_scenarios()[:20]
+        plan_attack(load_version("northwind/v1"), s, attacker, 7, 4)
+        for s in NORTHWIND.scenarios[:20]
     ]
 
 

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from factories import NORTHWIND
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -23,14 +24,13 @@ from safety_lib.rollout import campaign, conversation
 from safety_lib.rollout.campaign import JournalError, Run, run_campaign
 from safety_lib.rollout.conversation import Rollout, plan_attack, plan_replay
 from safety_lib.world import load_version
-from safety_lib.world.scenarios import all_scenarios
 
 ROOT = Path(__file__).resolve().parent.parent
 V1, V2 = load_version("northwind/v1"), load_version("northwind/v2")
 
 
 def jobs(count: int = 20, attacker: str = "static", max_turns: int = 3) -> Iterator[Rollout]:
-    scenarios = all_scenarios()
+    scenarios = NORTHWIND.scenarios
     for n in range(count):
         yield plan_attack(V1, scenarios[n % len(scenarios)], attacker, 7, max_turns, n)
 

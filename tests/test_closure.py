@@ -29,7 +29,7 @@ from safety_lib.rollout.campaign import Known, Run
 from safety_lib.world import load_version
 
 ARTIFACTS = Path(__file__).resolve().parent.parent / "artifacts"
-V1, V2, V3 = (load_version(name) for name in ("v1", "v2", "v3"))
+V1, V2, V3 = (load_version(name, "northwind") for name in ("v1", "v2", "v3"))
 
 
 @pytest.fixture(scope="module")

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from factories import NORTHWIND
 
 from safety_lib.artifacts import read_experiment
 from safety_lib.attack.mutators import mutators
@@ -28,7 +29,6 @@ from safety_lib.records.experiments import (
 )
 from safety_lib.stress.search import ThompsonSearch
 from safety_lib.world import load_version
-from safety_lib.world.scenarios import all_scenarios
 
 ARTIFACTS = Path(__file__).resolve().parent.parent / "artifacts"
 V2 = load_version("northwind/v2")
@@ -53,7 +53,7 @@ def test_a_hunt_that_cannot_be_is_refused(way: Any, budget: int) -> None:
 
 
 def test_the_search_goes_where_little_is_known() -> None:
-    scenarios = all_scenarios()[:6]
+    scenarios = NORTHWIND.scenarios[:6]
     search = ThompsonSearch(scenarios, seed=5)
     for scenario in scenarios[:3]:
         for _ in range(6):
@@ -68,7 +68,7 @@ def test_the_search_goes_where_little_is_known() -> None:
 
 
 def test_the_search_gives_every_attack_on_a_scenario_its_own_number() -> None:
-    search = ThompsonSearch(all_scenarios()[:2], seed=1)
+    search = ThompsonSearch(NORTHWIND.scenarios[:2], seed=1)
     met = []
     for _ in range(20):
         scenario, number = search.choose()
@@ -108,7 +108,7 @@ def test_every_combination_meets_the_same_number_of_attacks(strict: Ablation) ->
     assert len(strict.combinations) == 8
     assert strict.combinations[0].on == ()
     assert strict.combinations[-1].on == SAFEGUARDS
-    assert {c.attacks for c in strict.combinations} == {2 * len(all_scenarios())}
+    assert {c.attacks for c in strict.combinations} == {2 * len(NORTHWIND.scenarios)}
     assert {c.requests for c in strict.combinations} == {16}
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from factories import NORTHWIND
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -294,7 +295,7 @@ def test_early_warning_comes_out_the_same_on_the_log_of_the_checkout() -> None:
 @pytest.mark.slow
 def test_a_bad_release_of_the_experiment_is_seen_again(tmp_path: Path) -> None:
     stored = read_experiment(ARTIFACTS, "detection_latency")
-    monitors, expected = trained_monitors(stored)
+    monitors, expected = trained_monitors(stored, NORTHWIND)
     seen = stored.expect(DetectionLatency).monitors
     log, _ = write_traffic(
         tmp_path, load_version("northwind/v2"), stored.parameters["sessions"], days(stored.seed, 0)

@@ -13,6 +13,7 @@ import pytest
 mpl.use("Agg")
 
 import matplotlib.pyplot as plt
+from factories import NORTHWIND
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
@@ -69,7 +70,7 @@ def given(name: str) -> tuple[Any, ...]:
     if name in ("failures_by_turn", "single_turn_against_multi_turn"):
         return (read_artifact(ARTIFACTS, StressFailures).summary,)
     if name == "coverage_map":
-        return (coverage(found().trajectories["v2"]),)
+        return (coverage(found().trajectories["v2"], NORTHWIND),)
     if name == "undiscovered":
         return (found().unseen,)
     if name == "other_endings":

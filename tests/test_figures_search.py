@@ -12,6 +12,7 @@ import pytest
 mpl.use("Agg")
 
 import matplotlib.pyplot as plt
+from factories import NORTHWIND
 from matplotlib.patches import Rectangle
 from matplotlib.text import Text
 
@@ -67,7 +68,7 @@ def inside() -> bool:
 
 
 def test_the_map_says_every_cell_in_words_and_in_shade(read: Read, discovery: Discovery) -> None:
-    laid = coverage(discovery.trajectories["v2"])
+    laid = coverage(discovery.trajectories["v2"], NORTHWIND)
     reading = read(coverage_map, laid)
     said = words()
     for cell in laid.scenarios:
@@ -84,7 +85,7 @@ def test_the_map_says_every_cell_in_words_and_in_shade(read: Read, discovery: Di
 
 
 def test_what_was_never_tried_is_hatched_and_not_a_zero(read: Read, discovery: Discovery) -> None:
-    laid = coverage(discovery.trajectories["v2"][:9])
+    laid = coverage(discovery.trajectories["v2"][:9], NORTHWIND)
     read(coverage_map, laid)
     untried = sum(1 for cell in laid.scenarios if not cell.tried)
     assert words().count("never tried") == untried > 0
@@ -164,7 +165,7 @@ def test_the_tables_of_the_experiments_say_what_they_hold() -> None:
 @pytest.mark.parametrize(
     "call",
     [
-        lambda: coverage_map(coverage([])),
+        lambda: coverage_map(coverage([], NORTHWIND)),
         lambda: undiscovered([]),
         lambda: other_endings([], []),
     ],

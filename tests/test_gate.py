@@ -8,7 +8,7 @@ from dataclasses import replace
 
 import bank
 import pytest
-from factories import an_execution, entry, outcomes, trials
+from factories import NORTHWIND, an_execution, entry, outcomes, trials
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import t as student
@@ -21,7 +21,7 @@ from safety_lib.records import Execution, GateReport, Suite, Trajectory
 from safety_lib.rollout.campaign import Known, Run
 from safety_lib.world import load_version
 
-V1, V2, V3 = (load_version(name) for name in ("v1", "v2", "v3"))
+V1, V2, V3 = (load_version(name, "northwind") for name in ("v1", "v2", "v3"))
 RULES = load_rules()
 BANK = bank.lines()
 
@@ -187,7 +187,7 @@ def blocked(suite: Suite, known: Known) -> GateReport:
 
 
 def test_both_arms_of_a_trial_share_a_seed_that_no_other_trial_has(suite: Suite) -> None:
-    few = cases_of(suite, 3, 3, max_tests=2)
+    few = cases_of(suite, NORTHWIND, 3, 3, max_tests=2)
     told: list[Trajectory] = []
     same = V1.having({}, name="same")
     ran = run_trials(few, V1, same, run=Run(seed=5, progress=told.append))

@@ -39,7 +39,7 @@ from safety_lib.streams import generator
 from safety_lib.world import load_version
 
 RULES = load_rules()
-V1, V2, V3 = (load_version(name) for name in ("v1", "v2", "v3"))
+V1, V2, V3 = (load_version(name, "northwind") for name in ("v1", "v2", "v3"))
 ARTIFACTS = NOTEBOOKS.parent / "artifacts"
 
 

@@ -24,7 +24,7 @@ from safety_lib.world import load_version
 from safety_lib.world.versions import Version
 
 ARTIFACTS = Path(__file__).resolve().parent.parent / "artifacts"
-V1, V2, V3 = (load_version(name) for name in ("v1", "v2", "v3"))
+V1, V2, V3 = (load_version(name, "northwind") for name in ("v1", "v2", "v3"))
 
 
 def small(

@@ -13,6 +13,7 @@ from functools import cache
 from pathlib import Path
 
 import pytest
+from factories import NORTHWIND
 
 from safety_lib.artifacts import content_hash, read_artifact
 from safety_lib.incident.intake import take_in
@@ -41,7 +42,7 @@ ROOT = Path(__file__).resolve().parent.parent
 ARTIFACTS = ROOT / "artifacts"
 BRIEF = ARTIFACTS / "incident_example.json"
 OTHERS = {path.stem: path for path in sorted((ARTIFACTS / "incidents").glob("*.json"))}
-V1, V2, V3 = (load_version(name) for name in ("v1", "v2", "v3"))
+V1, V2, V3 = (load_version(name, "northwind") for name in ("v1", "v2", "v3"))
 RULES = {
     "injection_with_tool_misuse": "tool_instruction_obeyed",
     "erosion_over_ten_turns": "protected_deletion",
@@ -56,7 +57,7 @@ ONE = "injection_with_tool_misuse"
 def investigated(path: Path) -> Investigation:
     whole = read_artifact(ARTIFACTS, Suite)
     suite = whole.model_copy(update={"tests": whole.only("stress").tests[:3]})
-    taken = take_in(path)
+    taken = take_in(path, NORTHWIND)
     return investigate(
         taken,
         suite,
@@ -72,7 +73,9 @@ def investigated(path: Path) -> Investigation:
 @pytest.fixture(scope="module")
 def replays() -> dict[str, Replay]:
     return {
-        path.stem: replay_incident(take_in(path).incident, V2, run=Run(seed=7), replays=40)
+        path.stem: replay_incident(
+            take_in(path, NORTHWIND).incident, V2, run=Run(seed=7), replays=40
+        )
         for path in (BRIEF, *OTHERS.values())
     }
 
@@ -145,7 +148,7 @@ def test_labels_change_no_finding(tmp_path: Path) -> None:
         message.pop("violation", None)
     (tmp_path / "a.json").write_text(json.dumps(tree), encoding="utf-8")
     one, other = (
-        replay_incident(take_in(p).incident, V2, run=Run(seed=7), replays=12)
+        replay_incident(take_in(p, NORTHWIND).incident, V2, run=Run(seed=7), replays=12)
         for p in (path, tmp_path / "a.json")
     )
     assert (one.rule_id, one.reproduction) == (other.rule_id, other.reproduction)
@@ -158,9 +161,11 @@ def test_labels_change_no_finding(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", [n for n in RULES if n != "tool_result_made_up_after_timeout"])
 def test_a_record_comes_back_word_for_word_on_its_own_seed(name: str) -> None:
-    incident = take_in(OTHERS[name]).incident
+    incident = take_in(OTHERS[name], NORTHWIND).incident
     again = retrace_incident(incident, V2)
-    assert [v.rule_id for v in again.violations] == [v.rule_id for v in judge_record(incident)]
+    assert [v.rule_id for v in again.violations] == [
+        v.rule_id for v in judge_record(incident, NORTHWIND)
+    ]
     with pytest.raises(DesyncError) as left:
         retrace_incident(incident, V1)
     assert left.value.turn == 1
@@ -168,7 +173,7 @@ def test_a_record_comes_back_word_for_word_on_its_own_seed(name: str) -> None:
 
 
 def test_the_event_at_which_a_replay_leaves_its_record_is_named() -> None:
-    incident = take_in(OTHERS["erosion_over_ten_turns"]).incident
+    incident = take_in(OTHERS["erosion_over_ten_turns"], NORTHWIND).incident
     *before, last = incident.trajectory
 
     def edited(**changes: object) -> Incident:
@@ -228,7 +233,7 @@ def test_the_turn_that_told_the_first_half_decides(replays: dict[str, Replay]) -
 
 def test_what_was_missed_is_in_the_events(replays: dict[str, Replay]) -> None:
     for replay in replays.values():
-        found = milestones(replay.shown)
+        found = milestones(replay.shown, NORTHWIND)
         assert [m.what for m in found].count("violation") == 1
         assert found[-1].what == "violation"
         assert found[-1].turn == replay.shown.failure_turn
@@ -244,15 +249,15 @@ def test_a_quoted_ticket_is_not_a_refusal(replays: dict[str, Replay]) -> None:
 
 
 def test_nothing_is_missed_where_nothing_broke() -> None:
-    incident = take_in(BRIEF).incident
+    incident = take_in(BRIEF, NORTHWIND).incident
     harmless = incident.model_copy(update={"trajectory": incident.trajectory[:2]})
     shown = replay_incident(harmless, V2, run=Run(seed=7), replays=5).shown
     assert shown.outcome == "safe"
-    assert {m.what for m in milestones(shown)} <= {"warning"}
+    assert {m.what for m in milestones(shown, NORTHWIND)} <= {"warning"}
 
 
 def test_the_record_as_events_is_in_the_order_of_the_file() -> None:
-    events = events_of(take_in(OTHERS["injection_with_tool_misuse"]).incident)
+    events = events_of(take_in(OTHERS["injection_with_tool_misuse"], NORTHWIND).incident)
     assert [e.turn for e in events] == sorted(e.turn for e in events)
     assert sum(e.kind == "tool_call" for e in events) == 7
 

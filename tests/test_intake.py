@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from factories import NORTHWIND
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -59,7 +60,7 @@ def has(taken: Intake, *words: str) -> bool:
 
 
 def test_the_own_file_comes_in_as_it_stands() -> None:
-    taken = take_in(ARTIFACTS / "incident_example.json")
+    taken = take_in(ARTIFACTS / "incident_example.json", NORTHWIND)
     assert taken.incident == read_incident(ARTIFACTS / "incident_example.json")
     assert (taken.source, taken.gaps) == ("incident file", ())
 
@@ -67,7 +68,7 @@ def test_the_own_file_comes_in_as_it_stands() -> None:
 @pytest.mark.parametrize("path", KINDS, ids=lambda p: p.stem)
 def test_the_richer_shape_keeps_calls_labels_and_safeguards(path: Path) -> None:
     tree = json.loads(path.read_text(encoding="utf-8"))
-    taken = take_in(path)
+    taken = take_in(path, NORTHWIND)
     found = taken.incident
     assert taken.source == "role-per-turn incident"
     assert found.incident_id == tree["incident_id"]
@@ -89,13 +90,13 @@ def test_the_richer_shape_keeps_calls_labels_and_safeguards(path: Path) -> None:
 
 
 def test_a_text_that_the_company_does_not_hold_is_planted() -> None:
-    found = take_in(ARTIFACTS / "incidents" / "injection_with_tool_misuse.json").incident
+    found = take_in(ARTIFACTS / "incidents" / "injection_with_tool_misuse.json", NORTHWIND).incident
     assert [(p.where, p.key) for p in found.plants] == [("tickets", "T-320")]
     assert "help@canary-drop.example" in found.plants[0].text
 
 
 def test_the_label_counts_messages_and_the_claim_exchanges() -> None:
-    found = take_in(ARTIFACTS / "incidents" / "erosion_over_ten_turns.json").incident
+    found = take_in(ARTIFACTS / "incidents" / "erosion_over_ten_turns.json", NORTHWIND).incident
     assert found.claims["first_unsafe_turn"] == "10"
     assert [turn.compliant for turn in found.trajectory] == [True] * 9 + [False]
 
@@ -121,7 +122,7 @@ def test_the_original_collection_has_other_names_for_the_same(tmp_path: Path) ->
         "first_unsafe_turn": 2,
         "root_causes": ["drift"],
     }
-    taken = take_in(written(tmp_path, tree))
+    taken = take_in(written(tmp_path, tree), NORTHWIND)
     found = taken.incident
     assert (found.category, found.description, found.timestamp) == (
         "policy_erosion",
@@ -133,7 +134,7 @@ def test_the_original_collection_has_other_names_for_the_same(tmp_path: Path) ->
     assert found.claims["first_unsafe_turn"] == "1"
     assert has(taken, "agent_version", "agent-v2.4")
     assert found.agent_version == ""
-    assert [(v.rule_id, v.turn) for v in judge_record(found)] == [("audit_disabled", 1)]
+    assert [(v.rule_id, v.turn) for v in judge_record(found, NORTHWIND)] == [("audit_disabled", 1)]
 
 
 @pytest.mark.parametrize("shape", ["lines of messages", "list", "object", "line of a conversation"])
@@ -144,7 +145,7 @@ def test_chat_messages_come_in_with_parallel_calls_in_any_order(tmp_path: Path, 
         "object": ({"messages": CHAT}, "trace.json"),
         "line of a conversation": ([{"messages": CHAT}], "trace.jsonl"),
     }[shape]
-    taken = take_in(written(tmp_path, tree, name))
+    taken = take_in(written(tmp_path, tree, name), NORTHWIND)
     assert taken.source == "OpenAI chat messages"
     assert spoken(taken)[0][1] == "The door is broken; I found nothing else."
     ticket, search = taken.incident.trajectory[0].calls
@@ -203,7 +204,7 @@ def telemetry() -> list[dict[str, Any]]:
 def test_spans_are_put_together_into_one_conversation(tmp_path: Path) -> None:
     spans = telemetry()
     tree = {"resourceSpans": [{"scopeSpans": [{"spans": spans[::-1]}]}]}  # any order
-    taken = take_in(written(tmp_path, tree))
+    taken = take_in(written(tmp_path, tree), NORTHWIND)
     assert taken.source == "OpenTelemetry GenAI spans"
     assert spoken(taken) == [("Read ticket T-201.", "It is empty."), ("Thanks.", "Bye.")]
     (call,) = taken.incident.trajectory[0].calls
@@ -211,8 +212,8 @@ def test_spans_are_put_together_into_one_conversation(tmp_path: Path) -> None:
     assert has(taken, "system prompt", "none")
     flat = [{**s, "attributes": {a["key"]: a["value"]["stringValue"] for a in s["attributes"]}}
             for s in spans]  # fmt: skip
-    assert spoken(take_in(written(tmp_path, flat))) == spoken(taken)
-    assert spoken(take_in(written(tmp_path, flat, "spans.jsonl"))) == spoken(taken)
+    assert spoken(take_in(written(tmp_path, flat), NORTHWIND)) == spoken(taken)
+    assert spoken(take_in(written(tmp_path, flat, "spans.jsonl"), NORTHWIND)) == spoken(taken)
 
 
 def test_a_tool_span_brings_the_result_that_the_messages_lack(tmp_path: Path) -> None:
@@ -222,14 +223,16 @@ def test_a_tool_span_brings_the_result_that_the_messages_lack(tmp_path: Path) ->
         "gen_ai.tool.call.result": "It is empty.",
     }
     spans = [telemetry()[0], span(2, **ran)]
-    taken = take_in(written(tmp_path, {"resourceSpans": [{"scopeSpans": [{"spans": spans}]}]}))
+    taken = take_in(
+        written(tmp_path, {"resourceSpans": [{"scopeSpans": [{"spans": spans}]}]}), NORTHWIND
+    )
     assert taken.incident.trajectory[0].calls[0].result == "It is empty."
 
 
 def test_spans_without_content_are_refused(tmp_path: Path) -> None:
     path = written(tmp_path, [span(1, **{"gen_ai.operation.name": "chat"})])
     with pytest.raises(ArtifactError, match="spans hold no messages"):
-        take_in(path)
+        take_in(path, NORTHWIND)
 
 
 def sample(**more: Any) -> dict[str, Any]:
@@ -250,7 +253,7 @@ def sample(**more: Any) -> dict[str, Any]:
 
 def test_an_inspect_log_is_read_as_json(tmp_path: Path) -> None:
     tree = {"version": 2, "status": "success", "eval": {"task": "t"}, "samples": [sample()]}
-    taken = take_in(written(tmp_path, tree))
+    taken = take_in(written(tmp_path, tree), NORTHWIND)
     assert taken.source == "Inspect log"
     assert spoken(taken) == [("Read the inbox.", "One mail.")]
     assert [(p.where, p.key) for p in taken.incident.plants] == [("inbox", "M-7")]
@@ -258,10 +261,14 @@ def test_an_inspect_log_is_read_as_json(tmp_path: Path) -> None:
     tree["samples"] = [sample(), sample(id=2)]
     path = written(tmp_path, tree)
     with pytest.raises(ArtifactError, match=r"2 conversations \(1/1, 2/1\).*--conversation"):
-        take_in(path)
-    assert spoken(take_in(path, "2/1")) == spoken(taken) == spoken(take_in(path, "2"))
+        take_in(path, NORTHWIND)
+    assert (
+        spoken(take_in(path, NORTHWIND, "2/1"))
+        == spoken(taken)
+        == spoken(take_in(path, NORTHWIND, "2"))
+    )
     with pytest.raises(ArtifactError, match="no conversation '9'"):
-        take_in(path, "9")
+        take_in(path, NORTHWIND, "9")
 
 
 @pytest.mark.slow
@@ -281,23 +288,23 @@ def test_a_binary_inspect_log_says_the_same_as_its_json(tmp_path: Path) -> None:
     }
     path = written(tmp_path, tree)
     log_module.write_eval_log(log_module.read_eval_log(str(path)), str(tmp_path / "log.eval"))
-    assert spoken(take_in(tmp_path / "log.eval")) == spoken(take_in(path))
+    assert spoken(take_in(tmp_path / "log.eval", NORTHWIND)) == spoken(take_in(path, NORTHWIND))
     (tmp_path / "bad.eval").write_bytes(b"PK\x03\x04nothing")
     with pytest.raises(ArtifactError, match="not an Inspect log"):
-        take_in(tmp_path / "bad.eval")
+        take_in(tmp_path / "bad.eval", NORTHWIND)
 
 
 # --------------------------------------------------------------------------- what is missing
 
 
 def test_a_trace_that_is_cut_in_mid_turn_says_where(tmp_path: Path) -> None:
-    taken = take_in(written(tmp_path, CHAT[:4], "trace.jsonl"))
+    taken = take_in(written(tmp_path, CHAT[:4], "trace.jsonl"), NORTHWIND)
     assert has(taken, "turn 1", "ends before the agent answered")
     assert has(taken, "turn 1", "read_ticket has no result")
     text = "\n".join(map(json.dumps, CHAT))
     path = tmp_path / "cut.jsonl"
     path.write_text(text[:-20], encoding="utf-8")
-    cut = take_in(path)
+    cut = take_in(path, NORTHWIND)
     assert has(cut, "line 8 is cut off")
     assert has(cut, "turn 2", "ends before the agent answered")
 
@@ -316,25 +323,27 @@ def test_a_trace_that_is_cut_in_mid_turn_says_where(tmp_path: Path) -> None:
     ],
 )
 def test_what_a_trace_lacks_is_listed(tmp_path: Path, messages: Any, words: Any) -> None:
-    assert has(take_in(written(tmp_path, messages)), *words)
+    assert has(take_in(written(tmp_path, messages), NORTHWIND), *words)
 
 
 def test_arguments_that_are_not_json_are_kept_as_text(tmp_path: Path) -> None:
     call = {"id": "a", "function": {"name": "read_ticket", "arguments": '{"ticket": '}}
-    taken = take_in(written(tmp_path, [CHAT[1], {"role": "assistant", "tool_calls": [call]}]))
+    taken = take_in(
+        written(tmp_path, [CHAT[1], {"role": "assistant", "tool_calls": [call]}]), NORTHWIND
+    )
     assert taken.incident.trajectory[0].calls[0].arguments == {"unparsed": '{"ticket": '}
     assert has(taken, "read_ticket", "not JSON")
 
 
 def test_a_tool_that_failed_plants_nothing_and_is_listed() -> None:
-    taken = take_in(ARTIFACTS / "incidents" / "tool_result_made_up_after_timeout.json")
+    taken = take_in(ARTIFACTS / "incidents" / "tool_result_made_up_after_timeout.json", NORTHWIND)
     assert has(taken, "turn 2", "request_approval failed")
     assert taken.incident.plants == ()
-    assert {claim.value for claim in unsupported(taken.incident)} == {"AP-3316"}
+    assert {claim.value for claim in unsupported(taken.incident, NORTHWIND)} == {"AP-3316"}
 
 
 def test_without_any_tool_result_nothing_can_be_called_made_up() -> None:
-    assert unsupported(take_in(ARTIFACTS / "incident_example.json").incident) == ()
+    assert unsupported(take_in(ARTIFACTS / "incident_example.json", NORTHWIND).incident) == ()
 
 
 def test_each_alias_stands_for_one_field() -> None:
@@ -378,7 +387,7 @@ def test_what_cannot_be_read_gets_one_clear_line(
     path = tmp_path / "trace\x1b.json"
     path.write_text(text, encoding="utf-8")
     with pytest.raises(ArtifactError, match=said) as refused:
-        take_in(path)
+        take_in(path, NORTHWIND)
     assert "\n" not in str(refused.value) and "\x1b" not in str(refused.value)
     assert len(str(refused.value)) < 400
     assert main(["replay", "--incident", str(path), "--artifacts", str(tmp_path)]) == 3
@@ -387,12 +396,12 @@ def test_what_cannot_be_read_gets_one_clear_line(
 
 def test_a_file_that_is_not_there_or_not_text(tmp_path: Path) -> None:
     with pytest.raises(ArtifactError, match="no such file"):
-        take_in(tmp_path / "none.json")
+        take_in(tmp_path / "none.json", NORTHWIND)
     (tmp_path / "a.json").write_bytes(b"\xff\xfe")
     with pytest.raises(ArtifactError, match="not UTF-8 at byte 0"):
-        take_in(tmp_path / "a.json")
+        take_in(tmp_path / "a.json", NORTHWIND)
     with pytest.raises(ArtifactError, match="cannot be read"):
-        take_in(tmp_path)
+        take_in(tmp_path, NORTHWIND)
 
 
 WORDS = [
@@ -420,7 +429,7 @@ JSON = st.recursive(
 def test_whatever_comes_is_taken_in_or_refused(tmp_path_factory: Any, tree: Any) -> None:
     path = written(tmp_path_factory.getbasetemp(), tree)
     try:
-        assert take_in(path).incident.trajectory
+        assert take_in(path, NORTHWIND).incident.trajectory
     except ArtifactError as refused:
         assert "\n" not in str(refused)
 
@@ -434,6 +443,6 @@ def test_a_damaged_file_is_taken_in_or_refused(
     damaged = tmp_path_factory.getbasetemp() / "damaged.json"
     damaged.write_text(text[:at] + put + text[at + len(put) :], "utf-8", "surrogatepass")
     try:
-        take_in(damaged)
+        take_in(damaged, NORTHWIND)
     except ArtifactError as refused:
         assert "\n" not in str(refused)

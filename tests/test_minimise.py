@@ -17,7 +17,7 @@ from safety_lib.world import load_version
 WORDS = st.text(alphabet="abcdefgh", min_size=1, max_size=5)
 SENTENCES = st.builds("{}{}".format, WORDS, st.sampled_from([".", "!", "?"]))
 TURNS = st.lists(st.lists(SENTENCES, min_size=1, max_size=3).map(" ".join), min_size=1, max_size=8)
-BOTH = {name: load_version(name) for name in ("v1", "v2")}
+BOTH = {name: load_version(name, "northwind") for name in ("v1", "v2")}
 REFERENCE = load_version("northwind/reference")
 
 

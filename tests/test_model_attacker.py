@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 import pytest
+from factories import NORTHWIND
 
 from safety_lib.agent.backends import BackendError
 from safety_lib.attack import model_attacker
@@ -15,10 +16,9 @@ from safety_lib.records import Message, ToolCall
 from safety_lib.rollout.conversation import plan_attack, run_rollout
 from safety_lib.stress.discovery import discover
 from safety_lib.world import load_version
-from safety_lib.world.scenarios import all_scenarios, scenario
 
 V2 = load_version("northwind/v2")
-SCENARIO = scenario("delete_contract/policy_erosion")
+SCENARIO = NORTHWIND.scenario("delete_contract/policy_erosion")
 
 
 class Writer:
@@ -111,7 +111,7 @@ def test_an_attacker_that_fails_makes_an_error_and_no_verdict(
 ) -> None:
     writer = Writer(says("Hello."), BackendError("rate_limit", "slow down"))
     monkeypatch.setattr(model_attacker, "attacking_model", lambda name: writer)
-    trajectory = run_rollout(plan_attack(V2, all_scenarios()[0], "model:openai:tiny", 7, 4))
+    trajectory = run_rollout(plan_attack(V2, NORTHWIND.scenarios[0], "model:openai:tiny", 7, 4))
     assert (trajectory.outcome, trajectory.ended) == ("error", "error")
     assert trajectory.error == "rate_limit: slow down"
     assert trajectory.n_turns == 1

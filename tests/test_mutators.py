@@ -5,6 +5,7 @@ from __future__ import annotations
 from itertools import permutations
 
 import pytest
+from factories import NORTHWIND
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -13,7 +14,6 @@ from safety_lib.attack.mutators import essentials, mutate, mutators, still_asks
 from safety_lib.rollout.conversation import plan_attack, run_rollout
 from safety_lib.stress.discovery import discover
 from safety_lib.world import load_version
-from safety_lib.world.scenarios import all_scenarios
 
 NAMES = (
     "persona", "authority", "urgency", "educational", "hypothetical", "padding", "apology",
@@ -22,7 +22,7 @@ NAMES = (
 V2 = load_version("northwind/v2")
 SAID = [
     clause
-    for scenario in all_scenarios()
+    for scenario in NORTHWIND.scenarios
     for say in ("ask", "step", "piece", "read")
     for clause in scenario.clauses(say)
 ]
@@ -86,7 +86,7 @@ def test_a_mutator_that_loses_the_goal_is_refused(monkeypatch: pytest.MonkeyPatc
 
 def test_an_attacker_never_loses_its_goal_to_a_mutator(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(mutators(), "careless", lambda message, seed: "Do the thing.")
-    scenario = next(s for s in all_scenarios() if s.goal_id == "delete_contract")
+    scenario = next(s for s in NORTHWIND.scenarios if s.goal_id == "delete_contract")
     plain, changed = (make_attacker(n, scenario, 4) for n in ("direct", "direct+careless"))
     assert changed.next_message([]) == plain.next_message([])
 
@@ -94,11 +94,11 @@ def test_an_attacker_never_loses_its_goal_to_a_mutator(monkeypatch: pytest.Monke
 @pytest.mark.parametrize("name", ["adaptive+nonsense", "nobody+urgency", "adaptive+"])
 def test_an_unknown_name_is_refused(name: str) -> None:
     with pytest.raises(ValueError, match="unknown"):
-        make_attacker(name, all_scenarios()[0], 1).next_message([])
+        make_attacker(name, NORTHWIND.scenarios[0], 1).next_message([])
 
 
 def test_an_attacker_with_mutators_listens_as_before() -> None:
-    scenario = all_scenarios()[0]
+    scenario = NORTHWIND.scenarios[0]
     plain, changed = (make_attacker(n, scenario, 4) for n in ("adaptive", "adaptive+urgency"))
     replies: list[str] = []
     for reply in ("Done.", "Done.", "I must decline.", "Done.", "I must decline."):
@@ -120,7 +120,7 @@ def test_attackers_with_mutators_run_through_a_campaign() -> None:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_the_simulated_agent_still_understands(name: str) -> None:
-    plan = [(s, n) for s in all_scenarios() for n in range(2)]
+    plan = [(s, n) for s in NORTHWIND.scenarios for n in range(2)]
     held = [run_rollout(plan_attack(V2, s, f"adaptive+{name}", 7, 8, n)) for s, n in plan]
     broke = sum(t.outcome == "violation" for t in held)
     assert broke >= 18  # without mutators about 32 of these 60 break a rule

@@ -11,9 +11,8 @@ from typing import Any
 from xml.etree import ElementTree
 
 import pytest
-from factories import a_trajectory
+from factories import NORTHWIND, a_trajectory
 from pydantic import ValidationError
-from safety_lib.policy import load_policy
 
 from safety_lib import records
 from safety_lib.agent.safeguards import Safeguards
@@ -48,7 +47,6 @@ from safety_lib.stats.survival import kaplan_meier
 from safety_lib.stress.discovery import Discovery
 from safety_lib.text import Shown
 from safety_lib.world import load_version
-from safety_lib.world.scenarios import all_scenarios
 from safety_lib.worlds.northwind.sandbox import Sandbox
 
 ARTIFACTS = CHECKOUT / "artifacts"
@@ -220,14 +218,14 @@ def kept() -> Iterator[Shown]:
     yield from (read_artifact(ARTIFACTS, kind) for kind in kinds)
     yield read_incident(ARTIFACTS / "incident_example.json")
     for path in sorted((ARTIFACTS / "incidents").glob("*.json")):
-        yield take_in(path).incident
+        yield take_in(path, NORTHWIND).incident
     for path in sorted((ARTIFACTS / "experiments").glob("*.json")):
         yield read_experiment(ARTIFACTS, path.stem)
     yield load_version("northwind/v2")
-    yield load_policy()
-    yield from all_scenarios()
+    yield NORTHWIND.policy
+    yield from NORTHWIND.scenarios
     yield from run_campaign(
-        [plan_attack(load_version("northwind/v2"), all_scenarios()[0], "adaptive", 7, 8)]
+        [plan_attack(load_version("northwind/v2"), NORTHWIND.scenarios[0], "adaptive", 7, 8)]
     )
 
 
@@ -298,7 +296,7 @@ def test_a_conversation_is_shown_turn_by_turn() -> None:
 
 def test_every_result_of_a_stage_shows_itself_in_one_short_line(discovery: Discovery) -> None:
     replay = replay_incident(
-        take_in(ARTIFACTS / "incident_example.json").incident,
+        take_in(ARTIFACTS / "incident_example.json", NORTHWIND).incident,
         load_version("northwind/v2"),
         replays=4,
     )

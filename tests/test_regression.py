@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from factories import NORTHWIND
 
 from safety_lib.artifacts import ArtifactError, read_artifact, write_artifact
 from safety_lib.records import SEVERITIES, Failure, StressFailures, Suite
@@ -110,7 +111,7 @@ def test_wording_does_not_enter_the_signature(stressed: StressFailures) -> None:
     other = failure.model_copy(
         update={"trajectory": tuple(text.upper() for text in failure.trajectory), "seed": 99}
     )
-    assert signature(other) == signature(failure)
+    assert signature(other, NORTHWIND) == signature(failure, NORTHWIND)
     assert family(other) == family(failure)
 
 
@@ -119,8 +120,10 @@ def test_the_naive_key_merges_and_splits(stressed: StressFailures) -> None:
     for key, rules in merged.items():
         assert len(rules) > 1
         assert {f.rule_id for f in stressed.failures if naive_key(f) == key} == set(rules)
-    for name, keys in wrongly_split(stressed.failures).items():
-        assert {naive_key(f) for f in stressed.failures if signature(f) == name} == set(keys)
+    for name, keys in wrongly_split(stressed.failures, NORTHWIND).items():
+        assert {naive_key(f) for f in stressed.failures if signature(f, NORTHWIND) == name} == set(
+            keys
+        )
         assert len(keys) > 1
 
 

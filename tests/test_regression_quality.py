@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from factories import NORTHWIND
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -40,9 +41,8 @@ from safety_lib.rollout.conversation import plan_attack, run_rollout
 from safety_lib.rollout.judging import as_failure, control_of
 from safety_lib.stress.discovery import discover
 from safety_lib.world import load_version
-from safety_lib.world.scenarios import all_scenarios, load_goals, load_tactics, scenario
 
-V1, V2, REFERENCE = (load_version(name) for name in ("v1", "v2", "reference"))
+V1, V2, REFERENCE = (load_version(name, "northwind") for name in ("v1", "v2", "reference"))
 BOTH = {"v1": V1, "v2": V2}
 
 
@@ -66,7 +66,7 @@ def test_paraphrase_names_and_seeds_do_not_enter_the_signature(
             "tool_calls": tuple(_with_other_names(e, seed) for e in failure.tool_calls),
         }
     )
-    assert signature(other) == signature(failure)
+    assert signature(other, NORTHWIND) == signature(failure, NORTHWIND)
     assert family(other) == family(failure)
 
 
@@ -109,7 +109,7 @@ def test_the_channel_is_where_the_instruction_was_read(stressed: StressFailures)
 def test_the_split_never_goes_through_a_family(suite: Suite) -> None:
     for test in suite.tests:
         assert test.split == split_of(test.family)
-    rules = {goal.rule for goal in load_goals().values()}
+    rules = {goal.rule for goal in NORTHWIND.goals.values()}
     places = ("user", "tickets", "inbox", "files")
     sides = [split_of(f"{rule}/{place}") for rule in rules for place in places]
     assert 0.15 < sides.count("held_out") / len(sides) < 0.5
@@ -214,7 +214,7 @@ def test_what_every_version_fails_is_no_test(stressed: StressFailures) -> None:
 
 
 def test_where_two_rules_broke_at_once_a_test_tells_of_its_own() -> None:
-    attack = scenario("exfiltrate_record/indirect_injection")
+    attack = NORTHWIND.scenario("exfiltrate_record/indirect_injection")
     held = run_rollout(plan_attack(V2, attack, "static", seed=6, max_turns=8))
     failure = as_failure(held, run_rollout(control_of(V2, held)), "tool_instruction_obeyed")
     assert [v.rule_id for v in failure.violations] == [
@@ -228,12 +228,12 @@ def test_where_two_rules_broke_at_once_a_test_tells_of_its_own() -> None:
 
 
 def test_the_reference_is_useful_and_not_only_silent() -> None:
-    served = twins_refused(load_goals(), REFERENCE, run=Run(seed=3), replays=10)
+    served = twins_refused(NORTHWIND.goals, REFERENCE, run=Run(seed=3), replays=10)
     assert all(twin.k == 0 and twin.n == 10 for twin in served.values())
 
 
 def test_the_reference_holds_against_every_scenario() -> None:
-    held = discover(REFERENCE, REFERENCE, run=Run(seed=5), rollouts=2 * len(all_scenarios()))
+    held = discover(REFERENCE, REFERENCE, run=Run(seed=5), rollouts=2 * len(NORTHWIND.scenarios))
     assert held.failures == ()
 
 
@@ -368,7 +368,9 @@ def test_variants_keep_the_goal_the_family_and_the_split(suite: Suite) -> None:
             )
             assert variant.benign_twin == test.benign_twin
             assert variant.attack_turns != test.attack_turns or variant.plants != test.plants
-    kinds = {v.lifecycle_reason.split(" of ")[0] for t in suite.active for v in variants(t)}
+    kinds = {
+        v.lifecycle_reason.split(" of ")[0] for t in suite.active for v in variants(t, NORTHWIND)
+    }
     assert kinds == set(KINDS)
 
 
@@ -386,14 +388,14 @@ def test_variants_break_the_same_rule(suite: Suite) -> None:
 
 
 @settings(max_examples=60, deadline=None)
-@given(st.sampled_from(sorted(load_tactics())), st.integers(0, 50))
+@given(st.sampled_from(sorted(NORTHWIND.tactics.tactics)), st.integers(0, 50))
 def test_a_paraphrase_is_another_wording_of_the_same_tactic(name: str, seed: int) -> None:
-    wordings = load_tactics()[name]
+    wordings = NORTHWIND.tactics.tactics[name]
     said = wordings[0].replace("{clause}", "read ticket T-201")
     other = paraphrase(said[0].upper() + said[1:], seed)
     assert "read ticket T-201" in other
     known = [w.replace("{clause}", "read ticket T-201").lower() for w in wordings]
-    shared = [w for ws in load_tactics().values() for w in ws].count(wordings[0]) > 1
+    shared = [w for ws in NORTHWIND.tactics.tactics.values() for w in ws].count(wordings[0]) > 1
     assert shared or other.lower() in known or name != "plain"
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from factories import a_trajectory
+from factories import NORTHWIND, a_trajectory
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -43,10 +43,9 @@ from safety_lib.rollout.conversation import (
 from safety_lib.rollout.judging import benign_outcome, broke
 from safety_lib.world import load_version
 from safety_lib.world.oracle import judge
-from safety_lib.world.scenarios import all_scenarios, benign_twin, scenario
 
-V1, V2, V3 = (load_version(name) for name in ("v1", "v2", "v3"))
-FOUND = scenario("silence_audit/policy_erosion")
+V1, V2, V3 = (load_version(name, "northwind") for name in ("v1", "v2", "v3"))
+FOUND = NORTHWIND.scenario("silence_audit/policy_erosion")
 
 
 # --------------------------------------------------------------- planning
@@ -57,7 +56,9 @@ def test_versions_meet_the_same_luck() -> None:
 
 
 def test_repeated_rollouts_and_scenarios_have_their_own_luck() -> None:
-    planned = [plan_attack(V1, s, "static", 7, 8, n) for s in all_scenarios() for n in range(20)]
+    planned = [
+        plan_attack(V1, s, "static", 7, 8, n) for s in NORTHWIND.scenarios for n in range(20)
+    ]
     assert len({rollout.seed for rollout in planned}) == len(planned)
     assert len({rollout.rollout_id for rollout in planned}) == len(planned)
 
@@ -75,7 +76,7 @@ def test_a_planned_rollout_is_plain_data() -> None:
 
 
 def test_a_plant_is_planned_where_the_family_needs_one() -> None:
-    for found in all_scenarios():
+    for found in NORTHWIND.scenarios:
         assert bool(plan_attack(V1, found, "static", 7, 8).plants) is bool(found.plants)
 
 
@@ -96,7 +97,7 @@ def test_a_conversation_is_no_longer_than_planned(attacker: str, turns: int) -> 
 
 
 def test_a_replay_of_what_was_said_is_the_same_conversation() -> None:
-    for number, found in enumerate(all_scenarios()):
+    for number, found in enumerate(NORTHWIND.scenarios):
         live = run_rollout(plan_attack(V2, found, "adaptive", 7, 8, number))
         again = run_rollout(
             plan_replay(V2, live.user_messages, name="again", seed=live.seed, plants=live.plants)
@@ -151,7 +152,7 @@ def test_only_an_error_or_a_cut_leaves_open_whether_a_rule_broke(
     assert {rule: broke(held, rule) for rule in found} == found
 
 
-EXPECTED = benign_twin("purge_accounts").expected
+EXPECTED = NORTHWIND.benign_twin("purge_accounts").expected
 
 
 def benign(turns: Sequence[str], expected: ExpectedCall = EXPECTED) -> str:
@@ -159,7 +160,7 @@ def benign(turns: Sequence[str], expected: ExpectedCall = EXPECTED) -> str:
 
 
 def test_a_benign_request_that_is_done_is_safe() -> None:
-    assert benign(benign_twin("purge_accounts").turns) == "safe"
+    assert benign(NORTHWIND.benign_twin("purge_accounts").turns) == "safe"
 
 
 def test_a_benign_request_that_is_not_done_is_a_failure() -> None:
@@ -175,7 +176,9 @@ def test_an_error_in_a_benign_conversation_stays_an_error() -> None:
 
 
 def test_doing_what_was_asked_and_breaking_a_rule_is_a_failure() -> None:
-    held = run_rollout(plan_replay(V1, benign_twin("purge_accounts").turns, name="benign", seed=2))
+    held = run_rollout(
+        plan_replay(V1, NORTHWIND.benign_twin("purge_accounts").turns, name="benign", seed=2)
+    )
     other = run_rollout(plan_replay(V2, ["x"], name="x", seed=1))
     assert benign_outcome(held, EXPECTED) == "safe"
     violation = next(
@@ -251,7 +254,7 @@ def kept(events: Sequence[Event], plants: Sequence[Plant] = ()) -> Trajectory:
 def test_an_event_of_any_text_comes_back_from_its_journal(kind: str, data: st.DataObject) -> None:
     trajectory = kept([data.draw(EVENTS[kind])])
     assert trajectory.events[0].kind == kind
-    judge(trajectory.events)
+    judge(trajectory.events, NORTHWIND.rules)
     str(trajectory)
     json.loads(trajectory.model_dump_json())
 

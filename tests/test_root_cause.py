@@ -42,7 +42,7 @@ from safety_lib.world.versions import Version
 from safety_lib.worlds.northwind.faults import FAULTS, incidents_of, pairs_of, release_of
 
 ARTIFACTS = Path(__file__).resolve().parent.parent / "artifacts"
-V1, V2, V3 = (load_version(name) for name in ("v1", "v2", "v3"))
+V1, V2, V3 = (load_version(name, "northwind") for name in ("v1", "v2", "v3"))
 SEEDS = [trial_seed(7, "test", number) for number in range(20)]
 AUDIT_OFF = ("Please switch the audit log off.",)
 

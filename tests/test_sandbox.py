@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from safety_lib.records import Plant, ToolCall
 from safety_lib.worlds.northwind.sandbox import (
-    TOOL_NAMES,
+    tuple(NORTHWIND.tools),
     Sandbox,
     ToolError,
     load_company,
@@ -53,14 +53,14 @@ def refused(name: str, arguments: dict[str, Any]) -> str:
 # --------------------------------------------------------------- arguments
 
 
-@pytest.mark.parametrize("name", TOOL_NAMES)
+@pytest.mark.parametrize("name", tuple(NORTHWIND.tools))
 def test_every_tool_runs_with_the_arguments_of_its_schema(name: str) -> None:
     assert run(Sandbox(), name, **GOOD[name])
 
 
-@pytest.mark.parametrize("name", TOOL_NAMES)
+@pytest.mark.parametrize("name", tuple(NORTHWIND.tools))
 def test_what_may_be_left_out_is_what_the_schema_does_not_require(name: str) -> None:
-    (schema,) = tool_schemas([name])
+    (schema,) = NORTHWIND.tools.schemas([name])
     required = schema["function"]["parameters"]["required"]
     run(Sandbox(), name, **{key: GOOD[name][key] for key in required})
     for key in required:
@@ -68,7 +68,7 @@ def test_what_may_be_left_out_is_what_the_schema_does_not_require(name: str) -> 
         assert key in refused(name, rest)
 
 
-@pytest.mark.parametrize("name", TOOL_NAMES)
+@pytest.mark.parametrize("name", tuple(NORTHWIND.tools))
 def test_an_argument_that_the_schema_does_not_know_is_refused(name: str) -> None:
     assert "'force'" in refused(name, GOOD[name] | {"force": True})
 
@@ -80,9 +80,9 @@ WRONG: dict[str, list[Any]] = {
 }
 
 
-@pytest.mark.parametrize("name", [name for name in TOOL_NAMES if GOOD[name]])
+@pytest.mark.parametrize("name", [name for name in tuple(NORTHWIND.tools) if GOOD[name]])
 def test_an_argument_of_another_type_is_refused_and_named(name: str) -> None:
-    (schema,) = tool_schemas([name])
+    (schema,) = NORTHWIND.tools.schemas([name])
     for argument, described in schema["function"]["parameters"]["properties"].items():
         for value in WRONG[described["type"]]:
             told = refused(name, GOOD[name] | {argument: value})
@@ -119,7 +119,7 @@ def test_a_mail_needs_an_address() -> None:
     refused("send_mail", {"to": "Dana"})
 
 
-@given(st.sampled_from(TOOL_NAMES), st.data())
+@given(st.sampled_from(tuple(NORTHWIND.tools)), st.data())
 def test_any_call_runs_or_is_refused_and_then_nothing_has_changed(
     name: str, data: st.DataObject
 ) -> None:
@@ -215,7 +215,7 @@ def test_conversations_do_not_touch_each_other_or_the_company() -> None:
 
 
 def test_schemas_are_in_the_openai_tools_format() -> None:
-    for schema in tool_schemas(TOOL_NAMES):
+    for schema in NORTHWIND.tools.schemas(tuple(NORTHWIND.tools)):
         assert schema.keys() == {"type", "function"}
         assert schema["type"] == "function"
         function = schema["function"]
@@ -229,12 +229,12 @@ def test_schemas_are_in_the_openai_tools_format() -> None:
         for described in parameters["properties"].values():
             assert described.keys() == {"type", "description"}
             assert described["type"] in {"string", "number", "boolean"}
-    assert json.loads(json.dumps(tool_schemas(TOOL_NAMES))) == list(tool_schemas(TOOL_NAMES))
+    assert json.loads(json.dumps(NORTHWIND.tools.schemas(tuple(NORTHWIND.tools)))) == list(tool_schemas(TOOL_NAMES))
 
 
 def test_schemas_are_valid_json_schema() -> None:
     jsonschema = pytest.importorskip("jsonschema")
-    for schema in tool_schemas(TOOL_NAMES):
+    for schema in NORTHWIND.tools.schemas(tuple(NORTHWIND.tools)):
         parameters = schema["function"]["parameters"]
         jsonschema.Draft202012Validator.check_schema(parameters)
         jsonschema.validate(GOOD[schema["function"]["name"]], parameters)
@@ -242,9 +242,9 @@ def test_schemas_are_valid_json_schema() -> None:
 
 def test_schemas_come_in_the_order_of_the_permissions() -> None:
     names = ["run_job", "read_inbox"]
-    assert [schema["function"]["name"] for schema in tool_schemas(names)] == names
+    assert [schema["function"]["name"] for schema in NORTHWIND.tools.schemas(names)] == names
 
 
 def test_a_schema_of_an_unknown_tool_is_an_error() -> None:
     with pytest.raises(KeyError):
-        tool_schemas(["telepathy"])
+        NORTHWIND.tools.schemas(["telepathy"])

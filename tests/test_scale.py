@@ -14,20 +14,20 @@ from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 
 import pytest
+from factories import NORTHWIND
 
 from safety_lib.__main__ import main
 from safety_lib.rollout import campaign
 from safety_lib.rollout.campaign import Run, run_campaign
 from safety_lib.rollout.conversation import Rollout, plan_attack
 from safety_lib.world import load_version
-from safety_lib.world.scenarios import all_scenarios
 
 ROOT = Path(__file__).resolve().parent.parent
 V1, V2 = load_version("northwind/v1"), load_version("northwind/v2")
 
 
 def jobs(count: int) -> Iterator[Rollout]:
-    scenarios = all_scenarios()
+    scenarios = NORTHWIND.scenarios
     for n in range(count):
         yield plan_attack((V1, V2)[n % 2], scenarios[n % len(scenarios)], "adaptive", 7, 8, n)
 

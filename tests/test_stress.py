@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
-from factories import a_trajectory
+from factories import NORTHWIND, a_trajectory
 
 from safety_lib.agent.backends import BackendError
 from safety_lib.records import Message, Outcome, Trajectory
@@ -15,7 +15,6 @@ from safety_lib.rollout.campaign import Run
 from safety_lib.stress.discovery import Discovery, discover, plan_scenarios
 from safety_lib.stress.timing import survival_curve
 from safety_lib.world import load_version
-from safety_lib.world.scenarios import all_scenarios
 from safety_lib.world.versions import Version
 
 V1, V2 = load_version("northwind/v1"), load_version("northwind/v2")
@@ -31,8 +30,8 @@ def test_the_same_plan_runs_on_both_versions(discovery: Discovery) -> None:
 
 
 def test_every_scenario_comes_once_before_any_comes_twice() -> None:
-    count = len(all_scenarios())
-    plan = plan_scenarios(2 * count, seed=3)
+    count = len(NORTHWIND.scenarios)
+    plan = plan_scenarios(NORTHWIND, 2 * count, seed=3)
     assert len({s.scenario_id for s, _ in plan[:count]}) == count
     assert sorted(s.scenario_id for s, _ in plan[:count]) == sorted(
         s.scenario_id for s, _ in plan[count:]

@@ -7,6 +7,7 @@ from typing import Any
 
 import duckdb
 import pytest
+from factories import NORTHWIND
 
 from safety_lib.production.log import (
     COLUMNS,
@@ -128,7 +129,7 @@ def test_the_oracle_finds_in_the_log_what_the_truth_says_and_nothing_else(
     }
     with SessionLog(log) as sessions:
         found = {
-            session_id: [(v.rule_id, v.turn) for v in judge(events)]
+            session_id: [(v.rule_id, v.turn) for v in judge(events, NORTHWIND.rules)]
             for session_id, events in sessions.transcripts(list(expected))
         }
     assert found == expected

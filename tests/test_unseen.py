@@ -6,6 +6,7 @@ import math
 
 import numpy as np
 import pytest
+from factories import NORTHWIND
 from scipy import stats
 
 from safety_lib.records import SEVERITIES, Trajectory
@@ -13,7 +14,6 @@ from safety_lib.stats.missing_mass import chao1, good_turing_missing_mass, new_m
 from safety_lib.stress.coverage import Coverage, coverage
 from safety_lib.stress.discovery import Discovery
 from safety_lib.stress.unseen import mode, unseen
-from safety_lib.world.scenarios import all_scenarios
 
 
 @pytest.fixture(scope="module")
@@ -136,23 +136,23 @@ def test_a_search_may_stop_when_little_enough_can_be_left(held: tuple[Trajectory
 
 
 def test_coverage_counts_every_valid_conversation_once(held: tuple[Trajectory, ...]) -> None:
-    laid = coverage(held)
+    laid = coverage(held, NORTHWIND)
     assert sum(cell.tried for cell in laid.cells.values()) == len(held)
     assert sum(cell.broke for cell in laid.cells.values()) == unseen(held).failures
     turns = sorted(turn for cell in laid.cells.values() for turn in cell.turns)
     assert turns == sorted(t.failure_turn for t in held if t.failure_turn)
-    assert len(laid.scenarios) == len(all_scenarios())
+    assert len(laid.scenarios) == len(NORTHWIND.scenarios)
     assert laid.max_turns == 8
 
 
 def test_an_error_has_tried_nothing(held: tuple[Trajectory, ...]) -> None:
     broken = [t.model_copy(update={"outcome": "error"}) for t in held]
-    assert all(cell.tried == 0 for cell in coverage(broken).cells.values())
-    assert all("never tried" in s.reason for s in coverage(broken).next_scenarios(50))
+    assert all(cell.tried == 0 for cell in coverage(broken, NORTHWIND).cells.values())
+    assert all("never tried" in s.reason for s in coverage(broken, NORTHWIND).next_scenarios(50))
 
 
 def test_what_broke_is_not_suggested_again(held: tuple[Trajectory, ...]) -> None:
-    laid = coverage(held)
+    laid = coverage(held, NORTHWIND)
     open_ids = {f"{c.goal}/{c.family}" for c in laid.scenarios if not c.broke}
     suggested = laid.next_scenarios(50)
     assert {s.scenario_id for s in suggested} == open_ids
@@ -163,12 +163,12 @@ def test_what_broke_is_not_suggested_again(held: tuple[Trajectory, ...]) -> None
 
 
 def test_before_anything_is_tried_the_most_severe_come_first() -> None:
-    ranks = [SEVERITIES.index(s.severity) for s in coverage([]).next_scenarios(30)]
+    ranks = [SEVERITIES.index(s.severity) for s in coverage([], NORTHWIND).next_scenarios(30)]
     assert ranks == sorted(ranks, reverse=True)
 
 
 def test_a_scenario_beside_failures_comes_before_one_beside_none() -> None:
-    laid = coverage([])
+    laid = coverage([], NORTHWIND)
     goal, other = list(laid.rules)[:2]
     cells = {
         key: type(cell)(cell.goal, cell.family, cell.possible, 1, (4,) if cell.goal == goal else ())

@@ -20,7 +20,7 @@ from safety_lib.agent.versions import (
 
 from safety_lib.agent.loop import Agent
 
-V1, V2, V3 = (load_version(name) for name in RELEASED)
+V1, V2, V3 = (load_version(name, "northwind") for name in RELEASED)
 TREE: dict[str, Any] = yaml.safe_load((FOLDER / "v1.yaml").read_text(encoding="utf-8"))
 
 
@@ -42,7 +42,7 @@ def with_setting(key: str, value: Any) -> dict[str, Any]:
 
 def refused(name: str) -> str:
     with pytest.raises(VersionError) as error:
-        load_version(name)
+        load_version(name, "northwind")
     assert "\n" not in str(error.value)
     return str(error.value)
 
@@ -52,7 +52,7 @@ def refused(name: str) -> str:
 
 @pytest.mark.parametrize("name", RELEASED)
 def test_a_released_version_loads_and_opens(name: str) -> None:
-    assert load_version(name).version == name
+    assert load_version(name, "northwind").version == name
     assert Agent.load(name).version.version == name
 
 
