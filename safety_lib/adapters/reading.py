@@ -87,15 +87,24 @@ def calls_of(returned: Any) -> tuple[Called, ...]:
     return tuple(_call_of(call, number) for number, call in enumerate(returned, start=1))
 
 
-def plain_json(value: Any, at: str) -> Any:
-    """Return a copy of a value that is what JSON can hold.
+def plain_json(value: Any, what: str, number: int, name: str) -> Any:
+    """Return a copy of a value of a call that is what JSON can hold.
 
     Parameters
     ----------
     value : Any
         Of strings, numbers, booleans, None, lists, tuples and mappings with text for keys.
-    at : str
-        What it is, for the message.
+    what : str
+        What it is of the call, for the message.
+    number : int
+        Of the call, from 1.
+    name : str
+        Of its tool.
+
+    Returns
+    -------
+    Any
+        Of strings, numbers, booleans, None, lists and dicts.
 
     Raises
     ------
@@ -104,20 +113,21 @@ def plain_json(value: Any, at: str) -> Any:
 
     Examples
     --------
-    >>> plain_json({"to": ("a", "b")}, "it")
+    >>> plain_json({"to": ("a", "b")}, "an argument of", 1, "send")
     {'to': ['a', 'b']}
-    >>> plain_json({"to": [1, {2}]}, "it")
+    >>> plain_json({"to": [1, {2}]}, "an argument of", 1, "send")
     Traceback (most recent call last):
     ...
-    safety_lib.world.target.TargetError: bad_response: it: to.1 is a set; expected what JSON can \
-hold
+    safety_lib.world.target.TargetError: bad_response: an argument of call 1, send: to.1 is a set; \
+expected what JSON can hold
     """
     try:
         return _plain(value, 0)
     except _Unfit as unfit:
         place = one_line(".".join(map(str, reversed(unfit.path))), 60)
-        said = f"{at}{place and ': '}{place} {unfit.what}; expected what JSON can hold"
-    raise TargetError("bad_response", said)
+        at = f"{what} call {number}, {one_line(name, 60)}{place and ': '}{place}"
+        fault = f"{at} {unfit.what}; expected what JSON can hold"
+    raise TargetError("bad_response", fault)
 
 
 class _Unfit(Exception):
@@ -224,14 +234,11 @@ def _called(
             f"the status of call {number}, {one_line(name, 60)}, is {_what(status)}; "
             f"expected one of {', '.join(_STATUSES)}",
         )
-    try:
-        plain = _plain(arguments, 0)
-    except _Unfit:
-        plain = plain_json(arguments, f"an argument of call {number}, {one_line(name, 60)}")
+    plain = plain_json(arguments, "an argument of", number, name)
     if result is None:
         result = ""
     elif not isinstance(result, str):
-        held = plain_json(result, f"the result of call {number}, {one_line(name, 60)}")
+        held = plain_json(result, "the result of", number, name)
         result = json.dumps(held, ensure_ascii=False)
     return Called(name, plain, result, status or "executed")
 
