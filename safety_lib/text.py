@@ -36,6 +36,8 @@ _HIDDEN = re.compile(
     "\U0001d173-\U0001d17a\U000e0000-\U000e0fff]"
 )
 
+_KEYS = re.compile(r"\b(?:sk|pk|key|token)[-_][\w*.\-]{4,}|Bearer\s+\S+", re.IGNORECASE)
+
 
 class Piece(NamedTuple):
     """A stretch of a text: as it was written, or the name of one hidden character."""
@@ -178,6 +180,26 @@ def one_line(text: object, limit: int = LINE, dots: str = "...") -> str:
     head = whole[: 4 * limit + 4]  # it may be megabytes
     words = " ".join(head.split()) + (dots if len(head) < len(whole) else "")
     return shorten("".join(piece.text for piece in pieces(words, lines=False)), limit, dots)
+
+
+def without_keys(text: str, *keys: str) -> str:
+    """Return a text with keys blanked, those that are named and whatever looks like one.
+
+    Parameters
+    ----------
+    text : str
+        What an endpoint or somebody's agent said.
+    *keys : str
+        The keys that are known; empty ones are passed over.
+
+    Examples
+    --------
+    >>> without_keys("Incorrect API key sk-abc123, hint hunter2", "hunter2")
+    'Incorrect API key ***, hint ***'
+    """
+    for key in filter(None, keys):
+        text = text.replace(key, "***")
+    return _KEYS.sub("***", text)
 
 
 # --------------------------------------------------------------------------- results

@@ -24,7 +24,6 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-import re
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -36,13 +35,12 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from safety_lib.agent.backends import BackendError, ToolSchema
 from safety_lib.agent.backends.calls import counted
 from safety_lib.records import Message, ToolCall, first_fault
-from safety_lib.text import one_line
+from safety_lib.text import one_line, without_keys
 
 NO_TOOL = "none"
 MAX_BODY = 4_000_000
 SHORTEST_KEY = 12
 _INSTALL = "the openai client is missing: pip install 'agentic-safety-notebooks[openai]'"
-_SECRETS = re.compile(r"\b(?:sk|pk|key|token)[-_][\w*.\-]{4,}|Bearer\s+\S+", re.IGNORECASE)
 
 
 # --------------------------------------------------------------------------- settings
@@ -337,9 +335,7 @@ class OpenAIChat:
 
     def _public(self, text: str) -> str:
         """Cut a text of the endpoint to a line that can be shown, without anything like a key."""
-        if self._key:
-            text = text.replace(self._key, "***")
-        return one_line(_SECRETS.sub("***", text), 200)
+        return one_line(without_keys(text, self._key), 200)
 
 
 def import_openai() -> Any:
