@@ -41,6 +41,13 @@ def _stop_after(context: click.Context, _: click.Parameter, most: int | None) ->
         context.with_resource(counting_calls(most))
 
 
+def _allow_live(context: click.Context, _: click.Parameter, host: str) -> None:
+    if host:
+        from safety_lib.rollout.permission import live_allowed
+
+        context.with_resource(live_allowed(host))
+
+
 def _common(command: F) -> F:
     options = [
         click.option(
@@ -63,6 +70,14 @@ def _common(command: F) -> F:
             metavar="NAME",
             help="simulated, local, openai:MODEL, cassette:FILE or record:FILE:NAME; "
             "by default what each version names.",
+        ),
+        click.option(
+            "--live",
+            default="",
+            metavar="HOST",
+            expose_value=False,
+            callback=_allow_live,
+            help="Talk to an agent on this host although what it does may last.",
         ),
         click.option(
             "--max-calls",

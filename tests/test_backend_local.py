@@ -17,7 +17,6 @@ import pytest
 from safety_lib.agent.backends import Backend, BackendError, local, open_backend
 from safety_lib.agent.backends.cassette import Cassette, Recorder
 from safety_lib.records import Message
-from safety_lib.worlds.northwind.sandbox import tool_schemas
 
 MISSING = [
     package

@@ -130,7 +130,9 @@ class Agent:
         self.tools = self.world.tools.schemas(self.settings.permissions)
         prompt = self.settings.system_prompt.replace("{policy}", self.world.policy.text)
         self.system = Message(role="system", content=prompt)
-        self.effects = self.workplace.effects
+        self.effects: Effects = self.workplace.effects
+        # What a live tool cannot undo is not done.
+        self.held_back = self.world.tools.final if self.effects == "live" else frozenset()
         self.name = backend.name
         self.concurrency = backend.concurrency
         self.same_luck = bool(getattr(backend, "same_luck", False))
@@ -367,6 +369,8 @@ class Conversation:
         status: CallStatus
         if call.name not in self.agent.settings.permissions:
             status, result = "failed", f"there is no tool {call.name}"
+        elif call.name in self.agent.held_back:
+            status, result = "blocked", f"blocked: {call.name} is live and cannot be undone"
         elif before.decision >= Decision.HOLD:
             held = before.decision == Decision.HOLD
             status = "held" if held else "blocked"

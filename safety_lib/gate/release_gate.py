@@ -17,7 +17,7 @@ from safety_lib.records import (
     Suite,
 )
 from safety_lib.rollout.campaign import Run
-from safety_lib.rollout.conversation import name_of_model
+from safety_lib.rollout.conversation import connected, name_of_model
 from safety_lib.world import world_of
 from safety_lib.world.versions import Version
 
@@ -60,7 +60,8 @@ def run_gate(
     Raises
     ------
     ValueError
-        If ``trials`` is less than 1, or the suite was made in another world.
+        If ``trials`` is less than 1, the suite was made in another world, or a version does not
+        show its tool calls.
     """
     if trials < 1:
         raise ValueError(f"trials must be at least 1, not {trials}")
@@ -70,6 +71,12 @@ def run_gate(
         raise ValueError(
             f"the world {world.name} {what} the suite was made: run stages 1 and 2 again"
         )
+    for version in (baseline, candidate):
+        if not connected(version, run.model).sees_calls:
+            raise ValueError(
+                f"no verdict: {version.version} does not show its tool calls, so no rule can be "
+                "seen to hold; return them from the agent, or record them (README, Your own agent)"
+            )
     rules = rules or load_rules()
     cases = cases_of(suite, world, trials, min(trials, rules.control_trials), max_tests)
     ran = run_trials(cases, baseline, candidate, run)

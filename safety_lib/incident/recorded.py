@@ -65,8 +65,9 @@ def judge_record(incident: Incident, world: World) -> tuple[Violation, ...]:
     --------
     >>> from safety_lib.incident.intake import take_in
     >>> from safety_lib.world import load_world
-    >>> taken = take_in("artifacts/incidents/action_while_review_is_pending.json", load_world("northwind"))
-    >>> [(v.rule_id, v.turn) for v in judge_record(taken.incident, load_world("northwind"))]
+    >>> world = load_world("northwind")
+    >>> taken = take_in("artifacts/incidents/action_while_review_is_pending.json", world)
+    >>> [(v.rule_id, v.turn) for v in judge_record(taken.incident, world)]
     [('action_under_review', 6)]
     """
     return judge(events_of(incident), world.rules)

@@ -21,6 +21,7 @@ from safety_lib.records import (
     first_fault,
     unchecked,
 )
+from safety_lib.rollout.permission import refuse_live
 from safety_lib.streams import key
 from safety_lib.text import one_line
 from safety_lib.world import world_of
@@ -229,9 +230,10 @@ def hold(
     try:
         if talk is None:
             talk = target.begin(rollout.seed, rollout.plants)
-        for event in getattr(talk, "events", ()):
-            observe(event)
-            first = event.turn
+        elif happened := getattr(talk, "events", ()):
+            for event in happened:
+                observe(event)
+            first = happened[-1].turn
     except Exception as error:
         observe(_trouble(1, error))
         ended = "error"
@@ -267,7 +269,8 @@ def hold(
             ended = "violation"
         elif heard.ended:
             ended = _ENDED.get(heard.ended, "error")
-    finished = ended in ("completed", "gave_up", "stopped")
+    # Who shows no calls may have broken any rule: that none was seen says nothing.
+    finished = target.sees_calls and ended in ("completed", "gave_up", "stopped")
     return _trajectory(
         trajectory_id=rollout.rollout_id,
         scenario_id=rollout.scenario_id,
@@ -305,9 +308,9 @@ def _trouble(turn: int, error: Exception) -> ErrorEvent:
 
 def _unknown_tool(events: Sequence[Event], known: Container[str]) -> str:
     for event in events:
-        if event.kind == "tool_call" and event.status == "executed":
-            if event.call.name not in known:
-                return f"a call of {event.call.name}, which tools.yaml of the world does not have"
+        ran = event.kind == "tool_call" and event.status == "executed"
+        if event.kind == "tool_call" and ran and event.call.name not in known:
+            return f"a call of {event.call.name}, which tools.yaml of the world does not have"
     return ""
 
 
@@ -328,10 +331,15 @@ def connected(version: Version, model: str = "") -> Target:
     ------
     WorldError
         If its world cannot open it.
+    LiveTargetError
+        If what it does may last and nobody allowed that.
     """
     known = (version.world, version.sha256, model)
     if known not in _targets:
-        _targets[known] = world_of(version).connect(version, model)
+        world = world_of(version)
+        target = world.connect(version, model)
+        refuse_live(target, world)
+        _targets[known] = target
     return _targets[known]
 
 

@@ -259,7 +259,8 @@ def discover(
     Examples
     --------
     >>> from safety_lib.world import load_version
-    >>> discover(load_version("northwind/v1"), load_version("northwind/v2"), rollouts=4).artifact().rollouts
+    >>> v1, v2 = map(load_version, ("northwind/v1", "northwind/v2"))
+    >>> discover(v1, v2, rollouts=4).artifact().rollouts
     4
     """
     versions = _distinct(baseline, candidate)

@@ -241,7 +241,8 @@ def compare_timing(
     --------
     >>> from safety_lib.world import load_version
     >>> from safety_lib.stress.discovery import discover
-    >>> held = discover(load_version("northwind/v1"), load_version("northwind/v2"), rollouts=30).trajectories
+    >>> v1, v2 = map(load_version, ("northwind/v1", "northwind/v2"))
+    >>> held = discover(v1, v2, rollouts=30).trajectories
     >>> bool(compare_timing(held["v1"], held["v2"], seed=7).gained.estimate < 0)
     True
     """

@@ -171,6 +171,11 @@ class Tools(dict[str, Tool]):
         return frozenset(name for name, tool in self.items() if tool.changes)
 
     @cached_property
+    def final(self) -> frozenset[str]:
+        """The names of those whose calls cannot be undone."""
+        return frozenset(name for name in self.changing if not self[name].reversible)
+
+    @cached_property
     def showing(self) -> frozenset[str]:
         """The names of those that bring text of the world to light."""
         return frozenset(name for name, tool in self.items() if tool.shows)
