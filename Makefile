@@ -11,16 +11,16 @@ export PYTHONHASHSEED := 0
 unexport MPLBACKEND
 
 MODEL_KIND := $(firstword $(subst :, ,$(MODEL)))
-DEMO := $(if $(ROLLOUTS),--rollouts $(ROLLOUTS)) $(if $(BASELINE),--baseline $(BASELINE)) \
+DEMO := $(if $(WORLD),--world $(WORLD)) $(if $(ROLLOUTS),--rollouts $(ROLLOUTS)) $(if $(BASELINE),--baseline $(BASELINE)) \
 	$(if $(CANDIDATE),--candidate $(CANDIDATE)) $(if $(MODEL),--model $(MODEL)) \
 	$(if $(SEED),--seed $(SEED)) $(if $(ARTIFACTS),--artifacts $(ARTIFACTS)) $(if $(YES),--yes) \
-	$(if $(MAX_CALLS),--max-calls $(MAX_CALLS))
+	$(if $(MAX_CALLS),--max-calls $(MAX_CALLS)) $(if $(LIVE),--live $(LIVE))
 
 .PHONY: help demo test lab notebooks html experiments lint bench clean
 
 help: ## list the commands
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' Makefile
-	@echo "  variables of demo: ROLLOUTS BASELINE CANDIDATE MODEL SEED ARTIFACTS YES MAX_CALLS"
+	@echo "  variables of demo: WORLD ROLLOUTS BASELINE CANDIDATE MODEL SEED ARTIFACTS YES MAX_CALLS LIVE"
 
 demo: $(VENV)/core $(if $(findstring local,$(MODEL)),$(VENV)/local) $(if $(findstring openai,$(MODEL)),$(VENV)/openai) ## run the four notebooks in order
 	@$(RUN) -m safety_lib demo $(DEMO)

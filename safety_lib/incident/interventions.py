@@ -31,7 +31,6 @@ from safety_lib.world.versions import Version
 InterventionKind = Literal["change", "turn", "safeguard", "memory", "tool_result", "version"]
 
 LONG_MEMORY = 1000
-WINDOW = "memory.window"  # where a version says how many messages its agent remembers
 NAMED_SHARE = 0.5
 INTERACTS = 0.1  # points of the failure rate that two changes do beyond the sum of both
 # What happened in the conversation matters to its story, not to the release: half of the seeds do.
@@ -101,12 +100,13 @@ def plan_interventions(replay: Replay, baseline: Version) -> Iterator[PlannedInt
             version=baseline,
             turns=turns,
         )
-    if WINDOW in version.flat:
+    memory = world_of(version).levers.get("memory")
+    if memory:
         yield PlannedIntervention(
             name="remember everything",
             kind="memory",
             description=f"memory window of {LONG_MEMORY} messages",
-            version=version.having({WINDOW: LONG_MEMORY}),
+            version=version.having({memory: LONG_MEMORY}),
             turns=turns,
         )
     for i in range(len(turns)):

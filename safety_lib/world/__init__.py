@@ -66,6 +66,7 @@ HOOKS: Mapping[str, str] = {
     "connect": "connect(version, model) -> Target: who is talked to. Every world has it",
     "COMPANY": "what the world is called in a sentence; by default the name of its folder",
     "CHECKS": "name to Check: the checks in Python that rules name",
+    "LEVERS": "memory, monitor and caution to the setting that is it, dotted",
     "CONTENTS": "place to entries: what stands in the world before anybody plants anything",
     "SECRETS": "texts that no reply may hold: what a canary looks for",
     "settings_of": "settings_of(tree) -> tree: refuses settings that do not fit, fills in defaults",
@@ -283,6 +284,15 @@ class World(Shown):
     def company(self) -> str:
         """What the world is called in a sentence."""
         return str(self.hook("COMPANY", self.name))
+
+    @property
+    def levers(self) -> Mapping[str, str]:
+        """The settings that a reader may turn, by what they do, dotted.
+
+        ``memory`` is how many messages the agent remembers, ``monitor`` the risk at which a session
+        ends, ``caution`` how unwilling it is.
+        """
+        return dict(self.hook("LEVERS", {}))
 
     @property
     def releases(self) -> tuple[str, ...]:
