@@ -358,7 +358,7 @@ class World(Shown):
         except FileNotFoundError as error:
             raise self.fault(name, "is missing") from error
         except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-            raise self.fault(name, f"cannot be read: {str(error).splitlines()[0]}") from error
+            raise self.fault(name, f"cannot be read: {_reason(error)}") from error
         if not isinstance(tree, dict):
             raise self.fault(name, "is no mapping")
         return tree
@@ -452,9 +452,9 @@ def world_of(*versions: Version) -> World:
     WorldError
         If they are of more than one.
     """
-    first, *others = (load_world(version.world) for version in versions)
+    first, *others = (_at(version.world) for version in versions)
     for other in others:
-        if other.folder != first.folder:
+        if other is not first:
             raise WorldError(
                 f"{versions[0].version} is of the world {first.name}, another version of "
                 f"{other.name}: compare versions of one world"
@@ -506,8 +506,7 @@ def _from_file(path: Path, world: str) -> Version:
     except FileNotFoundError as error:
         raise WorldError(f"{path.name}: there is no such file") from error
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        reason = str(error).splitlines()[0]
-        raise WorldError(f"{path.name}: not a readable YAML file: {reason}") from error
+        raise WorldError(f"{path.name}: not a readable YAML file: {_reason(error)}") from error
     if not isinstance(tree, dict):
         raise WorldError(f"{path.name}: field the whole file: is no mapping")
     named = tree.get("world")
@@ -531,8 +530,20 @@ def _world(folder: str) -> World:
     return World(Path(folder))
 
 
+@lru_cache(maxsize=64)
+def _at(address: str) -> World:
+    # An address means the same from everywhere, so nobody has to look on the disk again.
+    return load_world(address)
+
+
 def _yaml(path: Path) -> Any:
     return yaml.safe_load(path.read_text(encoding="utf-8"))
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, yaml.MarkedYAMLError) and error.problem_mark:
+        return f"line {error.problem_mark.line + 1}: {error.problem}"
+    return str(error).splitlines()[0]
 
 
 def _imported(path: Path) -> ModuleType:
