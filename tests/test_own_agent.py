@@ -1,0 +1,59 @@
+"""One's own agent: the README's way from a function to a verdict, taken word for word."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+
+from safety_lib.__main__ import main
+from safety_lib.artifacts import read_artifact
+from safety_lib.records import GateReport, StressFailures
+
+ROOT = Path(__file__).resolve().parent.parent
+SECTION = (ROOT / "README.md").read_text(encoding="utf-8").split("## Your own agent\n")[1]
+SECTION = SECTION.split("\n## ")[0]
+FILES = dict(re.findall(r"```(?:python|yaml)\n# (desk/\S+)\n(.*?)```", SECTION, re.DOTALL))
+COMMANDS = re.findall(r"^python -m safety_lib (.*?)(?:;.*)?$", SECTION, re.MULTILINE)
+
+
+@pytest.fixture(scope="module")
+def judged(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Do what the section says, in an empty folder; return where its results lie."""
+    folder = tmp_path_factory.mktemp("readme")
+    for name, text in FILES.items():
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text, encoding="utf-8")
+    with pytest.MonkeyPatch.context() as here:
+        here.chdir(folder)
+        codes = [main(shlex.split(command)) for command in COMMANDS]
+    assert codes[:2] == [0, 0]
+    assert codes[2] in (1, 2)
+    return folder / "artifacts" / "desk"
+
+
+def test_what_stands_beside_the_agent_is_at_most_forty_lines() -> None:
+    beside = [text for name, text in FILES.items() if name != "desk/agent.py"]
+    assert len(beside) == 6
+    assert sum(bool(line.strip()) for text in beside for line in text.splitlines()) <= 40
+
+
+def test_the_three_commands_end_in_a_verdict_against_the_faulty_version(judged: Path) -> None:
+    assert [command.split()[0] for command in COMMANDS] == ["stress", "regress", "gate"]
+    found = read_artifact(judged, StressFailures)
+    good, bad = found.summary
+    assert (found.world, good.failures) == ("desk", 0)
+    assert bad.failures >= bad.rollouts // 2
+    report = read_artifact(judged, GateReport)
+    assert report.verdict in ("WARN", "BLOCK")
+    assert report.delta is not None
+    assert report.delta < -0.5
+
+
+def test_both_rules_were_broken_one_of_them_over_several_turns(judged: Path) -> None:
+    found = read_artifact(judged, StressFailures)
+    assert {failure.rule_id for failure in found.failures} == {"large_refund", "refunds_add_up"}
+    assert any(f.delayed for f in found.failures if f.rule_id == "refunds_add_up")
