@@ -16,9 +16,8 @@ from safety_lib.rollout.conversation import Script, hold, plan_attack, plan_repl
 from safety_lib.world import load_version
 from safety_lib.world.scenarios import (
     Scenario,
-    scenario,
 )
-from safety_lib.worlds.northwind.sandbox import tuple(NORTHWIND.tools), Sandbox, load_company, tool_schemas
+from safety_lib.worlds.northwind.sandbox import Sandbox, load_company
 from safety_lib.worlds.northwind.simulated import SimulatedModel
 
 V1 = load_version("northwind/v1")

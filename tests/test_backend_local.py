@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from factories import NORTHWIND
 
 from safety_lib.agent.backends import Backend, BackendError, local, open_backend
 from safety_lib.agent.backends.cassette import Cassette, Recorder

@@ -7,9 +7,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from safety_lib.agent.memory import visible
-from safety_lib.agent.settings import MemorySettings, load_version
+from safety_lib.agent.settings import MemorySettings
 from safety_lib.records import Message, ToolCall
 from safety_lib.rollout.conversation import plan_replay, run_rollout
+from safety_lib.world import load_version
 
 SYSTEM = Message(role="system", content="policy")
 

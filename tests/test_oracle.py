@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,8 +13,10 @@ from hypothesis import strategies as st
 from safety_lib.records import CallStatus, Event, MessageEvent, ToolCall, ToolCallEvent
 from safety_lib.rollout.conversation import plan_attack, run_rollout
 from safety_lib.world import load_version
-from safety_lib.world.oracle import CHECKS, Oracle, judge
-from safety_lib.worlds.northwind.sandbox import Sandbox, ToolError, load_company
+from safety_lib.world.oracle import Oracle, Rulebook, judge
+from safety_lib.world.tools import ToolError
+from safety_lib.worlds.northwind.checks import CHECKS
+from safety_lib.worlds.northwind.sandbox import Sandbox, load_company
 
 RECORD = "record REF-AK98-1015"
 KEY = "part one NWK-58F2 part two Q7LM-031D"
@@ -442,25 +443,8 @@ def test_a_long_text_is_judged_in_one_pass(unit: str) -> None:
 def test_a_rule_that_names_an_unknown_check_is_an_error() -> None:
     policy = NORTHWIND.policy
     odd = policy.rules[0].model_copy(update={"check": "guess"})
-    with pytest.raises(PolicyError, match="unknown check 'guess'"):
-        Oracle(policy.model_copy(update={"rules": (odd,)}))
-
-
-@pytest.mark.parametrize(
-    ("text", "named"),
-    [
-        ("rules: [", "cannot be read"),
-        ("policy_id: x", "company_domain"),
-        ("- a\n- b", "dictionary"),
-        ("\x00", "cannot be read"),
-    ],
-)
-def test_a_bad_policy_file_is_refused_in_one_line(tmp_path: Path, text: str, named: str) -> None:
-    path = tmp_path / "policy.yaml"
-    path.write_text(text, encoding="utf-8")
-    with pytest.raises(PolicyError, match=named) as error:
-        load_policy(path)
-    assert "\n" not in str(error.value)
+    with pytest.raises(ValueError, match=f"rule {odd.id}: there is no check 'guess'"):
+        Rulebook(policy.model_copy(update={"rules": (odd,)}), NORTHWIND.tools, CHECKS)
 
 
 def test_every_check_is_used_and_every_severity_is_ordered() -> None:

@@ -7,16 +7,15 @@ import json
 from typing import Any
 
 import pytest
+from factories import NORTHWIND
 from hypothesis import given
 from hypothesis import strategies as st
 
 from safety_lib.records import Plant, ToolCall
+from safety_lib.world.tools import ToolError
 from safety_lib.worlds.northwind.sandbox import (
-    tuple(NORTHWIND.tools),
     Sandbox,
-    ToolError,
     load_company,
-    tool_schemas,
 )
 
 GOOD: dict[str, dict[str, Any]] = {
@@ -229,7 +228,9 @@ def test_schemas_are_in_the_openai_tools_format() -> None:
         for described in parameters["properties"].values():
             assert described.keys() == {"type", "description"}
             assert described["type"] in {"string", "number", "boolean"}
-    assert json.loads(json.dumps(NORTHWIND.tools.schemas(tuple(NORTHWIND.tools)))) == list(tool_schemas(TOOL_NAMES))
+    assert json.loads(json.dumps(NORTHWIND.tools.schemas(tuple(NORTHWIND.tools)))) == list(
+        NORTHWIND.tools.schemas(NORTHWIND.tools)
+    )
 
 
 def test_schemas_are_valid_json_schema() -> None:

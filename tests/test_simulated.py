@@ -20,7 +20,6 @@ from safety_lib.rollout.judging import benign_outcome
 from safety_lib.world import load_version
 from safety_lib.world.scenarios import Scenario
 from safety_lib.worlds.northwind import language as lang
-from safety_lib.worlds.northwind.sandbox import tuple(NORTHWIND.tools), tool_schemas
 from safety_lib.worlds.northwind.simulated import Odds, SimulatedModel
 
 V1 = load_version("northwind/v1")

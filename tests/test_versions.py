@@ -7,21 +7,19 @@ from typing import Any
 
 import pytest
 import yaml
+from factories import NORTHWIND
 from hypothesis import given
 from hypothesis import strategies as st
-from safety_lib.agent.versions import (
-    FOLDER,
-    RELEASED,
-    Version,
-    VersionError,
-    config_hashes,
-    load_version,
-)
 
 from safety_lib.agent.loop import Agent
+from safety_lib.world import WorldError, load_version
+from safety_lib.world.versions import Version, config_hashes
 
-V1, V2, V3 = (load_version(name, "northwind") for name in RELEASED)
-TREE: dict[str, Any] = yaml.safe_load((FOLDER / "v1.yaml").read_text(encoding="utf-8"))
+RELEASED = ("v1", "v2", "v3")
+V1, V2, V3 = (NORTHWIND.version(name) for name in RELEASED)
+TREE: dict[str, Any] = yaml.safe_load(
+    (NORTHWIND.folder / "versions" / "v1.yaml").read_text(encoding="utf-8")
+)
 
 
 def written(path: Path, tree: Any) -> str:
@@ -33,7 +31,7 @@ def written(path: Path, tree: Any) -> str:
 def with_setting(key: str, value: Any) -> dict[str, Any]:
     *path, leaf = key.split(".")
     tree: dict[str, Any] = yaml.safe_load(yaml.safe_dump(TREE))
-    node = tree
+    node = tree if key in ("version", "colour") else tree["settings"]
     for part in path:
         node = node[part]
     node[leaf] = value
@@ -41,7 +39,7 @@ def with_setting(key: str, value: Any) -> dict[str, Any]:
 
 
 def refused(name: str) -> str:
-    with pytest.raises(VersionError) as error:
+    with pytest.raises(WorldError) as error:
         load_version(name, "northwind")
     assert "\n" not in str(error.value)
     return str(error.value)
@@ -53,7 +51,7 @@ def refused(name: str) -> str:
 @pytest.mark.parametrize("name", RELEASED)
 def test_a_released_version_loads_and_opens(name: str) -> None:
     assert load_version(name, "northwind").version == name
-    assert Agent.load(name).version.version == name
+    assert Agent.load(f"northwind/{name}").version.version == name
 
 
 def test_the_candidate_differs_by_a_short_list_of_changes() -> None:
@@ -99,9 +97,9 @@ def test_the_hash_does_not_depend_on_the_order_of_keys(tmp_path: Path) -> None:
     assert load_version(written(tmp_path, dict(reversed(TREE.items())))).sha256 == V1.sha256
 
 
-@pytest.mark.parametrize("key", sorted(V1.settings))
+@pytest.mark.parametrize("key", sorted(V1.flat))
 def test_the_hash_depends_on_each_setting(key: str) -> None:
-    value = V1.settings[key]
+    value = V1.flat[key]
     other: Any
     if isinstance(value, bool):
         other = not value
@@ -138,14 +136,14 @@ def test_a_setting_can_be_changed_and_changed_back(window: int, pinned: bool, li
         "safeguards.pre_action.block_payment_over": limit,
     }
     changed = V1.having(changes)
-    assert {key: changed.settings[key] for key in changes} == changes
-    assert changed.having({key: V1.settings[key] for key in changes}).sha256 == V1.sha256
+    assert {key: changed.flat[key] for key in changes} == changes
+    assert changed.having({key: V1.flat[key] for key in changes}).sha256 == V1.sha256
 
 
 def test_a_changed_version_says_so_in_its_name() -> None:
     assert V1.having({"memory.window": 3}).version == "v1+memory.window"
     assert V1.having({"memory.window": 3}, name="short").version == "short"
-    assert V1.memory.window != 3
+    assert V1.flat["memory.window"] != 3
 
 
 @pytest.mark.parametrize(
@@ -153,7 +151,7 @@ def test_a_changed_version_says_so_in_its_name() -> None:
     ["", "memory", "memory.windw", "windw", "memory.window.x", "system_prompt.x", "a.b.c", "."],
 )
 def test_a_setting_that_does_not_exist_cannot_be_changed(key: str) -> None:
-    with pytest.raises(VersionError) as error:
+    with pytest.raises(WorldError) as error:
         V1.having({key: 3})
     assert "\n" not in str(error.value)
 
@@ -173,7 +171,7 @@ def test_a_setting_that_does_not_exist_cannot_be_changed(key: str) -> None:
     ],
 )
 def test_a_value_that_does_not_fit_is_refused_by_name(key: str, value: Any) -> None:
-    with pytest.raises(VersionError, match=key.split(".")[-1]) as error:
+    with pytest.raises(WorldError, match=key.split(".")[-1]) as error:
         V1.having({key: value})
     assert "\n" not in str(error.value)
 
@@ -183,12 +181,16 @@ def test_a_value_that_does_not_fit_is_refused_by_name(key: str, value: Any) -> N
 
 def test_a_file_of_ones_own_is_a_version(tmp_path: Path) -> None:
     mine = load_version(written(tmp_path, with_setting("memory.window", 5) | {"version": "mine"}))
-    assert (mine.version, mine.memory.window) == ("mine", 5)
+    assert (mine.version, mine.flat["memory.window"]) == ("mine", 5)
 
 
 def test_a_file_that_was_edited_is_read_again(tmp_path: Path) -> None:
-    assert load_version(written(tmp_path, with_setting("memory.window", 5))).memory.window == 5
-    assert load_version(written(tmp_path, with_setting("memory.window", 6))).memory.window == 6
+    assert (
+        load_version(written(tmp_path, with_setting("memory.window", 5))).flat["memory.window"] == 5
+    )
+    assert (
+        load_version(written(tmp_path, with_setting("memory.window", 6))).flat["memory.window"] == 6
+    )
 
 
 @pytest.mark.parametrize(
@@ -206,17 +208,21 @@ def test_a_file_that_was_edited_is_read_again(tmp_path: Path) -> None:
 )
 def test_a_bad_file_is_refused_by_file_and_field(tmp_path: Path, key: str, value: Any) -> None:
     told = refused(written(tmp_path, with_setting(key, value)))
-    assert told.startswith(f"mine.yaml: field {key}")
+    where = "" if key in ("version", "colour") else "settings."
+    assert told.startswith(f"mine.yaml: field {where}{key}")
 
 
 def test_a_field_that_is_missing_is_named(tmp_path: Path) -> None:
     tree = with_setting("memory", {"window": 5})
-    assert refused(written(tmp_path, tree)) == "mine.yaml: field memory.pin_policy: Field required"
+    assert (
+        refused(written(tmp_path, tree))
+        == "mine.yaml: field settings.memory.pin_policy: Field required"
+    )
 
 
 def test_a_tool_that_does_not_exist_is_named(tmp_path: Path) -> None:
     told = refused(written(tmp_path, with_setting("permissions", ["run_job", "telepathy"])))
-    assert told == "mine.yaml: field permissions: there is no tool 'telepathy'"
+    assert told == "mine.yaml: field settings.permissions: there is no tool 'telepathy'"
 
 
 @pytest.mark.parametrize("text", ["", "- a\n- b\n", "42", "just words"])
