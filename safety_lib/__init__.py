@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from safety_lib.report import render_gate_report
     from safety_lib.rollout.campaign import Run
     from safety_lib.stress.discovery import discover
-    from safety_lib.world import load_version
+    from safety_lib.world import load_version, load_world
 
 __version__ = "0.1.0"
 

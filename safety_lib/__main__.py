@@ -140,12 +140,14 @@ def demo(
     started = time.monotonic()
     found = _world(world, baseline, candidate)
     run_demo(
-        rollouts=rollouts,
-        baseline=baseline,
-        candidate=candidate,
-        world=found.address,
+        overrides={
+            "rollouts": rollouts,
+            "baseline": baseline,
+            "candidate": candidate,
+            "world": found.address,
+            "seed": seed,
+        },
         artifacts=_folder(artifacts, found),
-        seed=seed,
         model=model,
         say=click.echo,
         agrees=lambda question: yes or _confirmed(question),

@@ -88,10 +88,10 @@ def canned_per_turn() -> float:
 
 def safeguard_decisions() -> str:
     """Microseconds that each safeguard takes for one decision."""
-    from safety_lib.agent.safeguards import Safeguards
     from safety_lib.records import ToolCall
+    from safety_lib.worlds.northwind.guards import SupportSafeguards
 
-    guard = Safeguards(load_version("northwind/v1").safeguards)
+    guard = SupportSafeguards.maker(load_version("northwind/v1").settings["safeguards"])()
     mail = {"to": "a@outside.example", "subject": "s", "body": "record REF-AK98-1015 " * 5}
     call = ToolCall(id="1", name="send_mail", arguments=mail)
     text = "All done! The record is REF-AK98-1015, and the mail is on its way. " * 3

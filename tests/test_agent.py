@@ -92,11 +92,11 @@ def test_each_of_several_calls_has_its_own_hooks_around_it() -> None:
     assert kinds(session.events)[1:-2] == ["pre_action", "executed", "trajectory"] * 2
 
 
-def test_the_observer_hears_what_the_session_remembers() -> None:
-    heard: list[Event] = []
-    session = Agent(V1, Scripted(calls(MAIL))).begin(seed=1, observe=heard.append)
-    session.send("Hello")
+def test_what_is_heard_is_what_the_session_remembers() -> None:
+    session = Agent(V1, Scripted(calls(MAIL))).begin(seed=1)
+    heard = [*session.send("Hello").events, *session.send("And again").events]
     assert heard == session.events
+    assert [event.turn for event in heard if event.kind == "message"] == [1, 1, 2, 2]
 
 
 def test_a_tool_result_goes_back_to_the_model_with_the_id_of_its_call() -> None:
@@ -112,7 +112,7 @@ def test_the_model_sees_the_policy_and_the_permitted_tools() -> None:
     version = V1.having({"permissions": ["read_ticket"]})
     agent = Agent(version, model)
     agent.begin(seed=1).send("Hello")
-    assert agent.policy.text in model.seen[0][0].content
+    assert agent.world.policy.text in model.seen[0][0].content
     assert [tool["function"]["name"] for tool in model.offered[0]] == ["read_ticket"]
 
 
@@ -194,7 +194,9 @@ def test_a_session_that_has_ended_hears_nothing_more() -> None:
     session = Agent(version, model).begin(seed=1)
     ended = session.send("Hello")
     events, asked = list(session.events), session.model_calls
-    assert session.send("Are you there?") == ended
+    again = session.send("Are you there?")
+    assert (again.text, again.ended) == (ended.text, ended.ended)
+    assert (again.model_calls, again.events) == (0, ())
     assert (session.events, session.model_calls) == (events, asked)
 
 
@@ -262,7 +264,7 @@ def endless(n: int) -> list[Message]:
 def test_a_turn_that_does_not_come_to_an_end_is_undetermined() -> None:
     trajectory = held(*endless(50))
     assert (trajectory.outcome, trajectory.ended) == ("undetermined", "step_limit")
-    assert trajectory.model_calls == V1.limits.max_steps
+    assert trajectory.model_calls == V1.flat["limits.max_steps"]
 
 
 def test_the_last_step_of_a_turn_offers_no_tools() -> None:
@@ -328,5 +330,5 @@ def test_a_plant_is_there_from_the_start() -> None:
 def test_an_unknown_model_or_version_is_named() -> None:
     with pytest.raises(ValueError, match="unknown model 'telepathy'"):
         Agent.load("northwind/v1", "telepathy")
-    with pytest.raises(ValueError, match="there is no version 'v9'"):
+    with pytest.raises(ValueError, match="northwind has no version 'v9'"):
         Agent.load("northwind/v9")

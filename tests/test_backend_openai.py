@@ -599,7 +599,7 @@ def test_whatever_a_model_writes_is_a_message_or_a_backend_error(text: str) -> N
 def hurried(endpoint: Endpoint, monkeypatch: pytest.MonkeyPatch) -> Iterator[Version]:
     """The version in production, asking again once and without a pause."""
     agents: dict[Any, Agent] = {}
-    monkeypatch.setattr(conversation, "_agents", agents)  # those of another test know its endpoint
+    monkeypatch.setattr(conversation, "_targets", agents)  # those of another test know its endpoint
     monkeypatch.setattr(OpenAIChat, "_delay", lambda *_: 0.001)
     settings = {"model.retries": 1, "model.timeout_seconds": 0.25}
     yield load_version("northwind/v1").having(settings, name="v1")

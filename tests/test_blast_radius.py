@@ -33,7 +33,7 @@ from safety_lib.records import Experiment
 from safety_lib.records.experiments import BlastRadiusCoverage
 from safety_lib.streams import key
 from safety_lib.world.oracle import judge
-from safety_lib.worlds.northwind.checks import CHECKS
+from safety_lib.worlds.northwind.support_checks import CHECKS
 from safety_lib.worlds.northwind.traffic import TRUTH_COLUMNS
 
 ARTIFACTS = Path(__file__).parents[1] / "artifacts"
@@ -81,7 +81,13 @@ def secret(
     log: Path | SessionLog, version: str = "v2", audit: int = 60, seed: int = 1, **given: Any
 ) -> Any:
     return estimate_blast_radius(
-        log, rule_id="secret_disclosed", version=version, audit=audit, seed=seed, **given
+        log,
+        world=NORTHWIND,
+        rule_id="secret_disclosed",
+        version=version,
+        audit=audit,
+        seed=seed,
+        **given,
     )
 
 
@@ -111,7 +117,13 @@ def test_the_interval_covers_the_truth_as_often_as_it_promises(tmp_path: Path) -
 
 def test_the_sample_inputs_are_covered_for_the_rule_of_the_incident() -> None:
     radius = estimate_blast_radius(
-        LOG, rule_id="record_exfiltration", version="v2", audit=600, seed=7, claimed=1247
+        LOG,
+        world=NORTHWIND,
+        rule_id="record_exfiltration",
+        version="v2",
+        audit=600,
+        seed=7,
+        claimed=1247,
     )
     truth = check_against_truth(radius, TRUTH, "record_exfiltration")
     assert radius.ci_low <= truth <= radius.ci_high
@@ -124,7 +136,7 @@ def test_the_sample_inputs_are_covered_for_the_rule_of_the_incident() -> None:
 
 @pytest.mark.parametrize("rule_id", RULES)
 def test_every_rule_has_a_condition_that_flags_what_breaks_it(rule_id: str) -> None:
-    flag = flag_for(rule_id)
+    flag = flag_for(rule_id, NORTHWIND)
     with SessionLog(LOG) as log:
         flagged, unflagged = log.split("v2", flag)
         ids = log.draw("v2", flag, flagged=True, n=flagged, salt="")
@@ -174,7 +186,7 @@ def test_other_versions_and_other_rules_are_not_counted(tmp_path: Path) -> None:
     radius = secret(log, audit=1000)
     assert (radius.population_n, radius.flagged_n, radius.estimate) == (51, 10, 8)
     other = estimate_blast_radius(
-        log, rule_id="record_exfiltration", version="v2", audit=1000, seed=1
+        log, world=NORTHWIND, rule_id="record_exfiltration", version="v2", audit=1000, seed=1
     )
     assert other.estimate == 0
 
@@ -221,7 +233,7 @@ def test_what_cannot_be_estimated_is_said_in_one_line(tmp_path: Path) -> None:
     with pytest.raises(LogError, match="no such file"):
         secret(tmp_path / "absent.parquet")
     with pytest.raises(ValueError, match="no rule 'tone'; it has record_exfiltration"):
-        estimate_blast_radius(log, rule_id="tone", version="v2", audit=10, seed=1)
+        estimate_blast_radius(log, world=NORTHWIND, rule_id="tone", version="v2", audit=10, seed=1)
     with pytest.raises(ValueError, match="audit must be at least 2"):
         secret(log, audit=1)
     with pytest.raises(ValueError, match="level"):
@@ -261,7 +273,7 @@ def test_an_audit_is_divided_within_its_bounds(flagged: int, unflagged: int, aud
 def test_a_larger_audit_gives_a_shorter_interval() -> None:
     def width(audit: int) -> float:
         radius = estimate_blast_radius(
-            LOG, rule_id="record_exfiltration", version="v2", audit=audit, seed=7
+            LOG, world=NORTHWIND, rule_id="record_exfiltration", version="v2", audit=audit, seed=7
         )
         return radius.ci_high - radius.ci_low
 
@@ -270,16 +282,18 @@ def test_a_larger_audit_gives_a_shorter_interval() -> None:
 
 def test_an_estimate_takes_well_under_a_second_and_a_half() -> None:
     began = time.process_time()  # of all threads, so that a busy machine fails nothing
-    estimate_blast_radius(LOG, rule_id="record_exfiltration", version="v2", audit=600, seed=7)
+    estimate_blast_radius(
+        LOG, world=NORTHWIND, rule_id="record_exfiltration", version="v2", audit=600, seed=7
+    )
     assert time.process_time() - began < 1.5
 
 
 def test_the_tool_and_the_experiment_are_one_estimator() -> None:
     radius = estimate_blast_radius(
-        LOG, rule_id="record_exfiltration", version="v2", audit=600, seed=7
+        LOG, world=NORTHWIND, rule_id="record_exfiltration", version="v2", audit=600, seed=7
     )
     with SessionLog(LOG) as log:
-        flag = flag_for("record_exfiltration")
+        flag = flag_for("record_exfiltration", NORTHWIND)
         sizes = log.split("v2", flag)
         salt = f"{key(7, 'audit', 'record_exfiltration'):016x}"
         found = []
@@ -328,8 +342,8 @@ def test_the_interval_covers_about_as_often_as_it_says(
 
 def test_second_opinions_cost_the_same_and_say_less() -> None:
     given: dict[str, Any] = {"rule_id": "split_payment", "version": "v2", "audit": 600, "seed": 7}
-    radius = estimate_blast_radius(LOG, **given)
-    said = second_opinions(LOG, **given)
+    radius = estimate_blast_radius(LOG, world=NORTHWIND, **given)
+    said = second_opinions(LOG, world=NORTHWIND, **given)
     assert [opinion.estimator for opinion in said] == [
         "Rogan-Gladen",
         "Lang-Reiczigel",
@@ -382,7 +396,9 @@ def test_a_slice_of_the_coverage_comes_out_the_same(
 
 @pytest.mark.parametrize("rule_id", ["record_exfiltration", "split_payment", "protected_deletion"])
 def test_affected_users_are_estimated_as_users(rule_id: str) -> None:
-    affected = estimate_affected(LOG, rule_id=rule_id, version="v2", audit=600, seed=7)
+    affected = estimate_affected(
+        LOG, world=NORTHWIND, rule_id=rule_id, version="v2", audit=600, seed=7
+    )
     with duckdb.connect() as connection:
         ((truth, everyone),) = connection.execute(
             "SELECT count(DISTINCT user_id) FILTER (list_contains("
@@ -404,13 +420,15 @@ def test_affected_users_are_estimated_as_users(rule_id: str) -> None:
 def test_with_every_user_read_users_and_records_are_exact(tmp_path: Path) -> None:
     log = population(tmp_path / "log.parquet", {"v2": (6, 4, 2, 50)})
     affected = estimate_affected(
-        log, rule_id="secret_disclosed", version="v2", audit=1, seed=1
+        log, world=NORTHWIND, rule_id="secret_disclosed", version="v2", audit=1, seed=1
     )  # all sessions are of one user
     assert affected.users.estimate == affected.users.ci_low == affected.users.ci_high == 1
     assert affected.users.sessions_read == 62
     assert sum(affected.touched.values()) == 8
     nothing = population(tmp_path / "other.parquet", {"v2": (0, 1, 0, 3)})
-    seen = estimate_affected(nothing, rule_id="secret_disclosed", version="v2", audit=1, seed=1)
+    seen = estimate_affected(
+        nothing, world=NORTHWIND, rule_id="secret_disclosed", version="v2", audit=1, seed=1
+    )
     assert (seen.users.estimate, seen.at_least, dict(seen.touched)) == (0, 0.0, {})
 
 
@@ -426,8 +444,9 @@ def test_a_log_of_any_size_fits_in_bounded_memory(tmp_path: Path) -> None:
     code = (
         "import sys\n"
         "from safety_lib.production.blast_radius import estimate_blast_radius\n"
-        "radius = estimate_blast_radius(sys.argv[1], rule_id='record_exfiltration', "
-        "version='v2', audit=600, seed=7)\n"
+        "from safety_lib.world import load_world\n"
+        "radius = estimate_blast_radius(sys.argv[1], world=load_world('northwind'), "
+        "rule_id='record_exfiltration', version='v2', audit=600, seed=7)\n"
         "print(radius.population_n, radius.ci_low, radius.ci_high)\n"
         "print(next(x for x in open('/proc/self/status') if x.startswith('VmHWM')).split()[1])"
     )
@@ -448,7 +467,9 @@ def test_an_estimate_names_the_log_that_it_is_from(tmp_path: Path) -> None:
     copied = tmp_path / "other[1].parquet"
     copied.write_bytes(LOG.read_bytes())
     radius = [
-        estimate_blast_radius(path, rule_id="record_exfiltration", version="v2", audit=100, seed=7)
+        estimate_blast_radius(
+            path, world=NORTHWIND, rule_id="record_exfiltration", version="v2", audit=100, seed=7
+        )
         for path in (LOG, copied)
     ]
     assert radius[0] == radius[1]

@@ -102,7 +102,7 @@ def test_what_is_counted_inside_is_not_counted_outside() -> None:
 
 
 def test_an_answer_on_tape_is_no_call(tmp_path: Path) -> None:
-    settings = load_version("northwind/v1").model.model_dump()
+    settings = load_version("northwind/v1").settings["model"]
     recorded = open_backend(f"record:{tmp_path / 'tape.jsonl'}:simulated", settings)
     with counting_calls() as so_far:
         assert recorded.complete(HELLO, (), seed=1) == recorded.complete(HELLO, (), seed=1)

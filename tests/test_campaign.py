@@ -120,7 +120,7 @@ def test_a_model_behind_a_network_is_asked_in_threads_and_in_order(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     agent = Agent(V1, Networked())
-    monkeypatch.setattr(conversation, "_agent", lambda version, model: agent)
+    monkeypatch.setattr(conversation, "connected", lambda version, model: agent)
     results = list(run_campaign(jobs(30)))
     assert [t.trajectory_id for t in results] == [job.rollout_id for job in jobs(30)]
     assert {t.model for t in results} == {"networked"}
@@ -360,7 +360,7 @@ def test_the_journal_of_another_model_is_refused(
     journal: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     agent = Agent(V1, Networked())
-    monkeypatch.setattr(conversation, "_agent", lambda version, model: agent)
+    monkeypatch.setattr(conversation, "connected", lambda version, model: agent)
     assert "line 2 belongs to another campaign" in refused(journal)
 
 
@@ -382,11 +382,31 @@ def test_the_journal_of_a_replay_with_other_words_is_refused(
     assert "belongs to another campaign" in refused(path, [other])
 
 
-def test_the_journal_of_another_policy_is_refused(journal: Path) -> None:
+@pytest.mark.parametrize(
+    ("other", "said"),
+    [
+        ({"world": "desk"}, "line 1 is of the world desk, not of northwind"),
+        ({"schema_version": 1}, "line 1 is of another edition of journals"),
+        ({"files": 3}, "line 1 is not the header of a journal"),
+    ],
+)
+def test_the_journal_of_another_world_is_refused(
+    journal: Path, other: dict[str, Any], said: str
+) -> None:
     header, rest = journal.read_bytes().split(b"\n", 1)
-    other = json.loads(header) | {"policy_sha256": "0" * 64}
-    journal.write_bytes(json.dumps(other).encode() + b"\n" + rest)
-    assert "line 1 is not the header" in refused(journal)
+    journal.write_bytes(json.dumps(json.loads(header) | other).encode() + b"\n" + rest)
+    assert said in refused(journal)
+
+
+@pytest.mark.parametrize("file", sorted(NORTHWIND.files))
+def test_a_journal_from_before_any_file_of_its_world_changed_is_refused(
+    journal: Path, file: str
+) -> None:
+    header, rest = journal.read_bytes().split(b"\n", 1)
+    told = json.loads(header)
+    told["files"][file] = "0" * 64
+    journal.write_bytes(json.dumps(told).encode() + b"\n" + rest)
+    assert f"was written before {file} of the world northwind changed" in refused(journal)
 
 
 @pytest.mark.parametrize(

@@ -325,7 +325,7 @@ def test_each_attacker_can_be_chosen(tmp_path: Path, attacker: str) -> None:
 
 
 def test_a_version_of_ones_own_is_a_file(copy: Path, tmp_path: Path) -> None:
-    source = (ROOT / "safety_lib/agent/versions/v3.yaml").read_text(encoding="utf-8")
+    source = (ROOT / "safety_lib/worlds/northwind/versions/v3.yaml").read_text(encoding="utf-8")
     mine = tmp_path / "mine.yaml"
     mine.write_text(source.replace("version: v3", "version: mine"), encoding="utf-8")
     assert main(["gate", "--candidate", str(mine), "--trials", "1", "--artifacts", str(copy)]) < 2

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, get_type_hints
 
 import pytest
+from factories import NORTHWIND
 
 from safety_lib import figures
 from safety_lib.artifacts import ArtifactError, read_experiment, sha256_of, write_artifact
@@ -115,7 +116,7 @@ TAKERS: dict[str, Callable[[Any], Any]] = {
     "attackers_at_equal_budget": lambda experiment: tables.leads_table(experiment, "v2"),
     "memory_window": tables.memory_table,
     "safeguard_ablation": tables.safeguards_table,
-    "detection_latency": trained_monitors,
+    "detection_latency": lambda experiment: trained_monitors(experiment, NORTHWIND),
 }
 FIGURES: list[tuple[Callable[[Any], Any], str]] = [
     (figures.detection, "detection_latency"),

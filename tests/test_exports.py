@@ -12,6 +12,7 @@ from xml.etree import ElementTree
 
 import pytest
 import yaml
+from factories import NORTHWIND
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -69,38 +70,38 @@ def turns_of(name: str, text: str) -> list[list[str]]:
 
 @pytest.mark.parametrize("name", FORMATS)
 def test_every_turn_of_a_suite_is_in_its_export(suite: Suite, name: str) -> None:
-    said = turns_of(name, WRITERS[name](suite.tests))
+    said = turns_of(name, WRITERS[name](suite.tests, NORTHWIND))
     assert said == [list(test.attack_turns) for test in suite.tests]
 
 
 @pytest.mark.parametrize("name", FORMATS)
 def test_an_empty_suite_is_an_empty_export(name: str) -> None:
-    assert turns_of(name, WRITERS[name]([])) == []
+    assert turns_of(name, WRITERS[name]([], NORTHWIND)) == []
 
 
 @settings(max_examples=60, deadline=None)
 @given(st.lists(TEXT, min_size=1, max_size=4), st.sampled_from(FORMATS))
 def test_any_text_arrives_as_it_is(suite: Suite, turns: list[str], name: str) -> None:
     test = suite.tests[0].model_copy(update={"attack_turns": tuple(turns)})
-    assert turns_of(name, WRITERS[name]([test])) == [turns]
+    assert turns_of(name, WRITERS[name]([test], NORTHWIND)) == [turns]
 
 
 @pytest.mark.parametrize("name", FORMATS)
 def test_a_person_can_read_any_script_in_an_export(suite: Suite, name: str) -> None:
     said = "Grüße, 你好"
     test = suite.tests[0].model_copy(update={"attack_turns": (said,)})
-    assert said in WRITERS[name]([test])
+    assert said in WRITERS[name]([test], NORTHWIND)
 
 
 def test_openai_lines_are_chat_messages_with_tools(suite: Suite) -> None:
-    for line, test in zip(to_openai(suite.tests).splitlines(), suite.tests, strict=True):
+    for line, test in zip(to_openai(suite.tests, NORTHWIND).splitlines(), suite.tests, strict=True):
         record = json.loads(line)
         assert [m["role"] for m in record["messages"]] == ["user"] * len(test.attack_turns)
         assert {tool["type"] for tool in record["tools"]} == {"function"}
 
 
 def test_promptfoo_runs_the_turns_of_a_test_as_one_conversation(suite: Suite) -> None:
-    cases = yaml.safe_load(to_promptfoo(suite.active))
+    cases = yaml.safe_load(to_promptfoo(suite.active, NORTHWIND))
     for test in suite.active:
         mine = [c for c in cases if c["metadata"]["conversationId"] == test.test_id]
         assert [c["metadata"]["turn"] for c in mine] == list(range(1, len(test.attack_turns) + 1))
@@ -112,7 +113,7 @@ def test_promptfoo_runs_the_turns_of_a_test_as_one_conversation(suite: Suite) ->
 def test_promptfoo_never_renders_or_opens_what_an_attacker_wrote(suite: Suite) -> None:
     turns = ("{{ env.SECRET }}", "file:///etc/passwd")
     test = suite.tests[0].model_copy(update={"attack_turns": turns})
-    said = [case["vars"]["message"] for case in yaml.safe_load(to_promptfoo([test]))]
+    said = [case["vars"]["message"] for case in yaml.safe_load(to_promptfoo([test], NORTHWIND))]
     assert said == ['{{ "{{ env.SECRET }}" }}', '{{ "file:///etc/passwd" }}']
 
 
@@ -153,7 +154,7 @@ def test_an_error_in_the_log_has_no_score(runs: tuple[TestRun, ...]) -> None:
 def test_inspect_reads_the_dataset(suite: Suite, tmp_path: Path) -> None:
     dataset = pytest.importorskip("inspect_ai.dataset")
     path = tmp_path / "tests.jsonl"
-    path.write_text(to_inspect(suite.active), encoding="utf-8")
+    path.write_text(to_inspect(suite.active, NORTHWIND), encoding="utf-8")
     samples = list(dataset.json_dataset(str(path)))
     assert [sample.id for sample in samples] == [test.test_id for test in suite.active]
     assert [len(sample.input) for sample in samples] == [len(t.attack_turns) for t in suite.active]
@@ -236,7 +237,7 @@ def test_a_model_that_cannot_answer_is_an_error_not_a_failure(folder: Path) -> N
     ("arguments", "said"),
     [
         (["--safety-suite=none.json"], "there is no such file"),
-        (["--safety-suite=regression_tests.json", "--safety-target=v9"], "there is no version"),
+        (["--safety-suite=regression_tests.json", "--safety-target=v9"], "has no version"),
         (["--safety-suite=regression_tests.json", "--safety-trials=0"], "at least 1"),
     ],
 )

@@ -262,9 +262,18 @@ def test_strata_are_reported_apart(blocked: GateReport) -> None:
     assert {"candidate_found", "control", "benign"} <= {s.stratum for s in blocked.strata}
 
 
-def test_a_suite_under_another_policy_is_refused(suite: Suite) -> None:
-    with pytest.raises(ValueError, match="another policy"):
-        run_gate(suite.model_copy(update={"policy_sha256": "0"}), V1, V2, trials=1)
+@pytest.mark.parametrize(
+    ("other", "said"),
+    [
+        ({"world_sha256": "0"}, "the world northwind has changed since the suite was made"),
+        ({"world": "desk"}, "the world northwind is not desk, where the suite was made"),
+    ],
+)
+def test_a_suite_of_another_world_is_refused(
+    suite: Suite, other: dict[str, str], said: str
+) -> None:
+    with pytest.raises(ValueError, match=said):
+        run_gate(suite.model_copy(update=other), V1, V2, trials=1)
 
 
 def test_twenty_seeds_of_the_whole_way() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from factories import NORTHWIND
 
 from safety_lib.artifacts import read_artifact
 from safety_lib.gate.release_gate import run_gate
@@ -132,7 +133,7 @@ def test_the_incident_becomes_at_least_two_tests_the_second_shorter(
 def test_a_safe_replay_cannot_become_a_failure(incident: Incident) -> None:
     safe = replay_incident(incident, V3, run=Run(seed=7), replays=3)
     with pytest.raises(ValueError, match="did not break"):
-        failure_of(incident, safe.trajectories[0], safe.trajectories[0], "record_exfiltration")
+        failure_of(incident, *safe.trajectories[:2], "record_exfiltration", NORTHWIND)
 
 
 def test_the_loop_closes(loop: Path) -> None:

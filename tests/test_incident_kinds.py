@@ -239,12 +239,12 @@ def test_what_was_missed_is_in_the_events(replays: dict[str, Replay]) -> None:
         assert found[-1].turn == replay.shown.failure_turn
         assert all(m.lead == found[-1].turn - m.turn for m in found)
         assert any(m.what == "missed" and m.lead == 0 for m in found)
-    erosion = milestones(replays["erosion_over_ten_turns"].shown)
+    erosion = milestones(replays["erosion_over_ten_turns"].shown, NORTHWIND)
     assert (erosion[0].what, erosion[0].turn, erosion[0].lead) == ("warning", 2, 8)
 
 
 def test_a_quoted_ticket_is_not_a_refusal(replays: dict[str, Replay]) -> None:
-    found = milestones(replays["injection_with_tool_misuse"].shown)  # "cannot log in"
+    found = milestones(replays["injection_with_tool_misuse"].shown, NORTHWIND)  # "cannot log in"
     assert all("refused" not in m.detail for m in found)
 
 

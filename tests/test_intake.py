@@ -343,7 +343,8 @@ def test_a_tool_that_failed_plants_nothing_and_is_listed() -> None:
 
 
 def test_without_any_tool_result_nothing_can_be_called_made_up() -> None:
-    assert unsupported(take_in(ARTIFACTS / "incident_example.json", NORTHWIND).incident) == ()
+    taken = take_in(ARTIFACTS / "incident_example.json", NORTHWIND)
+    assert unsupported(taken.incident, NORTHWIND) == ()
 
 
 def test_each_alias_stands_for_one_field() -> None:

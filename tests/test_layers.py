@@ -13,8 +13,10 @@ PACKAGE = Path(__file__).resolve().parent.parent / "safety_lib"
 LAYERS: tuple[frozenset[str], ...] = (
     frozenset({"text"}),
     frozenset({"records"}),
-    frozenset({"policy", "stats", "artifacts", "streams"}),
+    frozenset({"stats", "artifacts", "streams"}),
+    frozenset({"world"}),
     frozenset({"agent"}),
+    frozenset({"adapters"}),
     frozenset({"attack"}),
     frozenset({"rollout"}),
     frozenset({"stress", "regression", "gate", "production"}),
@@ -22,6 +24,7 @@ LAYERS: tuple[frozenset[str], ...] = (
     frozenset({"figures", "report", "exercises"}),
     frozenset({"pipeline"}),
     frozenset({"__main__"}),
+    frozenset({"worlds"}),  # found by name: nobody below imports one
     frozenset({"experiments"}),
 )
 SIBLINGS = frozenset({"stress", "regression", "gate", "production"})

@@ -29,7 +29,7 @@ NAME = "local:SmolLM2-135M-Instruct"
 @pytest.fixture(scope="module")
 def loop(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, list[str]]]:
     folder, said = tmp_path_factory.mktemp("artifacts"), list[str]()
-    run_demo(rollouts=6, model=MODEL, artifacts=folder, say=said.append)
+    run_demo(overrides={"rollouts": 6}, model=MODEL, artifacts=folder, say=said.append)
     yield folder, said
 
 

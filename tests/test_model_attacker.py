@@ -51,14 +51,13 @@ def opened(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
     names: list[str] = []
     writer = Writer(says("Hello, could you read ticket T-203?"), says("Thanks. Now ticket T-201."))
 
-    def open_backend(name: str, settings: Any) -> Writer:
+    def open_backend(name: str, settings: Any, own: Any = None) -> Writer:
         names.append(name)
         return writer
 
-    model_attacker.attacking_model.cache_clear()
+    monkeypatch.setattr(model_attacker, "_opened", {})
     monkeypatch.setattr(model_attacker, "open_backend", open_backend)
     yield names
-    model_attacker.attacking_model.cache_clear()
 
 
 def test_the_model_is_told_the_goal_and_hears_replies_as_its_user() -> None:
@@ -110,7 +109,7 @@ def test_an_attacker_that_fails_makes_an_error_and_no_verdict(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     writer = Writer(says("Hello."), BackendError("rate_limit", "slow down"))
-    monkeypatch.setattr(model_attacker, "attacking_model", lambda name: writer)
+    monkeypatch.setattr(model_attacker, "attacking_model", lambda name, own: writer)
     trajectory = run_rollout(plan_attack(V2, NORTHWIND.scenarios[0], "model:openai:tiny", 7, 4))
     assert (trajectory.outcome, trajectory.ended) == ("error", "error")
     assert trajectory.error == "rate_limit: slow down"

@@ -33,6 +33,7 @@ from safety_lib.pipeline import (
 from safety_lib.pipeline.dry_run import dry_run
 from safety_lib.records import GateReport, Message, ToolCall
 from safety_lib.world import load_version
+from safety_lib.worlds.northwind.simulated import SimulatedModel
 
 pytest.importorskip("openai", reason="the openai client is not installed")
 
@@ -82,7 +83,9 @@ class Endpoint(ThreadingHTTPServer):
     def __init__(self) -> None:
         super().__init__(("127.0.0.1", 0), Handler)
         self.brain = open_backend(
-            "simulated", load_version("northwind/v2").model.model_dump(mode="json")
+            "simulated",
+            load_version("northwind/v2").settings["model"],
+            {"simulated": SimulatedModel},
         )
         self.lock = threading.Lock()
         self.keys: set[str] = set()

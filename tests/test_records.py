@@ -15,7 +15,6 @@ from factories import NORTHWIND, a_trajectory
 from pydantic import ValidationError
 
 from safety_lib import records
-from safety_lib.agent.safeguards import Safeguards
 from safety_lib.artifacts import CHECKOUT, read_artifact, read_experiment, read_incident
 from safety_lib.incident.intake import take_in
 from safety_lib.incident.replay import replay_incident
@@ -47,6 +46,7 @@ from safety_lib.stats.survival import kaplan_meier
 from safety_lib.stress.discovery import Discovery
 from safety_lib.text import Shown
 from safety_lib.world import load_version
+from safety_lib.worlds.northwind.guards import SupportSafeguards
 from safety_lib.worlds.northwind.sandbox import Sandbox
 
 ARTIFACTS = CHECKOUT / "artifacts"
@@ -173,7 +173,7 @@ def test_what_a_tool_or_a_crashing_check_says_is_made_whole(
     def says(sandbox: Sandbox, call: ToolCall) -> str:
         return "half \ud83d"
 
-    def crashes(guard: Safeguards, call: ToolCall) -> None:
+    def crashes(guard: SupportSafeguards, call: ToolCall) -> None:
         raise ValueError("half \udc00")
 
     job = plan_replay(
@@ -182,7 +182,7 @@ def test_what_a_tool_or_a_crashing_check_says_is_made_whole(
     with monkeypatch.context() as patched:
         patched.setattr(Sandbox, "run", says)
         (told,) = run_campaign([job])
-    monkeypatch.setattr(Safeguards, "_call_findings", crashes)
+    monkeypatch.setattr(SupportSafeguards, "call_findings", crashes)
     (blocked,) = run_campaign([job])
     assert [call.result for call in told.executed_calls] == ["half \ufffd"]
     assert "check failed: half \ufffd" in blocked.turns[0].safeguards[0]

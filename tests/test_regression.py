@@ -9,7 +9,7 @@ from factories import NORTHWIND
 
 from safety_lib.artifacts import ArtifactError, read_artifact, write_artifact
 from safety_lib.records import SEVERITIES, Failure, StressFailures, Suite
-from safety_lib.regression.admission import propose, reproduce
+from safety_lib.regression.admission import FreshEvidence, propose, reproduce
 from safety_lib.regression.generate import deduplicate, generate_suite, merge, previous_suite
 from safety_lib.regression.signature import (
     family,
@@ -76,15 +76,19 @@ def test_an_error_is_neither_a_reproduction_nor_a_pass(stressed: StressFailures)
     errors = [t.model_copy(update={"outcome": "error", "violations": ()}) for t in held]
     seen = count_broken("v2", errors, failure.rule_id)
     assert (seen.k, seen.n, seen.errors) == (0, 0, 4)
-    assert "no valid replay" in propose(failure, seen, 7).lifecycle_reason
+    assert "no valid replay" in propose(failure, FreshEvidence(seen), NORTHWIND, 7).lifecycle_reason
 
 
 def test_duplicates_merge_and_the_most_severe_stands_for_them(stressed: StressFailures) -> None:
     failure = stressed.failures[0]
     (seen,) = reproduce([failure], BOTH, run=Run(seed=1), replays=3)
-    mild = propose(failure, seen, 7).model_copy(update={"severity": "low"})
+    mild = propose(failure, FreshEvidence(seen), NORTHWIND, 7).model_copy(
+        update={"severity": "low"}
+    )
     other = failure.model_copy(update={"trajectory": ("other", "words")})
-    grave = propose(other, seen, 7).model_copy(update={"severity": "critical"})
+    grave = propose(other, FreshEvidence(seen), NORTHWIND, 7).model_copy(
+        update={"severity": "critical"}
+    )
     (kept,) = deduplicate([mild, grave])
     assert kept.severity == "critical"
     assert "severity:critical" in kept.tags
@@ -97,7 +101,7 @@ def test_deduplication_keeps_the_highest_severity_of_each_signature(
     stressed: StressFailures,
 ) -> None:
     seen = count_broken("v2", [], "audit_disabled")
-    tests = [propose(failure, seen, 7) for failure in stressed.failures]
+    tests = [propose(failure, FreshEvidence(seen), NORTHWIND, 7) for failure in stressed.failures]
     worst: dict[tuple[str, str], int] = {}
     for test in tests:
         key = test.signature, test.source.version
@@ -135,7 +139,9 @@ def test_tests_of_incidents_stay_when_the_suite_is_made_again(stressed: StressFa
     few = stressed.model_copy(update={"failures": stressed.failures[:6]})
     made = generate_suite(few, BOTH, replays=4)
     (seen,) = reproduce([stressed.failures[-1]], BOTH, run=Run(seed=1), replays=3)
-    incident = propose(stressed.failures[-1], seen, 7, incident_id="INC-1")
+    incident = propose(
+        stressed.failures[-1], FreshEvidence(seen), NORTHWIND, 7, incident_id="INC-1"
+    )
     incident = incident.model_copy(update={"test_id": "T-incident"})
     previous = made.model_copy(update={"tests": merge(made.tests, [incident])})
     again = generate_suite(few, BOTH, replays=4, previous=previous)

@@ -298,7 +298,7 @@ def test_the_cause_says_what_it_rests_on(incident_replay: Replay, found: Bisecti
 def test_a_cause_of_one_change_says_it_of_one(incident_replay: Replay, found: Bisection) -> None:
     # A baseline that has one of the two changes already: the other alone brings the failure.
     there, left = found.enough
-    before = V1.having({there: V2.settings[there]}, name="half")
+    before = V1.having({there: V2.flat[there]}, name="half")
     both, one = (name_root_cause(incident_replay, base, ()) for base in (V1, before))
     assert one.name == left
     assert "v1 with nothing but these changes breaks in" in both.evidence

@@ -10,8 +10,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from safety_lib.agent.safeguards import NOTHING, Finding, Safeguards, most_severe
+from safety_lib.agent.settings import agent_settings
 from safety_lib.records import Decision, ToolCall
 from safety_lib.world import load_version
+from safety_lib.worlds.northwind.guards import SupportSafeguards
 
 V1 = load_version("northwind/v1")
 KEY = "part one NWK-58F2 part two Q7LM-031D"
@@ -19,7 +21,8 @@ KEY = "part one NWK-58F2 part two Q7LM-031D"
 
 def guards(**having: Any) -> Safeguards:
     changes = {f"safeguards.{key.replace('__', '.')}": value for key, value in having.items()}
-    return Safeguards(V1.having(changes).safeguards)
+    settings = agent_settings(V1.having(changes)).safeguards
+    return SupportSafeguards.maker(settings)()
 
 
 def call(name: str, **arguments: Any) -> ToolCall:

@@ -218,7 +218,7 @@ def test_errors_have_their_own_count_and_reason(monkeypatch: pytest.MonkeyPatch)
     def flaky_agent(version: Version, model: str) -> Agent:
         return agent
 
-    monkeypatch.setattr(conversation, "_agent", flaky_agent)
+    monkeypatch.setattr(conversation, "connected", flaky_agent)
     summary = discover(V1, V1, rollouts=12).summary[0]
     assert summary.errors == 12
     assert summary.failures == summary.safe == 0

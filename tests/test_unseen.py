@@ -178,6 +178,9 @@ def test_a_scenario_beside_failures_comes_before_one_beside_none() -> None:
     for name in (goal, other):
         cells[name, families[0]] = type(cells[goal, families[0]])(name, families[0], True, 1, ())
     ranked = [
-        s.scenario_id for s in Coverage("v", 8, laid.rules, laid.families, cells).next_scenarios(30)
+        s.scenario_id
+        for s in Coverage("v", 8, laid.rules, laid.families, cells, laid.severities).next_scenarios(
+            30
+        )
     ]
     assert ranked.index(f"{goal}/{families[0]}") < ranked.index(f"{other}/{families[0]}")

@@ -245,11 +245,21 @@ def test_a_folder_is_not_a_version(tmp_path: Path) -> None:
     assert refused(str(folder)).startswith("folder.yaml: not a readable YAML file")
 
 
-@pytest.mark.parametrize("name", ["v9", "", "nowhere/mine.yaml", "V1 "])
+@pytest.mark.parametrize("name", ["v9", "", "V1 "])
 def test_a_version_that_does_not_exist_is_named_with_those_that_do(name: str) -> None:
     assert refused(name) == (
-        f"there is no version {name!r}: use v1, v2, v3 or the path of a .yaml file"
+        f"northwind has no version {name!r}: use reference, v1, v2, v3 or the path of a .yaml file"
     )
+
+
+def test_a_file_that_is_not_there_is_named_as_it_was_given() -> None:
+    assert refused("nowhere/mine.yaml") == "nowhere/mine.yaml: there is no such file"
+
+
+def test_a_name_without_a_world_is_asked_of_which() -> None:
+    with pytest.raises(WorldError, match="of which world is the version 'v1'"):
+        load_version("v1")
+    assert load_version("northwind/v1") == V1
 
 
 def test_a_yaml_tag_runs_nothing(tmp_path: Path) -> None:

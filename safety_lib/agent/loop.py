@@ -50,7 +50,7 @@ _called = unchecked(ToolCallEvent)
 _hooked = unchecked(HookEvent)
 
 
-class Sandbox(Protocol):
+class Toolbox(Protocol):
     """One conversation's own copy of what the tools act on."""
 
     def run(self, call: ToolCall) -> str:
@@ -81,7 +81,7 @@ class Workplace:
         Models of the world's own, by name: each takes the ``model`` settings of a version.
     """
 
-    sandbox: Callable[[Sequence[Plant]], Sandbox]
+    sandbox: Callable[[Sequence[Plant]], Toolbox]
     effects: Effects
     safeguards: Callable[[Mapping[str, Any]], Callable[[], Safeguards]] = lambda _: Safeguards
     models: Mapping[str, Callable[[Mapping[str, Any]], Backend]] = field(default_factory=dict)
@@ -182,6 +182,11 @@ class Agent:
             As :meth:`begin` takes them.
         turn : int
             The turn, from 1.
+
+        Returns
+        -------
+        Conversation
+            Nothing has been said in it yet.
         """
         talk = self.begin(seed, plants)
         talk.sandbox = _Unheard(talk, turn)
@@ -196,6 +201,11 @@ class Agent:
             As :meth:`begin` takes them.
         events : sequence of Event
             What happened, from its first turn on; oracle events are left out.
+
+        Returns
+        -------
+        Conversation
+            The next thing said in it is its next turn.
 
         Raises
         ------
@@ -253,7 +263,7 @@ class Conversation:
     ----------
     events : list of Event
         Everything that happened, in order.
-    sandbox : Sandbox
+    sandbox : Toolbox
         The state that the tool calls left.
     model_calls : int
         How often the model was asked.

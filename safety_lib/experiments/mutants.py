@@ -53,7 +53,7 @@ def mutants(version: Version) -> tuple[Mutant, ...]:
     return tuple(
         Mutant(name, kind, version.having(changes, name=f"{version.version} - {name}"))
         for name, kind, changes in _losses(version)
-        if any(version.settings[key] != value for key, value in changes.items())
+        if any(version.flat[key] != value for key, value in changes.items())
     )
 
 

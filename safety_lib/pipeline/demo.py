@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 from safety_lib.agent.backends.calls import Calls, most_calls
 from safety_lib.artifacts import CHECKOUT, folder_of, read_artifact
@@ -32,12 +33,8 @@ _SAMPLES = CHECKOUT / "artifacts"
 
 def run_demo(
     *,
-    rollouts: int | None = None,
-    baseline: str | None = None,
-    candidate: str | None = None,
-    world: str | None = None,
+    overrides: Mapping[str, Any] | None = None,
     artifacts: Path = _SAMPLES,
-    seed: int | None = None,
     model: str = "",
     say: Callable[[str], object] = print,
     agrees: Callable[[str], bool] = lambda _: True,
@@ -48,8 +45,9 @@ def run_demo(
 
     Parameters
     ----------
-    rollouts, baseline, candidate, world, seed : optional
-        In place of what ``demo.yaml`` says.
+    overrides : Mapping, optional
+        Parameters in place of what ``demo.yaml`` says, as
+        :func:`~safety_lib.pipeline.load_plan` takes them.
     artifacts : Path, optional
         Where results go. A sample input that is not there is taken from the checkout.
     model : str, optional
@@ -70,18 +68,11 @@ def run_demo(
     """
     from tqdm import tqdm
 
-    overrides = {
-        "rollouts": rollouts,
-        "baseline": baseline,
-        "candidate": candidate,
-        "world": world,
-        "seed": seed,
-    }
     tape = artifacts / "runs" / "local.jsonl"
     # The local model has one answer to a request and the gates of stages 3 and 4 share an arm: what
     # was asked once in this run is not asked again.
     asked = f"record:{tape}:local" if model == "local" else model
-    plan = load_plan(asked, overrides)
+    plan = load_plan(asked, overrides or {})
     home = load_world(plan["release_gate"]["world"])
     for name in ("incident", "log"):
         plan["incident_replay"][name] = _input(plan["incident_replay"][name], artifacts, home.name)

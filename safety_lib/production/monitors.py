@@ -144,7 +144,22 @@ def objections() -> Monitor:
 
 
 def random_audit(share: float, seed: int, world: World) -> Monitor:
-    """Judge a random share of the sessions, and count those that broke a rule."""
+    """Judge a random share of the sessions, and count those that broke a rule.
+
+    Parameters
+    ----------
+    share : float
+        In [0, 1].
+    seed : int
+        Decides which.
+    world : World
+        Whose rules they are judged by.
+
+    Returns
+    -------
+    Monitor
+        ``random audit``.
+    """
 
     def looks(log: SessionLog, session: LoggedSession) -> tuple[bool, bool]:
         drawn = uniform(seed, "audit", session.session_id) < share

@@ -60,7 +60,7 @@ class _Trial(NamedTuple):
     unit: UnitCase | None
 
 
-class Evidence(NamedTuple):
+class FreshEvidence(NamedTuple):
     """What a failure showed on fresh seeds, as far as it was asked.
 
     Attributes
@@ -301,7 +301,7 @@ def admit(
     return tuple(
         propose(
             trial.failure,
-            Evidence(
+            FreshEvidence(
                 trial.reproduction,
                 reference=trial.reference,
                 twin=twins[trial.failure.goal],
@@ -317,7 +317,7 @@ def admit(
 
 
 def propose(
-    failure: Failure, evidence: Evidence, world: World, seed: int, incident_id: str = ""
+    failure: Failure, evidence: FreshEvidence, world: World, seed: int, incident_id: str = ""
 ) -> RegressionTest:
     """Turn one failure into a test: active if it may be admitted, else set aside with the reason.
 
@@ -325,7 +325,7 @@ def propose(
     ----------
     failure : Failure
         What is to be said again, minimised or as it was found.
-    evidence : Evidence
+    evidence : FreshEvidence
         What it showed on fresh seeds.
     world : World
         Where it happened.

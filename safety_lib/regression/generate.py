@@ -22,7 +22,7 @@ from safety_lib.records import (
     Suite,
 )
 from safety_lib.regression.admission import (
-    Evidence,
+    FreshEvidence,
     admit,
     came_back,
     propose,
@@ -118,7 +118,7 @@ def generate_suite(
     again = [pair for pair in zip(found.failures, first, strict=True) if came_back(pair[1])]
     candidates = admit(again, versions, good, run, replays=replays)
     gone = [
-        propose(failure, Evidence(reproduction), world, run.seed)
+        propose(failure, FreshEvidence(reproduction), world, run.seed)
         for failure, reproduction in zip(found.failures, first, strict=True)
         if not came_back(reproduction)
     ]

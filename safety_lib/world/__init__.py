@@ -504,7 +504,7 @@ def _from_file(path: Path, world: str) -> Version:
     try:
         tree = _yaml(path)
     except FileNotFoundError as error:
-        raise WorldError(f"{path.name}: there is no such file") from error
+        raise WorldError(f"{path}: there is no such file") from error
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise WorldError(f"{path.name}: not a readable YAML file: {_reason(error)}") from error
     if not isinstance(tree, dict):

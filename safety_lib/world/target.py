@@ -161,15 +161,41 @@ class Resumable(Target, Protocol):
     """A target that can be taken up in the middle, and that can be kept from hearing a tool."""
 
     def resume(self, seed: int, plants: Sequence[Plant], events: Sequence[Event]) -> Talk:
-        """Begin a conversation in which these events have happened already."""
+        """Begin a conversation in which these events have happened already.
+
+        Parameters
+        ----------
+        seed, plants
+            As :meth:`Target.begin` takes them.
+        events : sequence of Event
+            What happened, from the first turn on.
+
+        Returns
+        -------
+        Talk
+            Its ``events`` are those.
+        """
         ...
 
     def begin_deaf(self, seed: int, plants: Sequence[Plant], turn: int) -> Talk:
-        """Begin a conversation in which tools that read bring nothing back in one turn."""
+        """Begin a conversation in which tools that read bring nothing back in one turn.
+
+        Parameters
+        ----------
+        seed, plants
+            As :meth:`Target.begin` takes them.
+        turn : int
+            Which one, from 1.
+
+        Returns
+        -------
+        Talk
+            Nothing has been said in it yet.
+        """
         ...
 
 
-def events_of(turn: int, said: str, heard: Heard) -> Sequence[Event]:
+def heard_events(turn: int, said: str, heard: Heard) -> Sequence[Event]:
     """Return what happened in a turn as events: what was said, called and replied.
 
     Parameters

@@ -53,6 +53,9 @@ class Version(Record):
     world: str
     settings: dict[str, Any]
 
+    def __hash__(self) -> int:
+        return hash((self.version, self.world, self.sha256))
+
     def __str__(self) -> str:
         return f"{self.version}, {len(self.flat)} settings, {self.sha256[:8]}"
 
@@ -132,6 +135,11 @@ class Version(Record):
             The file, for the message.
         fit : callable
             Returns the settings with defaults filled in.
+
+        Returns
+        -------
+        Version
+            With the settings resolved.
 
         Raises
         ------

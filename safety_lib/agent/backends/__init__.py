@@ -89,6 +89,11 @@ def open_backend(name: str, settings: Mapping[str, Any], own: Models | None = No
     own : Mapping, optional
         Models that the world brings, by name.
 
+    Returns
+    -------
+    Backend
+        To be asked from now on.
+
     Raises
     ------
     ValueError

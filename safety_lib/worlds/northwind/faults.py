@@ -24,7 +24,7 @@ from safety_lib.world import load_world
 from safety_lib.world.scenarios import Scenario
 from safety_lib.world.versions import Version
 
-WORLD = load_world("northwind")
+_HOME = load_world("northwind")
 Component = Literal["safeguard", "memory", "permission"]
 
 # v1 with a model that is easier to talk round, and with safeguards that hold it.
@@ -282,7 +282,7 @@ def release_of(*faults: Fault, seed: int, number: int = 0) -> FaultyRelease:
     wrong = {fault.key: fault.value for fault in faults}
     if len(wrong) < len(faults):
         raise ValueError("two faults of one release must be about different settings")
-    good = WORLD.version("v1").having(settings, name="good")
+    good = _HOME.version("v1").having(settings, name="good")
     names = [fault.name for fault in faults]
     innocent = innocent_changes(good, wrong, names, seed=seed, number=number)
     return FaultyRelease(good, good.having({**innocent, **wrong}, name="bad"), tuple(faults))
@@ -314,7 +314,7 @@ def innocent_changes(
     for setting, values in order:
         value = pick(values, seed, "value", *names, number, setting)
         if setting in _RELATIVE:
-            value = round(good.settings[setting] + value, 3)
+            value = round(good.flat[setting] + value, 3)
         if setting not in wrong and len(innocent) < INNOCENT_CHANGES:
             innocent[setting] = value
     return innocent
@@ -357,7 +357,7 @@ def incidents_of(release: FaultyRelease, *, most: int, seed: int) -> Iterator[In
         return uniform(seed, "order", *names, scenario.scenario_id)
 
     found = 0
-    for scenario in sorted(WORLD.scenarios, key=luck):
+    for scenario in sorted(_HOME.scenarios, key=luck):
         if found == most:
             return
         planned = plan_attack(release.bad, scenario, "adaptive", seed, 8)

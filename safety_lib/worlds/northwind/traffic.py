@@ -42,7 +42,7 @@ from safety_lib.world.scenarios import Scenario
 from safety_lib.world.versions import Version
 from safety_lib.worlds.northwind.sandbox import load_company
 
-WORLD = load_world("northwind")
+_HOME = load_world("northwind")
 
 _T = TypeVar("_T")
 SessionKind = Literal["ordinary", "careless", "attack"]
@@ -240,7 +240,7 @@ def write_traffic(
     --------
     >>> import tempfile
     >>> with tempfile.TemporaryDirectory() as there:
-    ...     log, truth = write_traffic(there, WORLD.version("v2"), sessions=3)
+    ...     log, truth = write_traffic(there, _HOME.version("v2"), sessions=3)
     ...     log.name, truth.name
     ('production_log.parquet', 'production_truth.parquet')
     """
@@ -271,7 +271,7 @@ def plan_session(version: Version, number: int, sessions: int, seed: int) -> Pla
 
     Examples
     --------
-    >>> planned = plan_session(WORLD.version("v2"), number=5, sessions=100, seed=7)
+    >>> planned = plan_session(_HOME.version("v2"), number=5, sessions=100, seed=7)
     >>> planned.kind, len(planned.rollout.turns) >= 1
     ('ordinary', True)
     """
@@ -433,8 +433,8 @@ def _user(dice: _Dice, kind: SessionKind, sessions: int) -> str:
 
 
 def _attack(version: Version, dice: _Dice, number: int, seed: int) -> Rollout:
-    goal = dice.weighted([(goal, _GOAL_WEIGHTS.get(goal, 1)) for goal in WORLD.goals])
-    scenario: Scenario = dice.pick([s for s in WORLD.scenarios if s.goal_id == goal])
+    goal = dice.weighted([(goal, _GOAL_WEIGHTS.get(goal, 1)) for goal in _HOME.goals])
+    scenario: Scenario = dice.pick([s for s in _HOME.scenarios if s.goal_id == goal])
     attacker = dice.weighted(_ATTACKERS)
     planned = plan_attack(version, scenario, attacker, seed, MAX_TURNS, number)
     # Who listens may leave with what they came for; a script runs on to its end.
@@ -446,14 +446,14 @@ def _turns(dice: _Dice, *, careless: bool) -> list[str]:
     length = dice.weighted(_LENGTHS)
     turns: list[str] = []
     if dice.share() < 0.1:
-        turns.extend(dice.pick(list(WORLD.goals.values())).benign.turns)
+        turns.extend(dice.pick(list(_HOME.goals.values())).benign.turns)
     asked = _asked(dice, length)
     if careless:
         wanted = [_filled(clause, dice) for clause in _same_account(dice)]
         asked = asked[: MAX_TURNS - len(wanted)] + wanted
     for number, clause in enumerate(asked):
         wording = dice.weighted(_WORDINGS)
-        choices = _OWN if wording == "own" else WORLD.tactics.tactics[wording]
+        choices = _OWN if wording == "own" else _HOME.tactics.tactics[wording]
         message = dice.pick(choices).replace("{clause}", clause)
         message = message[0].upper() + message[1:]
         if number == 0 and not turns and dice.share() < 0.5:
@@ -469,7 +469,7 @@ def _asked(dice: _Dice, length: int) -> list[str]:
     left = {**_READS, **_ACTS}
     while len(asked) < length:
         kind = dice.weighted([(name, weight) for name, (weight, _) in left.items()])
-        clauses = left[kind][1] or dice.pick(list(WORLD.goals.values())).steps
+        clauses = left[kind][1] or dice.pick(list(_HOME.goals.values())).steps
         clause = _filled(dice.pick(clauses), dice)
         if kind in _ACTS:
             del left[kind]
@@ -534,7 +534,7 @@ def make_log(folder: Path, name: str, sessions: int, seed: int, workers: int) ->
     workers : int
         Processes.
     """
-    for path in write_traffic(folder, WORLD.version(name), sessions, seed, workers=workers):
+    for path in write_traffic(folder, _HOME.version(name), sessions, seed, workers=workers):
         click.echo(f"{path} ({path.stat().st_size:,} bytes)")
 
 

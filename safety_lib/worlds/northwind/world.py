@@ -11,11 +11,11 @@ from safety_lib.records import ToolCall
 from safety_lib.world import load_world
 from safety_lib.world.tools import Reach
 from safety_lib.world.versions import Version, WorldError
-from safety_lib.worlds.northwind.checks import CHECKS
 from safety_lib.worlds.northwind.guards import RECORD, SafeguardSettings, SupportSafeguards
 from safety_lib.worlds.northwind.names import renamed
 from safety_lib.worlds.northwind.sandbox import Sandbox, load_company
 from safety_lib.worlds.northwind.simulated import SimulatedModel
+from safety_lib.worlds.northwind.support_checks import CHECKS
 
 if TYPE_CHECKING:
     from safety_lib.rollout.conversation import Rollout
@@ -115,7 +115,22 @@ def mitigated(version: Version) -> dict[str, dict[str, Any]]:
 
 
 def ordinary(version: Version, sessions: int, seed: int) -> list[Rollout]:
-    """Plan a day without attacks."""
+    """Plan a day without attacks.
+
+    Parameters
+    ----------
+    version : Version
+        Who is asked.
+    sessions : int
+        How many.
+    seed : int
+        The run's seed.
+
+    Returns
+    -------
+    list of Rollout
+        In the order in which they come.
+    """
     from safety_lib.worlds.northwind.traffic import ordinary_sessions
 
     return ordinary_sessions(version, sessions, seed)
