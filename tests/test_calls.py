@@ -21,9 +21,12 @@ from safety_lib.records import Message, StressFailures
 from safety_lib.rollout.campaign import Run, run_campaign
 from safety_lib.rollout.conversation import plan_attack
 from safety_lib.world import load_version
+from safety_lib.worlds.northwind.simulated import SimulatedModel
 
 HELLO = [Message(role="user", content="Good morning.")]
 SAMPLES = CHECKOUT / "artifacts"
+
+OWN = {"simulated": SimulatedModel}
 
 
 class Canned:
@@ -103,7 +106,7 @@ def test_what_is_counted_inside_is_not_counted_outside() -> None:
 
 def test_an_answer_on_tape_is_no_call(tmp_path: Path) -> None:
     settings = load_version("northwind/v1").settings["model"]
-    recorded = open_backend(f"record:{tmp_path / 'tape.jsonl'}:simulated", settings)
+    recorded = open_backend(f"record:{tmp_path / 'tape.jsonl'}:simulated", settings, OWN)
     with counting_calls() as so_far:
         assert recorded.complete(HELLO, (), seed=1) == recorded.complete(HELLO, (), seed=1)
         assert so_far().number == 1

@@ -19,7 +19,7 @@ from safety_lib.artifacts import content_hash, read_artifact
 from safety_lib.incident.intake import take_in
 from safety_lib.incident.interventions import name_root_cause
 from safety_lib.incident.investigation import Effort, Investigation, investigate
-from safety_lib.incident.recorded import events_of, judge_record
+from safety_lib.incident.recorded import judge_record, recorded_events
 from safety_lib.incident.replay import Replay, replay_incident
 from safety_lib.incident.retrace import (
     DesyncError,
@@ -257,7 +257,7 @@ def test_nothing_is_missed_where_nothing_broke() -> None:
 
 
 def test_the_record_as_events_is_in_the_order_of_the_file() -> None:
-    events = events_of(take_in(OTHERS["injection_with_tool_misuse"], NORTHWIND).incident)
+    events = recorded_events(take_in(OTHERS["injection_with_tool_misuse"], NORTHWIND).incident)
     assert [e.turn for e in events] == sorted(e.turn for e in events)
     assert sum(e.kind == "tool_call" for e in events) == 7
 

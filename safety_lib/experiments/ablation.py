@@ -61,7 +61,7 @@ def ablate(
 
     Examples
     --------
-    >>>     >>> found = ablate(WORLD.version("v2"), max_turns=2, attacker="direct")
+    >>> found = ablate(WORLD.version("v2"), max_turns=2, attacker="direct")
     >>> len(found.combinations), found.combinations[-1].on
     (8, ('pre_action', 'trajectory', 'post_action'))
     """

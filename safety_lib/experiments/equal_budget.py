@@ -84,7 +84,7 @@ def hunt(version: Version, way: Way, budget: int, seed: int, *, max_turns: int =
 
     Examples
     --------
-    >>>     >>> hunt(WORLD.version("v2"), "adaptive", budget=40, seed=7).queries
+    >>> hunt(WORLD.version("v2"), "adaptive", budget=40, seed=7).queries
     40
     """
     if budget < 1:

@@ -47,7 +47,7 @@ def mutants(version: Version) -> tuple[Mutant, ...]:
 
     Examples
     --------
-    >>>     >>> len([m for m in mutants(WORLD.version("v1")) if m.kind != "harmless"]) >= 15
+    >>> len([m for m in mutants(WORLD.version("v1")) if m.kind != "harmless"]) >= 15
     True
     """
     return tuple(

@@ -29,7 +29,7 @@ _VALUE = re.compile(
 )
 
 
-def events_of(incident: Incident) -> tuple[Event, ...]:
+def recorded_events(incident: Incident) -> tuple[Event, ...]:
     """Return the record as events: each turn's request, its tool calls and its reply.
 
     A call whose status is not told ran if it has a result; without one it is read as failed, which
@@ -70,7 +70,7 @@ def judge_record(incident: Incident, world: World) -> tuple[Violation, ...]:
     >>> [(v.rule_id, v.turn) for v in judge_record(taken.incident, world)]
     [('action_under_review', 6)]
     """
-    return judge(events_of(incident), world.rules)
+    return judge(recorded_events(incident), world.rules)
 
 
 def unsupported(incident: Incident, world: World) -> tuple[UnsupportedClaim, ...]:

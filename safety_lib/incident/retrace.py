@@ -11,7 +11,7 @@ from itertools import zip_longest
 from typing import Any
 
 from safety_lib.agent.loop import DesyncError
-from safety_lib.incident.recorded import events_of
+from safety_lib.incident.recorded import recorded_events
 from safety_lib.incident.replay import plan_incident, turns_of
 from safety_lib.records import CutPoint, Event, Incident, Trajectory
 from safety_lib.rollout.campaign import Run
@@ -60,7 +60,7 @@ def retrace_incident(incident: Incident, version: Version, run: Run = Run()) -> 
         raise ValueError(f"{incident.incident_id}: the file gives no seed to retrace it on")
     planned = plan_incident(incident, version, turns_of(incident), incident.seed)
     again = run_rollout(planned._replace(stop_at_violation=False), run.model)
-    recorded = events_of(incident)
+    recorded = recorded_events(incident)
     kinds = {"message"} | {event.kind for event in recorded}
     last = incident.trajectory[-1].turn
     whole = [e for e in again.events if e.kind in kinds and e.turn <= last]

@@ -53,6 +53,8 @@ def estimate_blast_radius(
     ----------
     log : str, Path or SessionLog
         Parquet log of production, or a glob of them; or one that is open already, and stays so.
+    world : World
+        Whose rules the sessions are judged by.
     rule_id : str
         The rule that the incident broke; a session counts if it broke this one, whatever else it
         broke.

@@ -27,7 +27,7 @@ from safety_lib.text import one_line
 from safety_lib.world import world_of
 from safety_lib.world.oracle import Oracle, outcome_of
 from safety_lib.world.scenarios import Scenario
-from safety_lib.world.target import Heard, Resumable, Talk, Target, TargetError, heard_events
+from safety_lib.world.target import Heard, Resumable, Talk, Target, TargetError, events_of
 from safety_lib.world.versions import Version
 
 
@@ -250,7 +250,7 @@ def hold(
             break
         try:
             heard = talk.send(message)
-            happened = heard_events(turn, message, heard)
+            happened = events_of(turn, message, heard)
         except Exception as error:
             observe(MessageEvent(turn=turn, role="user", content=message))
             observe(_trouble(turn, error))

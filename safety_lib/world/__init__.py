@@ -392,11 +392,8 @@ def load_world(name: str | Path) -> World:
 
     Examples
     --------
-    >>> load_world("nowhere")
-    Traceback (most recent call last):
-    ...
-    safety_lib.world.versions.WorldError: there is no world 'nowhere': use airline, northwind or \
-the path of a folder with a world.py
+    >>> load_world("northwind") is load_world("northwind")
+    True
     """
     return _world(str(find_world(name)))
 

@@ -195,7 +195,7 @@ class Resumable(Target, Protocol):
         ...
 
 
-def heard_events(turn: int, said: str, heard: Heard) -> Sequence[Event]:
+def events_of(turn: int, said: str, heard: Heard) -> Sequence[Event]:
     """Return what happened in a turn as events: what was said, called and replied.
 
     Parameters
