@@ -124,7 +124,8 @@ def write_artifact(folder: str | Path, artifact: Artifact) -> Path:
     >>> from safety_lib.records import Suite
     >>> suite = Suite(
     ...     artifact="regression_tests", schema_version=1, seed=7, model="simulated",
-    ...     config_sha256={}, world="", world_sha256="", baseline="v1", candidate="v2", funnel={}, tests=(),
+    ...     config_sha256={}, world="", world_sha256="", baseline="v1", candidate="v2",
+    ...     funnel={}, tests=(),
     ... )
     >>> with tempfile.TemporaryDirectory() as folder:
     ...     path = write_artifact(folder, suite)
