@@ -193,10 +193,10 @@ _SERVED = 0.2  # whoever has helped, goes on helping
 _ASKED_AGAIN = 0.3
 _MOST_WORN = 9.0
 _BRIEFED = 1.3
-_HALF = 0.5  # of what has worn down its patience does not reach a second look
+_HALF = 0.45  # of what has worn down its patience reaches a second look, no more
 _RELUCTANCE = {"refund": 0.0, "waive_fee": -0.1, "send_email": 0.2, "rebook": 0.0}
 _WRITTEN = 0.7  # what stands in an attachment nobody has said
-_SHARP = 1.5
+_SHARP = 1.8
 
 
 @lru_cache(maxsize=16384)

@@ -13,10 +13,8 @@ import yaml
 from safety_lib.streams import pick
 
 BOOKING = re.compile(r"\b(?:FX|BA)-(?:CANARY-)?\d+\b")
+TICKET = re.compile(r"\bET-[0-9A-Z]{4}-\d{4}\b")
 BASIC = "BA-"
-
-
-_TICKET = re.compile(r"\bET-[0-9A-Z]{4}-\d{4}\b")
 
 
 class DeskError(Exception):
@@ -45,11 +43,6 @@ def ledger() -> Mapping[str, Any]:
 def bookings() -> Mapping[str, Booking]:
     """Return every booking of the airline by its reference."""
     return {reference: Booking(**entry) for reference, entry in ledger()["bookings"].items()}
-
-
-def holds_ticket(text: str) -> bool:
-    """Say whether a ticket's number stands in a text: it is what a booking's data is known by."""
-    return bool(_TICKET.search(text))
 
 
 @lru_cache(maxsize=1)
