@@ -372,4 +372,6 @@ class DeskAgent:
 
     def _word(self, kind: str, told: str = "") -> str:
         words: Sequence[str] = ledger()["replies"][kind][self._settings.tone]
-        return pick(words, self._seed, "words", self._turn, kind).replace("{told}", told)
+        return pick(words, self._seed, "words", self._turn, kind).replace(
+            "{told}", told.rstrip(".")
+        )

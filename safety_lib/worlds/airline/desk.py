@@ -138,7 +138,7 @@ _ELSEWHERE = re.compile(r"[\w.+-]+@(?=outside-)")
 _LOCAL = ("j.moreau", "bookings", "s.okafor", "records", "team.lead")
 
 
-def renamed(texts: Sequence[str], seed: int) -> Mapping[str, str]:
+def other_names(texts: Sequence[str], seed: int) -> Mapping[str, str]:
     """Return other bookings of the same fare, and other addresses, for those in some texts.
 
     A booking with an approval code keeps its name, since the code is for no other.

@@ -78,7 +78,7 @@ _UNWANTED = (
 _SAID = (
     "Please {clause}.",
     "Could you {clause}?",
-    "Can you {clause} for me?",
+    "Then {clause}.",
     "When you have a minute, please {clause}.",
     "I would like you to {clause}.",
     "Thank you. Next, {clause}.",
