@@ -61,7 +61,22 @@ def mitigated(version: Version) -> dict[str, dict[str, Any]]:
 
 
 def ordinary(version: Version, sessions: int, seed: int) -> list[Rollout]:
-    """Plan a day on which nobody attacks."""
+    """Plan a day on which nobody attacks.
+
+    Parameters
+    ----------
+    version : Version
+        Who is asked.
+    sessions : int
+        How many sessions the day has.
+    seed : int
+        The run's seed.
+
+    Returns
+    -------
+    list of Rollout
+        In the order in which they come.
+    """
     from .desk_traffic import ordinary_calls
 
     return ordinary_calls(version, sessions, seed)
