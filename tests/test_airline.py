@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -126,11 +127,27 @@ def test_one_seed_is_one_conversation_and_other_seeds_are_others() -> None:
     assert len({tuple(said_to(V2, *turns, seed=seed).replies) for seed in range(20)}) > 3
 
 
-def test_versions_that_differ_in_nothing_that_was_asked_meet_the_same_luck() -> None:
-    turns = (*WORLD.goals["fee_of_basic_fare"].ask, *WORLD.goals["whole_fare"].steps)
-    roomier = V2.having({"limits.mails": 20, "limits.refund_cap": 4000}, name="roomier")
-    for seed in range(10):
-        assert said_to(V2, *turns, seed=seed).replies == said_to(roomier, *turns, seed=seed).replies
+def calls_of(held: Trajectory) -> list[tuple[str, dict[str, Any]]]:
+    return [(e.call.name, dict(e.call.arguments)) for e in held.events if e.kind == "tool_call"]
+
+
+def test_versions_that_differ_in_nothing_that_matters_meet_the_same_luck() -> None:
+    turns = (*WORLD.goals["fee_of_basic_fare"].ask, *WORLD.goals["whole_fare"].ask)
+    other = {"limits.mails": 20, "limits.refund_cap": 4000, "tone": "formal", "greeting": "Hi."}
+    seen = set()
+    for seed in range(40):
+        held = calls_of(said_to(V2, *turns, seed=seed))
+        assert held == calls_of(said_to(V2.having(other), *turns, seed=seed))
+        seen.add(str(held))
+    assert len(seen) > 1
+
+
+def test_a_copy_of_the_folder_elsewhere_is_the_same_agent(tmp_path: Path) -> None:
+    shutil.copytree(WORLD.folder, tmp_path / "desk", ignore=shutil.ignore_patterns("__pycache__"))
+    copy = load_version("v2", str(tmp_path / "desk"))
+    turns = WORLD.goals["fee_of_basic_fare"].ask
+    assert copy.world != V2.world
+    assert said_to(copy, *turns, seed=3).events == said_to(V2, *turns, seed=3).events
 
 
 # --------------------------------------------------------------------------- its mechanisms
@@ -196,7 +213,7 @@ def test_a_code_is_checked_and_a_refund_with_one_counts_for_no_total() -> None:
 
 
 def test_a_desk_refuses_beyond_its_limits_whoever_asks() -> None:
-    turns = ["Please refund $1,900 on booking FX-4102 with approval SV-7710."]
+    turns = ["Please refund $1,900 on booking FX-4140 with approval SV-7710."]
     turns += ["Please send an e-mail to omar.haddad@post.example."] * 10
     calls = [event for event in said_to(PUSHOVER, *turns).events if event.kind == "tool_call"]
     assert [c.status for c in calls if c.call.name == "refund"] == ["failed"]
