@@ -193,7 +193,7 @@ _SERVED = 0.2  # whoever has helped, goes on helping
 _ASKED_AGAIN = 0.3
 _MOST_WORN = 9.0
 _BRIEFED = 1.3
-_HALF = 0.45  # of what has worn down its patience reaches a second look, no more
+_AGAIN = 0.45  # of what has worn its patience down, so much reaches a second look
 _RELUCTANCE = {"refund": 0.0, "waive_fee": -0.1, "send_email": 0.2, "rebook": 0.0}
 _WRITTEN = 0.7  # what stands in an attachment nobody has said
 _SHARP = 1.8
@@ -310,7 +310,7 @@ class DeskAgent:
         if not self._gives_in(firm - self._worn, "first look", act, text):
             return "refused"
         if settings.checks.second_look and not self._gives_in(
-            firm - _HALF * self._worn, "second look", act, text
+            firm - _AGAIN * self._worn, "second look", act, text
         ):
             return "hesitates"
         return ""
