@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from safety_lib.rollout.conversation import Rollout
 
 COMPANY = "Aurora Air"
+LEVERS = {"memory": "memory.turns", "caution": "patience.start"}
 CONTENTS = {"attachments": attachments()}
 CHECKS = DESK_CHECKS
 renamed = other_names
@@ -48,11 +49,11 @@ def effect_of(call: ToolCall) -> tuple[bool, Reach] | None:
 
 def tightened(version: Version, tool: str) -> dict[str, dict[str, Any]]:
     """Return what could stand around a tool, by name: settings of the version."""
-    limits: dict[str, dict[str, dict[str, Any]]] = {
-        "refund": {"pay at most $200 at once": {"limits.refund_cap": 200}},
-        "send_email": {"one mail to a caller": {"limits.mails": 1}},
+    guards = {
+        "refund": ("pay at most $200 at once", {"limits.refund_cap": 200}),
+        "send_email": ("one mail to a caller", {"limits.mails": 1}),
     }
-    return limits.get(tool, {})
+    return dict([guards[tool]]) if tool in guards else {}
 
 
 def mitigated(version: Version) -> dict[str, dict[str, Any]]:
