@@ -21,6 +21,7 @@ import click
 if TYPE_CHECKING:
     from concurrent.futures import Executor
 
+    from safety_lib.incident.intake.redaction import Redaction
     from safety_lib.rollout.campaign import Run
     from safety_lib.world import World
     from safety_lib.world.versions import Version
@@ -101,6 +102,32 @@ def _versions(command: F) -> F:
 _WORKERS = click.option(
     "--workers", type=_AT_LEAST_ONE, help="Processes; by default as many as pay."
 )
+
+
+def _redacted(command: F) -> F:
+    options = [
+        click.option(
+            "--redact",
+            is_flag=True,
+            help="Replace addresses, telephone, card and account numbers before anything is "
+            "written.",
+        ),
+        click.option(
+            "--redact-with",
+            default="",
+            metavar="FILE",
+            help="The same, with patterns of your own (YAML: also, keep).",
+        ),
+    ]
+    return reduce(lambda wrapped, option: option(wrapped), reversed(options), command)
+
+
+def _redaction(redact: bool, rules: str) -> Redaction | None:
+    from safety_lib.incident.intake.redaction import Redaction, load_redaction
+
+    if rules:
+        return load_redaction(rules)
+    return Redaction() if redact else None
 
 
 class _Loop(click.Group):
@@ -415,6 +442,42 @@ def replay(
     _say(incident_lines(closed.report))
     for path in write_documents(folder, ["postmortem"]):
         click.echo(f"Postmortem saved to {path}")
+
+
+@cli.group(cls=_Loop)
+def log() -> None:
+    """Make a log of production from what your agent recorded."""
+
+
+@log.command("import")
+@click.argument("files", metavar="FILE...", nargs=-1, required=True)
+@click.argument("out", metavar="OUT.parquet")
+@click.option("--world", required=True, metavar="NAME", help="A packaged world, or its folder.")
+@click.option("--version", default="", metavar="NAME", help="Of conversations that tell none.")
+@_redacted
+def import_(
+    files: tuple[str, ...], out: str, world: str, version: str, redact: bool, redact_with: str
+) -> None:
+    """Read OpenTelemetry GenAI spans or chats into the Parquet log of stage 4.
+
+    Example: python -m safety_lib log import spans.jsonl log.parquet --world airline --redact
+    """
+    from safety_lib.incident.intake.sessions import import_log
+    from safety_lib.world import load_world
+
+    if not out.endswith(".parquet"):
+        raise click.UsageError(f"OUT must end in .parquet, not {out!r}")
+    redaction = _redaction(redact, redact_with)
+    done = import_log(files, out, load_world(world), version=version, redaction=redaction)
+    click.echo(str(done))
+
+
+@log.command()
+def schema() -> None:
+    """Show the columns of a log, what they mean, and a row."""
+    from safety_lib.production.log import schema_lines
+
+    _say(schema_lines())
 
 
 @cli.command()

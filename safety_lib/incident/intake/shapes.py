@@ -70,7 +70,7 @@ def of_turns(held: Any, door: Door) -> Iterator[Said]:
         said = Said(
             role,
             _text(field_of(item, "content"), number, door),
-            [_call(call, number, door) for call in objects_in(calls)],
+            [call_in(call, number, door) for call in objects_in(calls)],
             answers=str(field_of(item, "call_id") or ""),
             name=str(item.get("name") or ""),
             number=item["turn"] if isinstance(item.get("turn"), int) else number,
@@ -97,7 +97,7 @@ def of_chat(held: Any, door: Door) -> Iterator[Said]:
         yield Said(
             role,
             content,
-            [_call(call, number, door) for call in calls],
+            [call_in(call, number, door) for call in calls],
             answers=str(item.get("tool_call_id") or ""),
             name=str(item.get("function") or item.get("name") or ""),
             number=number,
@@ -128,7 +128,7 @@ def _of_sample(sample: dict[str, Any], door: Door) -> Iterator[Said]:
 def of_spans(spans: list[dict[str, Any]], door: Door) -> Iterator[Said]:
     """Read the spans of one conversation, in any order."""
     ordered = sorted(spans, key=_started)
-    chats = [s for s in ordered if _operation(s) in _CHAT_SPANS and _span_messages(s, door)]
+    chats = [s for s in ordered if is_chat(s) and _span_messages(s, door)]
     chats = chats or [s for s in ordered if _span_messages(s, door)]
     if not chats:
         what = "the spans hold no messages, so the capture of content was off"
@@ -203,7 +203,7 @@ def _of_parts(item: dict[str, Any], door: Door) -> Iterator[Said]:
         if kind == "text":
             text.append(as_text(part.get("content", "")))
         elif kind == "tool_call":
-            calls.append(_call(part, 0, door))
+            calls.append(call_in(part, 0, door))
         elif kind == "tool_call_response":
             result = part.get("response", part.get("result"))
             yield Said("tool", as_text(result), answers=str(part.get("id") or ""))
@@ -243,7 +243,18 @@ def _is_text(part: Any) -> bool:
     return isinstance(part, str) or (isinstance(part, dict) and part.get("type") == "text")
 
 
-def _call(item: Mapping[str, Any], number: int, door: Door) -> ReadCall:
+def call_in(item: Mapping[str, Any], number: int, door: Door) -> ReadCall:
+    """Read one tool call, whatever its fields are called.
+
+    Parameters
+    ----------
+    item : Mapping
+        The call.
+    number : int
+        Of the message that it stands in.
+    door : Door
+        Told what is missing.
+    """
     inner = item.get("function")
     inside = inner if isinstance(inner, dict) else item
     name = str(field_of(inside, "tool") or "")
@@ -373,6 +384,11 @@ def start_of(span: Mapping[str, Any]) -> str:
 def _started(span: Mapping[str, Any]) -> tuple[int, str]:
     value = start_of(span)
     return (len(value), value) if value.isdigit() else (0, value)
+
+
+def is_chat(span: Mapping[str, Any]) -> bool:
+    """Whether a span is one call of a model."""
+    return _operation(span) in _CHAT_SPANS
 
 
 def _operation(span: Mapping[str, Any]) -> str:

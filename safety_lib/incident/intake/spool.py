@@ -11,7 +11,7 @@ import sqlite3
 import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 _TABLES = """
 CREATE TABLE parts (
@@ -26,6 +26,30 @@ CREATE TABLE rows (
 _KEY = "coalesce(p.conversation, n.conversation, p.trace)"
 
 
+class Gathered(NamedTuple):
+    """The parts of one conversation.
+
+    Attributes
+    ----------
+    place : str
+        Of the first part.
+    kind : str
+        What reads it.
+    name : str
+        The id that it was told, or an empty text.
+    counts : bool
+        Whether any part makes a conversation.
+    parts : list
+        In the order in which they came.
+    """
+
+    place: str
+    kind: str
+    name: str
+    counts: bool
+    parts: list[Any]
+
+
 class Spool:
     """Parts of conversations, and rows of a log; use it in a ``with`` statement.
 
@@ -33,6 +57,11 @@ class Spool:
     ----------
     folder : Path
         Where the temporary file may stand.
+
+    Attributes
+    ----------
+    parts : int
+        How many parts were handed over so far.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -43,6 +72,7 @@ class Spool:
         self._base.execute("PRAGMA synchronous = OFF")
         self._base.executescript(_TABLES)
         self._base.execute("BEGIN")
+        self.parts = 0
 
     def __enter__(self) -> Spool:
         return self
@@ -86,6 +116,7 @@ class Spool:
         bool
             False if the same span was there already.
         """
+        self.parts += 1
         if conversation:
             self._base.execute("INSERT OR REPLACE INTO named VALUES (?, ?)", (trace, conversation))
         row = (place, kind, trace, conversation or None, span or None, counts, json.dumps(content))
@@ -96,22 +127,8 @@ class Spool:
         )
         return done.rowcount > 0
 
-    def conversations(self) -> Iterator[tuple[str, str, str, bool, list[Any]]]:
-        """Yield what the parts make up, in the order in which each began.
-
-        Yields
-        ------
-        place : str
-            Of the first part.
-        kind : str
-            What reads it.
-        name : str
-            The id that it was told, or an empty text.
-        counts : bool
-            Whether any part makes a conversation.
-        parts : list
-            In the order in which they came.
-        """
+    def conversations(self) -> Iterator[Gathered]:
+        """Yield what the parts make up, in the order in which each began."""
         self._base.execute(
             f"CREATE TABLE whole AS SELECT p.seq, {_KEY} AS key "  # noqa: S608 - SQL of the code
             "FROM parts p LEFT JOIN named n ON n.trace = p.trace"
@@ -130,7 +147,8 @@ class Spool:
                 (key,),
             ).fetchall()
             counts = any(counted for counted, _ in found)
-            yield place, kind, name, counts, [json.loads(content) for _, content in found]
+            parts = [json.loads(content) for _, content in found]
+            yield Gathered(place, kind, name, counts, parts)
 
     def add_row(self, session: str, place: str, told: float | None, row: Mapping[str, Any]) -> str:
         """Keep a row, or return the place of the row that has its id already.
