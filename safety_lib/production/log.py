@@ -394,8 +394,8 @@ Parquet log, or a glob of them
         if "magic bytes" in said or "too small" in said:
             if any(map(_is_text, self._names)):
                 return LogError(
-                    f"{self.name}: text where Parquet is expected; {_MAKE_ONE}, or write the columns "
-                    "that `python -m safety_lib log schema` shows"
+                    f"{self.name}: text where Parquet is expected; {_MAKE_ONE}, or write the "
+                    "columns that `python -m safety_lib log schema` shows"
                 )
             return LogError(f"{self.name}: not a Parquet file, or a truncated one")
         return LogError(f"{self.name}: cannot be read: {one_line(said)}")
