@@ -444,9 +444,15 @@ def replay(
         click.echo(f"Postmortem saved to {path}")
 
 
-@cli.group(cls=_Loop)
-def log() -> None:
-    """Make a log of production from what your agent recorded."""
+@cli.group(cls=_Loop, invoke_without_command=True)
+@click.pass_context
+def log(context: click.Context) -> None:
+    """Make a log of production from what an agent recorded.
+
+    Example: python -m safety_lib log import spans.jsonl log.parquet --world airline
+    """
+    if context.invoked_subcommand is None:
+        click.echo(context.get_help())
 
 
 @log.command("import")
@@ -458,7 +464,9 @@ def log() -> None:
 def import_(
     files: tuple[str, ...], out: str, world: str, version: str, redact: bool, redact_with: str
 ) -> None:
-    """Read OpenTelemetry GenAI spans or chats into the Parquet log of stage 4.
+    """Read spans or chats into the Parquet log of stage 4.
+
+    FILE holds OpenTelemetry GenAI spans or OpenAI chat messages, as JSON or JSON Lines.
 
     Example: python -m safety_lib log import spans.jsonl log.parquet --world airline --redact
     """
@@ -474,7 +482,10 @@ def import_(
 
 @log.command()
 def schema() -> None:
-    """Show the columns of a log, what they mean, and a row."""
+    """Show the columns of a log, what they mean, and a row.
+
+    Example: python -m safety_lib log schema
+    """
     from safety_lib.production.log import schema_lines
 
     _say(schema_lines())

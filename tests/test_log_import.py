@@ -650,7 +650,9 @@ def test_the_schema_is_shown_with_a_row_that_is_one(
 @pytest.mark.parametrize("text", ['{"messages": []}\n', "session_id,user\n1,2\n"])
 def test_a_text_where_a_log_is_expected_points_to_the_import(text: str, tmp_path: Path) -> None:
     path = written(tmp_path, text)
-    with pytest.raises(LogError, match=r"^in\.jsonl: text where Parquet .*log import.*log schema"):
+    with pytest.raises(
+        LogError, match=r"^in\.jsonl: not a Parquet file but text; .*log import.*log schema"
+    ):
         SessionLog(path)
     (tmp_path / "cut.parquet").write_bytes(b"PAR1\x00\x01")
     with pytest.raises(LogError, match="not a Parquet file, or a truncated one"):

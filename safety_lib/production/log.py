@@ -394,7 +394,7 @@ Parquet log, or a glob of them
         if "magic bytes" in said or "too small" in said:
             if any(map(_is_text, self._names)):
                 return LogError(
-                    f"{self.name}: text where Parquet is expected; {_MAKE_ONE}, or write the "
+                    f"{self.name}: not a Parquet file but text; {_MAKE_ONE}, or write the "
                     "columns that `python -m safety_lib log schema` shows"
                 )
             return LogError(f"{self.name}: not a Parquet file, or a truncated one")

@@ -254,6 +254,11 @@ def call_in(item: Mapping[str, Any], number: int, door: Door) -> ReadCall:
         Of the message that it stands in.
     door : Door
         Told what is missing.
+
+    Returns
+    -------
+    ReadCall
+        Arguments that are no JSON object are kept under ``unparsed``.
     """
     inner = item.get("function")
     inside = inner if isinstance(inner, dict) else item
