@@ -383,22 +383,27 @@ def gate(
 @click.option("--incident", default="", metavar="FILE", help="incident_example.json")
 @click.option("--conversation", default="", metavar="ID", help="Which one, if the file has many.")
 @click.option("--log", "log_file", default="", metavar="FILE", help="Parquet log of production.")
+@click.option("--no-log", is_flag=True, help="There is none: how many it touched is not measured.")
 @click.option("--version", "version_name", default="", help="By default the one it names.")
 @click.option("--baseline", default="v1", show_default=True, metavar="VERSION")
 @click.option("--fixed", default="v3", show_default=True, metavar="VERSION")
 @click.option("--replays", default=40, show_default=True, type=_AT_LEAST_ONE)
 @click.option("--audit", default=600, show_default=True, type=_AT_LEAST_ONE)
+@_redacted
 @_WORKERS
 @_common
 def replay(
     incident: str,
     conversation: str,
     log_file: str,
+    no_log: bool,
     version_name: str,
     baseline: str,
     fixed: str,
     replays: int,
     audit: int,
+    redact: bool,
+    redact_with: str,
     workers: int | None,
     artifacts: str,
     world: str,
@@ -420,17 +425,21 @@ def replay(
     from safety_lib.report.summary import incident_lines
     from safety_lib.world import load_version
 
+    if no_log and log_file:
+        raise click.UsageError("give --log or --no-log, not both")
     home = _world(world, version_name, baseline, fixed)
     folder = _folder(artifacts, home)
-    taken = take_in(find_incident(incident, folder), home, conversation)
+    redaction = _redaction(redact, redact_with)
+    taken = take_in(find_incident(incident, folder), home, conversation, redaction)
     reported = taken.incident
+    log = None if no_log else find_log(log_file, folder)
     suite = read_artifact(folder, Suite)
     version = load_version(version_name or reported.agent_version or suite.candidate, home.address)
     with _run(seed, model, workers or 1) as run:
         closed = investigate(
             taken,
             suite,
-            find_log(log_file, folder),
+            log,
             run,
             version=version,
             baseline=load_version(baseline, home.address),
@@ -440,6 +449,8 @@ def replay(
     write_artifact(folder, closed.suite)
     write_artifact(folder, closed.report)
     _say(incident_lines(closed.report))
+    if redaction:
+        click.echo(f"  {redaction}")
     for path in write_documents(folder, ["postmortem"]):
         click.echo(f"Postmortem saved to {path}")
 

@@ -448,7 +448,8 @@ def find_log(name: str, folder: str | Path) -> Path:
             return path
     raise LogError(
         f"{one_line(name or LOG_NAME)}: there is no such file, nor one in {one_line(str(folder))}; "
-        f"give the path of a Parquet log, or {_MAKE_ONE}"
+        f"give the path of a Parquet log, or {_MAKE_ONE}; a replay without "
+        "one says --no-log"
     )
 
 
