@@ -21,6 +21,7 @@ import click
 if TYPE_CHECKING:
     from concurrent.futures import Executor
 
+    from safety_lib.incident.intake.redaction import Redaction
     from safety_lib.rollout.campaign import Run
     from safety_lib.world import World
     from safety_lib.world.versions import Version
@@ -101,6 +102,32 @@ def _versions(command: F) -> F:
 _WORKERS = click.option(
     "--workers", type=_AT_LEAST_ONE, help="Processes; by default as many as pay."
 )
+
+
+def _redacted(command: F) -> F:
+    options = [
+        click.option(
+            "--redact",
+            is_flag=True,
+            help="Replace addresses, telephone, card and account numbers before anything is "
+            "written.",
+        ),
+        click.option(
+            "--redact-with",
+            default="",
+            metavar="FILE",
+            help="The same, with patterns of your own (YAML: also, keep).",
+        ),
+    ]
+    return reduce(lambda wrapped, option: option(wrapped), reversed(options), command)
+
+
+def _redaction(redact: bool, rules: str) -> Redaction | None:
+    from safety_lib.incident.intake.redaction import Redaction, load_redaction
+
+    if rules:
+        return load_redaction(rules)
+    return Redaction() if redact else None
 
 
 class _Loop(click.Group):
@@ -356,22 +383,27 @@ def gate(
 @click.option("--incident", default="", metavar="FILE", help="incident_example.json")
 @click.option("--conversation", default="", metavar="ID", help="Which one, if the file has many.")
 @click.option("--log", "log_file", default="", metavar="FILE", help="Parquet log of production.")
+@click.option("--no-log", is_flag=True, help="There is none: how many it touched is not measured.")
 @click.option("--version", "version_name", default="", help="By default the one it names.")
 @click.option("--baseline", default="v1", show_default=True, metavar="VERSION")
 @click.option("--fixed", default="v3", show_default=True, metavar="VERSION")
 @click.option("--replays", default=40, show_default=True, type=_AT_LEAST_ONE)
 @click.option("--audit", default=600, show_default=True, type=_AT_LEAST_ONE)
+@_redacted
 @_WORKERS
 @_common
 def replay(
     incident: str,
     conversation: str,
     log_file: str,
+    no_log: bool,
     version_name: str,
     baseline: str,
     fixed: str,
     replays: int,
     audit: int,
+    redact: bool,
+    redact_with: str,
     workers: int | None,
     artifacts: str,
     world: str,
@@ -393,17 +425,21 @@ def replay(
     from safety_lib.report.summary import incident_lines
     from safety_lib.world import load_version
 
+    if no_log and log_file:
+        raise click.UsageError("give --log or --no-log, not both")
     home = _world(world, version_name, baseline, fixed)
     folder = _folder(artifacts, home)
-    taken = take_in(find_incident(incident, folder), home, conversation)
+    redaction = _redaction(redact, redact_with)
+    taken = take_in(find_incident(incident, folder), home, conversation, redaction)
     reported = taken.incident
+    log = None if no_log else find_log(log_file, folder)
     suite = read_artifact(folder, Suite)
     version = load_version(version_name or reported.agent_version or suite.candidate, home.address)
     with _run(seed, model, workers or 1) as run:
         closed = investigate(
             taken,
             suite,
-            find_log(log_file, folder),
+            log,
             run,
             version=version,
             baseline=load_version(baseline, home.address),
@@ -413,8 +449,57 @@ def replay(
     write_artifact(folder, closed.suite)
     write_artifact(folder, closed.report)
     _say(incident_lines(closed.report))
+    if redaction:
+        click.echo(f"  {redaction}")
     for path in write_documents(folder, ["postmortem"]):
         click.echo(f"Postmortem saved to {path}")
+
+
+@cli.group(cls=_Loop, invoke_without_command=True)
+@click.pass_context
+def log(context: click.Context) -> None:
+    """Make a log of production from what an agent recorded.
+
+    Example: python -m safety_lib log import spans.jsonl log.parquet --world airline
+    """
+    if context.invoked_subcommand is None:
+        click.echo(context.get_help())
+
+
+@log.command("import")
+@click.argument("files", metavar="FILE...", nargs=-1, required=True)
+@click.argument("out", metavar="OUT.parquet")
+@click.option("--world", required=True, metavar="NAME", help="A packaged world, or its folder.")
+@click.option("--version", default="", metavar="NAME", help="Of conversations that tell none.")
+@_redacted
+def import_(
+    files: tuple[str, ...], out: str, world: str, version: str, redact: bool, redact_with: str
+) -> None:
+    """Read spans or chats into the Parquet log of stage 4.
+
+    FILE holds OpenTelemetry GenAI spans or OpenAI chat messages, as JSON or JSON Lines.
+
+    Example: python -m safety_lib log import spans.jsonl log.parquet --world airline --redact
+    """
+    from safety_lib.incident.intake.sessions import import_log
+    from safety_lib.world import load_world
+
+    if not out.endswith(".parquet"):
+        raise click.UsageError(f"OUT must end in .parquet, not {out!r}")
+    redaction = _redaction(redact, redact_with)
+    done = import_log(files, out, load_world(world), version=version, redaction=redaction)
+    click.echo(str(done))
+
+
+@log.command()
+def schema() -> None:
+    """Show the columns of a log, what they mean, and a row.
+
+    Example: python -m safety_lib log schema
+    """
+    from safety_lib.production.log import schema_lines
+
+    _say(schema_lines())
 
 
 @cli.command()

@@ -266,7 +266,7 @@ def blast_radius(
         What was drawn into; its ``figure`` can be saved.
     """
     if radius is None:
-        return nothing("No rule broke in the replays, so nothing was estimated", ax)
+        return nothing("No rule broke in the replays, or no log: nothing was estimated", ax)
     rows: list[tuple[str, float, Mark]] = [
         ("estimated by audit", radius.estimate, Mark(BLUE, "o", "-"))
     ]

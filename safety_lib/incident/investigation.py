@@ -96,6 +96,8 @@ class Findings(Shown):
         How many users that touched, and what.
     tests : tuple of RegressionTest
         The incident as tests.
+    log_given : bool
+        Whether there was a log to estimate from.
     """
 
     cause: RootCause
@@ -103,6 +105,7 @@ class Findings(Shown):
     radius: BlastRadius | None
     affected: Affected | None
     tests: tuple[RegressionTest, ...]
+    log_given: bool = True
 
 
 def new_tests(replay: Replay, run: Run = Run()) -> tuple[RegressionTest, ...]:
@@ -151,7 +154,7 @@ def _until(replay: Replay, turns: int) -> Iterator[Trajectory]:
 def investigate(
     taken: Intake | Incident,
     suite: Suite,
-    log: Path,
+    log: Path | None,
     run: Run = Run(),
     *,
     version: Version,
@@ -167,8 +170,8 @@ def investigate(
         What was reported. With how it came in, the report tells its story too.
     suite : Suite
         The suite so far; the new tests are added once.
-    log : Path
-        Parquet log of production.
+    log : Path or None
+        Parquet log of production; without one the report says that the radius is not measured.
     run : Run, optional
         Seed, model and where the conversations are held.
     version : Version
@@ -200,6 +203,7 @@ def investigate(
         radius=blast_radius_of(replay, log, audit=effort.audit, seed=run.seed),
         affected=affected_by(replay, log, audit=effort.audit, seed=run.seed),
         tests=new_tests(replay, run),
+        log_given=log is not None,
     )
     closed = close_loop(replay, findings, suite, run, baseline=baseline, fixed=fixed, effort=effort)
     if not isinstance(taken, Intake):
@@ -264,14 +268,16 @@ def close_loop(
     return Investigation(report=report, suite=grown, gates=gates)
 
 
-def blast_radius_of(replay: Replay, log: Path, *, audit: int, seed: int) -> BlastRadius | None:
+def blast_radius_of(
+    replay: Replay, log: Path | None, *, audit: int, seed: int
+) -> BlastRadius | None:
     """Estimate how many conversations in the log broke the incident's rule; None if none did.
 
     Parameters
     ----------
     replay : Replay
         The incident: its rule and its version.
-    log : Path
+    log : Path or None
         Parquet log of production.
     audit : int
         Conversations that may be read, at least 1.
@@ -281,9 +287,9 @@ def blast_radius_of(replay: Replay, log: Path, *, audit: int, seed: int) -> Blas
     Returns
     -------
     BlastRadius or None
-        None where no rule broke.
+        None where no rule broke, or without a log.
     """
-    if not replay.rule_id:
+    if log is None or not replay.rule_id:
         return None
     return estimate_blast_radius(
         log,
@@ -296,14 +302,14 @@ def blast_radius_of(replay: Replay, log: Path, *, audit: int, seed: int) -> Blas
     )
 
 
-def opinions_of(replay: Replay, log: Path, *, audit: int, seed: int) -> tuple[Opinion, ...]:
+def opinions_of(replay: Replay, log: Path | None, *, audit: int, seed: int) -> tuple[Opinion, ...]:
     """Estimate the blast radius in three other ways that read as much; none if no rule broke.
 
     Parameters
     ----------
     replay : Replay
         The incident: its rule and its version.
-    log : Path
+    log : Path or None
         Parquet log of production.
     audit : int
         Conversations that may be read, at least 1.
@@ -313,9 +319,9 @@ def opinions_of(replay: Replay, log: Path, *, audit: int, seed: int) -> tuple[Op
     Returns
     -------
     tuple of Opinion
-        Empty where no rule broke.
+        Empty where no rule broke, or without a log.
     """
-    if not replay.rule_id:
+    if log is None or not replay.rule_id:
         return ()
     return second_opinions(
         log,
@@ -327,14 +333,14 @@ def opinions_of(replay: Replay, log: Path, *, audit: int, seed: int) -> tuple[Op
     )
 
 
-def affected_by(replay: Replay, log: Path, *, audit: int, seed: int) -> Affected | None:
+def affected_by(replay: Replay, log: Path | None, *, audit: int, seed: int) -> Affected | None:
     """Estimate how many users an incident's rule touched, and what; None if no rule broke.
 
     Parameters
     ----------
     replay : Replay
         The incident: its rule and its version.
-    log : Path
+    log : Path or None
         Parquet log of production.
     audit : int
         Conversations that may be read, at least 1.
@@ -344,9 +350,9 @@ def affected_by(replay: Replay, log: Path, *, audit: int, seed: int) -> Affected
     Returns
     -------
     Affected or None
-        None where no rule broke.
+        None where no rule broke, or without a log.
     """
-    if not replay.rule_id:
+    if log is None or not replay.rule_id:
         return None
     return estimate_affected(
         log,
@@ -394,6 +400,7 @@ def _report(
         bisection=cause.found,
         blast_radius=findings.radius,
         affected_users=affected.users if affected else None,
+        log_given=findings.log_given,
         touched=dict(affected.touched) if affected else {},
         new_tests=tuple(test.test_id for test in findings.tests),
         gate_before=before,

@@ -188,8 +188,9 @@ def _checks(incident: Incident, report: IncidentReport, world: World) -> Iterato
         yield _check("root cause", incident.root_cause_preliminary, report.root_cause, None)
     if incident.affected_users is not None:
         users = report.affected_users
+        told = "not estimated" if report.log_given else report.why_no_radius
         if users is None:
-            yield _check("affected users", f"{incident.affected_users:,}", "not estimated", None)
+            yield _check("affected users", f"{incident.affected_users:,}", told, None)
         else:
             measured = f"{users.estimate:,.0f} [{users.ci_low:,.0f}, {users.ci_high:,.0f}]"
             inside = users.ci_low <= incident.affected_users <= users.ci_high

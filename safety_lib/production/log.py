@@ -28,35 +28,86 @@ from safety_lib.world.checks import Flag
 
 LOG_NAME = "production_log.parquet"
 
-COLUMNS: dict[str, LiteralString] = {
-    "session_id": "VARCHAR",
-    "user_id": "VARCHAR",
-    "minute": "INTEGER",
-    "version": "VARCHAR",
-    "n_turns": "INTEGER",
-    "user_messages": "VARCHAR[]",
-    "replies": "VARCHAR[]",
-    "tool_calls": (
-        "STRUCT(turn INTEGER, name VARCHAR, arguments VARCHAR, status VARCHAR, result VARCHAR)[]"
-    ),
-    "safeguard_warn": "INTEGER",
-    "safeguard_hold": "INTEGER",
-    "safeguard_block": "INTEGER",
-    "safeguard_stop": "INTEGER",
-    "model_calls": "INTEGER",
-}
-"""The columns of a log and their DuckDB types.
 
-``minute`` counts from the release; ``user_messages`` and ``replies`` hold one text a turn, NULL
-where the agent did not reply; ``arguments`` is JSON text. A log may have more columns, and integers
-of another width.
-"""
+class Column(NamedTuple):
+    """One column of a log.
+
+    Attributes
+    ----------
+    name : str
+        As it stands in the file.
+    kind : str
+        Its DuckDB type.
+    meaning : str
+        In words.
+    """
+
+    name: str
+    kind: LiteralString
+    meaning: str
+
+
+SCHEMA: tuple[Column, ...] = (
+    Column("session_id", "VARCHAR", "the conversation; each stands once"),
+    Column("user_id", "VARCHAR", "who was served; NULL where nobody knows"),
+    Column(
+        "minute",
+        "INTEGER",
+        "when it began, counted from the release or from the earliest session; NULL where nobody "
+        "knows",
+    ),
+    Column("version", "VARCHAR", "the version of the agent, as its file names it; never NULL"),
+    Column("n_turns", "INTEGER", "how often the user spoke"),
+    Column("user_messages", "VARCHAR[]", "what the user said, one text a turn"),
+    Column("replies", "VARCHAR[]", "what the agent replied, one a turn; NULL where it did not"),
+    Column(
+        "tool_calls",
+        "STRUCT(turn INTEGER, name VARCHAR, arguments VARCHAR, status VARCHAR, result VARCHAR)[]",
+        "each call in its order: the turn from 1, the tool, its arguments as JSON text, executed, "
+        "blocked, held or failed, and what the tool said. Rules look at executed ones",
+    ),
+    Column("safeguard_warn", "INTEGER", "how often a safeguard warned; NULL where nobody knows"),
+    Column("safeguard_hold", "INTEGER", "how often one held a call back"),
+    Column("safeguard_block", "INTEGER", "how often one blocked a call"),
+    Column("safeguard_stop", "INTEGER", "how often one ended the conversation"),
+    Column("model_calls", "INTEGER", "how often a model was asked"),
+)
+"""The columns of a log. A log may have more columns, and integers of another width."""
+
+COLUMNS: dict[str, LiteralString] = {column.name: column.kind for column in SCHEMA}
+"""The types of the columns by their names."""
+
+EXAMPLE_ROW: Mapping[str, Any] = {
+    "session_id": "S-17",
+    "user_id": "U-4",
+    "minute": 12,
+    "version": "v2",
+    "n_turns": 2,
+    "user_messages": ["Please refund booking B-9.", "Thanks."],
+    "replies": ["Done: 80 euros.", None],
+    "tool_calls": [
+        {
+            "turn": 1,
+            "name": "refund",
+            "arguments": '{"booking": "B-9", "amount": 80}',
+            "status": "executed",
+            "result": "refunded",
+        }
+    ],
+    "safeguard_warn": 0,
+    "safeguard_hold": 0,
+    "safeguard_block": 0,
+    "safeguard_stop": 0,
+    "model_calls": 3,
+}
+"""A row as :func:`writing` takes it."""
 
 _INTEGER = re.compile(r"\bU?(?:TINY|SMALL|BIG|HUGE)?INT(?:EGER)?\b")
 _LONE_SURROGATE = re.compile("[\ud800-\udfff]")
 _READ_AT_ONCE = 1024
 _OBJECTIONS = "safeguard_warn + safeguard_hold + safeguard_block + safeguard_stop"
 _MEMORY = "1GB"
+_MAKE_ONE = "make one from spans or chats with `python -m safety_lib log import`"
 
 
 class LogError(ValueError):
@@ -341,6 +392,11 @@ Parquet log, or a glob of them
         if "Malformed JSON" in said:
             return LogError(f"{self.name}: column tool_calls: arguments of a call are not JSON")
         if "magic bytes" in said or "too small" in said:
+            if any(map(_is_text, self._names)):
+                return LogError(
+                    f"{self.name}: not a Parquet file but text; {_MAKE_ONE}, or write the "
+                    "columns that `python -m safety_lib log schema` shows"
+                )
             return LogError(f"{self.name}: not a Parquet file, or a truncated one")
         return LogError(f"{self.name}: cannot be read: {one_line(said)}")
 
@@ -391,9 +447,27 @@ def find_log(name: str, folder: str | Path) -> Path:
         if _files(path):
             return path
     raise LogError(
-        f"{name or LOG_NAME}: there is no such file, nor one in {folder}; "
-        "give the path of a Parquet log of production"
+        f"{one_line(name or LOG_NAME)}: there is no such file, nor one in {one_line(str(folder))}; "
+        f"give the path of a Parquet log, or {_MAKE_ONE}; a replay without "
+        "one says --no-log"
     )
+
+
+def schema_lines() -> list[str]:
+    """Return the columns of a log with their types and meanings, and a row, as text.
+
+    Examples
+    --------
+    >>> print(schema_lines()[0])
+    session_id       VARCHAR    the conversation; each stands once
+    """
+    lines = []
+    for name, kind, meaning in SCHEMA:
+        if len(kind) < 11:
+            lines.append(f"{name:<16} {kind:<10} {meaning}")
+        else:
+            lines += [f"{name:<16} {kind}", f"{'':27} {meaning}"]
+    return [*lines, "", "A row, as JSON:", "", *json.dumps(EXAMPLE_ROW, indent=2).splitlines()]
 
 
 @contextmanager
@@ -486,6 +560,12 @@ def _files(path: str | Path) -> list[str]:
     # a pattern that is absolute.
     found = [str(path)] if Path(path).is_file() else sorted(glob.glob(str(path)))  # noqa: PTH207
     return [name for name in found if Path(name).is_file()]
+
+
+def _is_text(path: str) -> bool:
+    with Path(path).open("rb") as file:
+        start = file.read(512)
+    return bool(start) and not start.startswith(b"PAR1") and b"\0" not in start
 
 
 def _flagged(flag: Flag) -> str:

@@ -307,6 +307,16 @@ class IncidentReport(Artifact):
     fixed_version: str
     suite_sha256: str
     story: Story | None = None
+    log_given: bool = True
+
+    @property
+    def why_no_radius(self) -> str:
+        """Why no blast radius was estimated; empty where one was."""
+        if self.blast_radius is not None:
+            return ""
+        if not self.log_given:
+            return "not measured: no log was given"
+        return "not estimated: no rule broke in the replays"
 
     def __str__(self) -> str:
         return f"{self.incident_id}: came back {self.reproduction}, cause {self.root_cause}"
@@ -317,7 +327,7 @@ class IncidentReport(Artifact):
             ("came back", self.reproduction),
             ("root cause", self.root_cause),
             ("decisive turn", self.decisive_turn or "none"),
-            ("affected", self.blast_radius or "not audited"),
+            ("affected", self.blast_radius or self.why_no_radius),
             ("new tests", ", ".join(self.new_tests) or "none"),
             (f"gate on {self.version}", f"{self.gate_before} before, {self.gate_after} after"),
             (f"gate on {self.fixed_version}", self.gate_of_fix or "no verdict"),
@@ -326,8 +336,10 @@ class IncidentReport(Artifact):
 
     @model_serializer(mode="wrap")
     def _without_empty(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        # A report without a story says nothing of one.
+        # A report without a story says nothing of one; that there was a log is the rule.
         tree: dict[str, Any] = dump(self)
         if self.story is None:
             del tree["story"]
+        if self.log_given:
+            del tree["log_given"]
         return tree

@@ -134,7 +134,7 @@ def incident_lines(report: IncidentReport) -> list[str]:
         f"  Root cause: {report.root_cause}",
     ]
     if radius is None:
-        lines.append("  Blast radius: not estimated, no rule broke in the replays")
+        lines.append(f"  Blast radius: {report.why_no_radius}")
     else:
         lines.append(
             f"  Blast radius: {radius.estimate:,.0f} affected conversations "

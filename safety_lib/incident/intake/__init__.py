@@ -20,6 +20,7 @@ from pydantic import ValidationError
 from safety_lib.artifacts import ArtifactError, read_incident, sha256_of
 from safety_lib.incident.intake.door import ALIASES, MOST_LISTED, Door, field_of, flattened, path_to
 from safety_lib.incident.intake.exchanges import fold, note_unknown_tools
+from safety_lib.incident.intake.redaction import Redaction
 from safety_lib.incident.intake.shapes import READERS, of_turns, shape_of
 from safety_lib.records import Incident, IncidentTurn, Plant, ReportedCall, first_fault
 from safety_lib.text import Shown, one_line
@@ -95,7 +96,9 @@ def find_incident(name: str, folder: str | Path) -> Path:
     )
 
 
-def take_in(path: str | Path, world: World, conversation: str = "") -> Intake:
+def take_in(
+    path: str | Path, world: World, conversation: str = "", redaction: Redaction | None = None
+) -> Intake:
     """Read an incident, or a trace of another tool, whichever of the five shapes it has.
 
     Parameters
@@ -106,6 +109,8 @@ def take_in(path: str | Path, world: World, conversation: str = "") -> Intake:
         Where it happened: its tools say which calls are known, its contents what was planted.
     conversation : str, optional
         Which conversation to take from a file that holds several: its id, or its number from 1.
+    redaction : Redaction, optional
+        Takes personal data out of every text, before any of it can be written.
 
     Returns
     -------
@@ -124,7 +129,9 @@ def take_in(path: str | Path, world: World, conversation: str = "") -> Intake:
     """
     door = Door(Path(path), world)
     try:
-        return _taken(door, conversation)
+        taken = _taken(door, conversation)
+        _refuse_strangers(taken.incident, door)
+        return _redacted(taken, redaction) if redaction else taken
     except RecursionError as error:
         raise door.refusal("nested too deeply") from error
 
@@ -145,6 +152,58 @@ def _taken(door: Door, conversation: str) -> Intake:
     if not turns:
         raise door.refusal("holds no message of a user, so there is nothing to replay")
     return Intake(_incident(about, turns, number_of, door, key or tree), shape, tuple(door.gaps))
+
+
+def _refuse_strangers(incident: Incident, door: Door) -> None:
+    """Refuse an agent of another world: no rule could find anything in what it did."""
+    called = {call.name for turn in incident.trajectory for call in turn.calls}
+    if called and not called & door.world.tools.keys():
+        listed = ", ".join(sorted(called)[:MOST_LISTED])
+        raise door.refusal(
+            f"{door.world.name} has none of the tools that were called ({listed})",
+            "name the world of this agent with --world, or add them to its tools.yaml",
+        )
+
+
+def _redacted(taken: Intake, redaction: Redaction) -> Intake:
+    incident = taken.incident
+    # What has to match something of this library stays: the version, and numbers, which count.
+    texts = {
+        name: redaction.of(value)
+        for name, value in incident
+        if isinstance(value, str) and name != "agent_version"
+    }
+    turns = tuple(
+        turn.model_copy(
+            update={
+                "user": redaction.of(turn.user),
+                "assistant": redaction.of(turn.assistant),
+                "notes": tuple(map(redaction.of, turn.notes)),
+                "calls": tuple(
+                    ReportedCall(
+                        name=redaction.of(call.name),
+                        arguments=redaction.of(call.arguments),
+                        result=redaction.of(call.result),
+                        status=call.status,
+                    )
+                    for call in turn.calls
+                ),
+            }
+        )
+        for turn in incident.trajectory
+    )
+    plants = [Plant.model_validate(redaction.of(plant.model_dump())) for plant in incident.plants]
+    told = incident.model_copy(
+        update={
+            **texts,
+            "trajectory": turns,
+            "plants": tuple(plants),
+            "claims": redaction.of(incident.claims),
+            "remediation_actions": tuple(map(redaction.of, incident.remediation_actions)),
+        }
+    )
+    redaction.count(told.model_dump(mode="json"))
+    return Intake(told, taken.source, tuple(map(redaction.of, taken.gaps)))
 
 
 def _own(door: Door) -> Intake:

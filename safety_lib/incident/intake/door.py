@@ -38,6 +38,32 @@ ALIASES: dict[str, tuple[str, ...]] = {
     "result": ("result", "output", "response"),
 }
 """Each field of ours, and what others call it; the first name that is there is taken."""
+SESSION_ALIASES: dict[str, tuple[str, ...]] = {
+    "session_id": (
+        "session_id",
+        "conversation_id",
+        "thread_id",
+        "metadata.session_id",
+        "metadata.conversation_id",
+        "incident_id",
+        "id",
+    ),
+    "user_id": ("user_id", "user", "safety_identifier", "metadata.user_id"),
+    "time": ("timestamp", "time", "created_at", "created", "started_at", "start_time", "date"),
+    "version": (
+        "agent_version",
+        "version",
+        "metadata.agent_version",
+        "metadata.version",
+        "environment.agent_version",
+    ),
+}
+"""What a log asks of a conversation, and what others call it."""
+SPAN_ALIASES: dict[str, tuple[str, ...]] = {
+    "user_id": ("enduser.id", "user.id", "enduser.pseudo.id"),
+    "version": ("gen_ai.agent.version", "service.version"),
+}
+"""The same of the attributes of a span or its resource."""
 ROLES: dict[str, str] = {
     "user": "user",
     "human": "user",
@@ -68,9 +94,19 @@ class Door:
         """Return the one line that refuses the file."""
         return ArtifactError(f"{one_line(self.path.name)}: {one_line(what)}; {advice}")
 
-    def gap(self, what: str) -> None:
-        """Note once what the file does not tell, or a replay cannot use."""
-        line = one_line(what, _LONGEST_GAP)
+    def gap(self, what: str, at: str = "", *, of_replay: bool = False) -> None:
+        """Note once what the file does not tell, or a replay cannot use.
+
+        Parameters
+        ----------
+        what : str
+            The kind of gap; gaps of many conversations are counted by it.
+        at : str
+            Where in the conversation.
+        of_replay : bool
+            Whether it matters to a replay alone.
+        """
+        line = one_line(f"{at}: {what}" if at else what, _LONGEST_GAP)
         if line not in self.gaps:
             self.gaps.append(line)
 
@@ -97,10 +133,10 @@ class Door:
         if not lines:
             raise self.refusal("is empty", advice)
         try:
-            return self._parsed(text)
+            return self.parsed(text)
         except json.JSONDecodeError as error:
             try:
-                first = self._parsed(lines[0])
+                first = self.parsed(lines[0])
             except json.JSONDecodeError:
                 first = None
             if len(lines) < 2 or not isinstance(first, dict):
@@ -112,13 +148,23 @@ class Door:
     def _rest(self, lines: Sequence[str]) -> Iterator[Any]:
         for number, line in enumerate(lines, start=2):
             try:
-                yield self._parsed(line)
+                yield self.parsed(line)
             except json.JSONDecodeError as error:
                 if number <= len(lines):
                     raise self.refusal(f"line {number} is not JSON") from error
                 self.gap(f"line {number} is cut off and not read")
 
-    def _parsed(self, text: str) -> Any:
+    def parsed(self, text: str) -> Any:
+        """Return what a text of JSON holds.
+
+        Raises
+        ------
+        json.JSONDecodeError
+            If it is not JSON.
+        ArtifactError
+            If it is, and cannot be used.
+        """
+
         def refuse(name: str) -> None:
             raise self.refusal(f"{name} is not a JSON number")
 
@@ -193,7 +239,8 @@ def messages_in(held: Any, door: Door) -> list[dict[str, Any]]:
         raise door.refusal("its conversation is not a list of messages")
     found = objects_in(held)
     if len(found) < len(held):
-        door.gap(f"{len(held) - len(found)} entries that are no messages are left out")
+        none = f"{len(held) - len(found)} of {len(held)}"
+        door.gap("entries that are no messages are left out", none)
     return found
 
 

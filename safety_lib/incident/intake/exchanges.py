@@ -57,7 +57,7 @@ def fold(messages: Iterable[Said], door: Door) -> tuple[list[IncidentTurn], dict
             prompts += 1
         elif said.role == "user":
             if turns and not turns[-1].answered:
-                door.gap(f"turn {len(turns)}: two user messages in a row, joined")
+                door.gap("two user messages in a row, joined", f"turn {len(turns)}")
                 turns[-1].user += "\n" + said.content
             else:
                 turns.append(_Turn(said.content))
@@ -73,18 +73,20 @@ def fold(messages: Iterable[Said], door: Door) -> tuple[list[IncidentTurn], dict
             turns[-1].notes += said.notes
             number_of[said.number] = len(turns)
     if not prompts:
-        door.gap("system prompt: none in the file; the replayed version brings its own")
+        what = "system prompt: none in the file; the replayed version brings its own"
     else:
-        door.gap("system prompt: in the file and not used; the replayed version brings its own")
+        what = "system prompt: in the file and not used; the replayed version brings its own"
+    door.gap(what, of_replay=True)
     if turns and not turns[-1].replies:
-        door.gap(f"turn {len(turns)}: the file ends before the agent answered")
+        door.gap("the file ends before the agent answered", f"turn {len(turns)}")
     for number, turn in enumerate(turns, start=1):
         for call in turn.calls:
             if call.result is None:
-                door.gap(f"turn {number}: {call.name} has no result")
+                door.gap(f"{call.name} has no result", f"turn {number}")
             elif call.status == "failed" or (call.status is None and _FAILED.match(call.result)):
                 call.status = "failed"
-                door.gap(f"turn {number}: {call.name} failed in the file; a replay calls it anew")
+                what = f"{call.name} failed in the file; a replay calls it anew"
+                door.gap(what, f"turn {number}", of_replay=True)
             elif call.status is None:
                 door.gap("status of tool calls: not told; one with a result is read as executed")
     return [turn.typed(number, door) for number, turn in enumerate(turns, start=1)], number_of
@@ -110,15 +112,17 @@ class _Turn:
         waiting = [call for call in self.calls if call.result is None]
         mine = [call for call in waiting if said.answers and call.call_id == said.answers]
         if not mine and said.answers:
-            door.gap(f"turn {number}: a result for {said.answers}, which nobody called, left out")
+            what = "a result of a call that nobody made is left out"
+            door.gap(what, f"turn {number}, {said.answers}")
             return
         if not mine:
             mine = [call for call in waiting if not said.name or call.name == said.name]
             if not mine:
-                door.gap(f"turn {number}: a tool result without a call is left out")
+                door.gap("a tool result without a call is left out", f"turn {number}")
                 return
             if len(waiting) > 1:
-                door.gap(f"turn {number}: results without ids are given to calls in their order")
+                what = "results without ids are given to calls in their order"
+                door.gap(what, f"turn {number}")
         mine[0].result = said.content
         mine[0].status = "failed" if said.failed else mine[0].status
 
@@ -149,4 +153,5 @@ def note_unknown_tools(calls: Iterable[ReportedCall], door: Door) -> None:
     """Name the tools that the company does not have."""
     for call in calls:
         if call.name not in door.world.tools:
-            door.gap(f"tool {call.name}: the company has none of this name, so no call to it runs")
+            what = f"tool {call.name}: the company has none of this name, so no call to it runs"
+            door.gap(what, of_replay=True)

@@ -35,7 +35,7 @@ def shape_of(tree: Any, door: Door) -> tuple[str, dict[str, Any]]:
         if not samples:
             raise door.refusal("an Inspect log without samples", "write it with its samples")
         return "Inspect log", {_sample_id(sample): sample for sample in samples}
-    spans = [span for item in items for span in _spans(item)]
+    spans = [span for item in items for span in spans_in(item)]
     if spans:
         return "OpenTelemetry GenAI spans", _by_conversation(spans)
     if any("messages" in item for item in items) and "incident_id" not in first:
@@ -70,7 +70,7 @@ def of_turns(held: Any, door: Door) -> Iterator[Said]:
         said = Said(
             role,
             _text(field_of(item, "content"), number, door),
-            [_call(call, number, door) for call in objects_in(calls)],
+            [call_in(call, number, door) for call in objects_in(calls)],
             answers=str(field_of(item, "call_id") or ""),
             name=str(item.get("name") or ""),
             number=item["turn"] if isinstance(item.get("turn"), int) else number,
@@ -83,7 +83,8 @@ def of_turns(held: Any, door: Door) -> Iterator[Said]:
 _OF_MESSAGE = ("role", "content", "calls", "compliant", "call_id")
 
 
-def _of_chat(held: Any, door: Door) -> Iterator[Said]:
+def of_chat(held: Any, door: Door) -> Iterator[Said]:
+    """Read OpenAI chat messages."""
     for number, item in enumerate(messages_in(held, door), start=1):
         role = _role(item, number, door)
         if role is None:
@@ -96,7 +97,7 @@ def _of_chat(held: Any, door: Door) -> Iterator[Said]:
         yield Said(
             role,
             content,
-            [_call(call, number, door) for call in calls],
+            [call_in(call, number, door) for call in calls],
             answers=str(item.get("tool_call_id") or ""),
             name=str(item.get("function") or item.get("name") or ""),
             number=number,
@@ -111,7 +112,7 @@ def _of_sample(sample: dict[str, Any], door: Door) -> Iterator[Said]:
         if isinstance(value, str) and value.startswith("attachment://"):
             name = value.removeprefix("attachment://")
             if name not in attached:
-                door.gap(f"attachment {name} is not in the log")
+                door.gap("an attachment is not in the log", name)
             return attached.get(name, "")
         if isinstance(value, dict):
             return {key: resolved(inner) for key, inner in value.items()}
@@ -121,12 +122,13 @@ def _of_sample(sample: dict[str, Any], door: Door) -> Iterator[Said]:
         door.gap("the sample ended with an error")
     if sample.get("scores"):
         door.gap("scores of the sample are not read: the oracle of this project decides")
-    yield from _of_chat(resolved(sample.get("messages")), door)
+    yield from of_chat(resolved(sample.get("messages")), door)
 
 
-def _of_spans(spans: list[dict[str, Any]], door: Door) -> Iterator[Said]:
+def of_spans(spans: list[dict[str, Any]], door: Door) -> Iterator[Said]:
+    """Read the spans of one conversation, in any order."""
     ordered = sorted(spans, key=_started)
-    chats = [s for s in ordered if _operation(s) in _CHAT_SPANS and _span_messages(s, door)]
+    chats = [s for s in ordered if is_chat(s) and _span_messages(s, door)]
     chats = chats or [s for s in ordered if _span_messages(s, door)]
     if not chats:
         what = "the spans hold no messages, so the capture of content was off"
@@ -139,18 +141,21 @@ def _of_spans(spans: list[dict[str, Any]], door: Door) -> Iterator[Said]:
         # A span repeats the conversation, whole or cut to a window: only what is new is taken.
         repeated = next((n for n in range(len(new), 0, -1) if told[-n:] == new[:n]), 0)
         if history and not repeated and len(seen) > 1:
-            door.gap(f"span {_span_name(span)} does not continue the one before it")
+            door.gap("it does not continue the span before it", f"span {_span_name(span)}")
         history += [*seen[repeated:], *answered]
-    results = {}
+    results, ended = {}, {}
     for span in ordered:
         attributes = span["attributes"]
-        if _operation(span) == "execute_tool" and "gen_ai.tool.call.result" in attributes:
-            call_id = str(attributes.get("gen_ai.tool.call.id", ""))
-            results[call_id] = as_text(attributes["gen_ai.tool.call.result"])
+        call_id = str(attributes.get("gen_ai.tool.call.id", ""))
+        if _operation(span) == "execute_tool" and call_id:
+            ended[call_id] = "failed" if "error.type" in attributes else "executed"
+            if "gen_ai.tool.call.result" in attributes:
+                results[call_id] = as_text(attributes["gen_ai.tool.call.result"])
     told_ids = {said.answers for said in history}
     for call in (call for said in history for call in said.calls):
         if call.call_id in results and call.call_id not in told_ids:
             call.result = results[call.call_id]
+        call.status = call.status or ended.get(call.call_id)
     yield from history
 
 
@@ -162,7 +167,7 @@ def _span_messages(span: dict[str, Any], door: Door) -> tuple[list[Said], list[S
         try:
             value = json.loads(value) if isinstance(value, str) else value
         except ValueError:
-            door.gap(f"{name} of span {_span_name(span)} is cut off and not read")
+            door.gap(f"{name} is cut off and not read", f"span {_span_name(span)}")
             value = None
         sides.append([s for item in objects_in(value) for s in _of_parts(item, door)])
     system = [Said("system")] if attributes.get("gen_ai.system_instructions") else []
@@ -173,12 +178,12 @@ def _span_messages(span: dict[str, Any], door: Door) -> tuple[list[Said], list[S
         if name == "gen_ai.choice":
             message = inner.get("message", inner)
             message = {"content": message} if isinstance(message, str) else message
-            sides[1] += list(_of_chat([{**message, "role": "assistant"}], door))
+            sides[1] += list(of_chat([{**message, "role": "assistant"}], door))
         elif name.startswith("gen_ai.") and kind in ROLES:
             inner = {k: v for k, v in inner.items() if k in ("content", "tool_calls", "id")}
             if kind == "tool":
                 inner["tool_call_id"] = inner.pop("id", "")
-            sides[0] += list(_of_chat([{**inner, "role": kind}], door))
+            sides[0] += list(of_chat([{**inner, "role": kind}], door))
     if not sides[0] and not sides[1]:
         return None
     return [*system, *sides[0]], sides[1]
@@ -190,7 +195,7 @@ def _of_parts(item: dict[str, Any], door: Door) -> Iterator[Said]:
         door.gap(f"messages of role {item.get('role')} are left out")
         return
     if "parts" not in item:
-        yield from _of_chat([item], door)
+        yield from of_chat([item], door)
         return
     text, calls = [], []
     for part in objects_in(item["parts"]):
@@ -198,7 +203,7 @@ def _of_parts(item: dict[str, Any], door: Door) -> Iterator[Said]:
         if kind == "text":
             text.append(as_text(part.get("content", "")))
         elif kind == "tool_call":
-            calls.append(_call(part, 0, door))
+            calls.append(call_in(part, 0, door))
         elif kind == "tool_call_response":
             result = part.get("response", part.get("result"))
             yield Said("tool", as_text(result), answers=str(part.get("id") or ""))
@@ -209,8 +214,8 @@ def _of_parts(item: dict[str, Any], door: Door) -> Iterator[Said]:
 
 
 READERS: dict[str, Callable[[Any, Door], Iterator[Said]]] = {
-    "OpenAI chat messages": _of_chat,
-    "OpenTelemetry GenAI spans": _of_spans,
+    "OpenAI chat messages": of_chat,
+    "OpenTelemetry GenAI spans": of_spans,
     "Inspect log": _of_sample,
 }
 
@@ -219,7 +224,7 @@ def _role(item: Mapping[str, Any], number: int, door: Door) -> str | None:
     told = field_of(item, "role")
     role = ROLES.get(str(told).lower())
     if role is None:
-        door.gap(f"message {number}: role {told} is unknown and left out")
+        door.gap(f"role {told} is unknown and left out", f"message {number}")
     return role
 
 
@@ -228,7 +233,7 @@ def _text(content: Any, number: int, door: Door) -> str:
         for part in content:
             kind = part.get("type") if isinstance(part, dict) else type(part).__name__
             if kind not in ("text", "str"):
-                door.gap(f"message {number}: content of type {kind} is left out")
+                door.gap(f"content of type {kind} is left out", f"message {number}")
         texts = [p if isinstance(p, str) else p.get("text", "") for p in content if _is_text(p)]
         return "\n".join(map(str, texts))
     return "" if content is None else as_text(content)
@@ -238,7 +243,23 @@ def _is_text(part: Any) -> bool:
     return isinstance(part, str) or (isinstance(part, dict) and part.get("type") == "text")
 
 
-def _call(item: Mapping[str, Any], number: int, door: Door) -> ReadCall:
+def call_in(item: Mapping[str, Any], number: int, door: Door) -> ReadCall:
+    """Read one tool call, whatever its fields are called.
+
+    Parameters
+    ----------
+    item : Mapping
+        The call.
+    number : int
+        Of the message that it stands in.
+    door : Door
+        Told what is missing.
+
+    Returns
+    -------
+    ReadCall
+        Arguments that are no JSON object are kept under ``unparsed``.
+    """
     inner = item.get("function")
     inside = inner if isinstance(inner, dict) else item
     name = str(field_of(inside, "tool") or "")
@@ -247,15 +268,15 @@ def _call(item: Mapping[str, Any], number: int, door: Door) -> ReadCall:
         try:
             given = json.loads(given or "{}")
         except (ValueError, RecursionError):
-            door.gap(f"message {number}: arguments of {name} are not JSON and kept as text")
+            door.gap(f"arguments of {name} are not JSON and kept as text", f"message {number}")
     if given is None:
-        door.gap(f"message {number}: {name or 'a call'} has no arguments")
+        door.gap(f"{name or 'a call'} has no arguments", f"message {number}")
         given = {}
     arguments = given if isinstance(given, dict) else {"unparsed": given}
     result = field_of(item, "result")
     status = item.get("status")
     if not name:
-        door.gap(f"message {number}: a tool call has no name")
+        door.gap("a tool call has no name", f"message {number}")
         name = "unnamed"
     return ReadCall(
         name,
@@ -278,17 +299,25 @@ def _sample_id(sample: Mapping[str, Any]) -> str:
     return f"{sample.get('id')}/{sample.get('epoch', 1)}"
 
 
-def _spans(item: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
-    """Yield the spans of OTLP JSON, or of the flat form that exporters print."""
+def spans_in(item: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+    """Yield the spans of OTLP JSON, or of the flat form that exporters print.
+
+    ``attributes`` and ``resource`` of each are plain mappings, whatever form they came in.
+    """
     groups = objects_in(item.get("resourceSpans"))
-    if groups:
-        scopes = [scope for group in groups for scope in objects_in(group.get("scopeSpans"))]
-        flat = [span for scope in scopes for span in objects_in(scope.get("spans"))]
-    else:
+    flat: list[dict[str, Any]] = []
+    for group in groups:
+        resource = _attributes(at_path(group, "resource.attributes"))
+        for scope in objects_in(group.get("scopeSpans")):
+            flat += [{**span, "resource": resource} for span in objects_in(scope.get("spans"))]
+    if not groups:
         flat = objects_in(item["spans"]) if "spans" in item else [dict(item)]
     for span in flat:
         if "attributes" in span:
-            yield {**span, "attributes": _attributes(span["attributes"])}
+            told = span.get("resource")
+            inner = told.get("attributes", told) if isinstance(told, dict) else {}
+            attributes = _attributes(span["attributes"])
+            yield {**span, "attributes": attributes, "resource": _attributes(inner)}
 
 
 def _attributes(given: Any) -> dict[str, Any]:
@@ -317,33 +346,54 @@ def _by_conversation(spans: Iterable[dict[str, Any]]) -> dict[str, Any]:
     spans = list(spans)
     named: dict[str, str] = {}
     for span in spans:
-        conversation = span["attributes"].get("gen_ai.conversation.id")
-        if conversation is not None:
-            named[_trace(span)] = str(conversation)
+        conversation = conversation_of(span)
+        if conversation:
+            named[trace_of(span)] = conversation
     held: dict[str, Any] = {}
     for span in spans:
-        own = span["attributes"].get("gen_ai.conversation.id")
-        held.setdefault(str(own or named.get(_trace(span), _trace(span))), []).append(span)
+        trace = trace_of(span)
+        held.setdefault(conversation_of(span) or named.get(trace, trace), []).append(span)
     # Other work of the same service has no messages and is no conversation.
-    talks = {k: v for k, v in held.items() if any(map(_is_genai, v))}
+    talks = {k: v for k, v in held.items() if any(map(is_genai, v))}
     return talks or held
 
 
-def _is_genai(span: Mapping[str, Any]) -> bool:
+def conversation_of(span: Mapping[str, Any]) -> str:
+    """Return the id of the conversation that a span names, or an empty text."""
+    for name in ("gen_ai.conversation.id", "session.id"):
+        told = span["attributes"].get(name)
+        if told not in (None, ""):
+            return str(told)
+    return ""
+
+
+def is_genai(span: Mapping[str, Any]) -> bool:
+    """Whether a span tells of a model or an agent, not of other work of the same service."""
     names = [*span["attributes"], *(str(e.get("name")) for e in objects_in(span.get("events")))]
     return any(name.startswith("gen_ai.") for name in names)
 
 
-def _trace(span: Mapping[str, Any]) -> str:
+def trace_of(span: Mapping[str, Any]) -> str:
+    """Return the id of the trace that a span is of, or an empty text."""
     return str(
         span.get("traceId") or span.get("trace_id") or at_path(span, "context.trace_id") or ""
     )
 
 
-def _started(span: Mapping[str, Any]) -> tuple[int, str]:
+def start_of(span: Mapping[str, Any]) -> str:
+    """Return when a span began, as it says so, or an empty text."""
     names = ("startTimeUnixNano", "start_time", "startTime")
-    value = str(next((span[name] for name in names if name in span), ""))
+    return str(next((span[name] for name in names if name in span), ""))
+
+
+def _started(span: Mapping[str, Any]) -> tuple[int, str]:
+    value = start_of(span)
     return (len(value), value) if value.isdigit() else (0, value)
+
+
+def is_chat(span: Mapping[str, Any]) -> bool:
+    """Whether a span is one call of a model."""
+    return _operation(span) in _CHAT_SPANS
 
 
 def _operation(span: Mapping[str, Any]) -> str:
