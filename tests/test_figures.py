@@ -473,7 +473,10 @@ def test_blast_radius_judges_the_claim_and_shows_the_truth(read: Read) -> None:
 def test_blast_radius_of_nothing(read: Read) -> None:
     none = RADIUS.model_copy(update={"estimate": 0.0, "ci_low": 0.0, "ci_high": 31.0})
     assert "Estimate 0 [0, 31]" in read(blast_radius, none.model_copy(update={"claimed": None}))
-    assert read(blast_radius, None) == "No rule broke in the replays, or no log: nothing was estimated\n"
+    assert (
+        read(blast_radius, None)
+        == "No rule broke in the replays, or no log: nothing was estimated\n"
+    )
 
 
 # --------------------------------------------------------------------------- all of them

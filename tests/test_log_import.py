@@ -660,5 +660,7 @@ def test_a_text_where_a_log_is_expected_points_to_the_import(text: str, tmp_path
 
 
 def test_a_mistyped_path_is_told_what_to_do_about_it(tmp_path: Path) -> None:
-    with pytest.raises(LogError, match=r"mine\.parquet: there is no such file.*log import`.*--no-log$"):
+    with pytest.raises(
+        LogError, match=r"mine\.parquet: there is no such file.*log import`.*--no-log$"
+    ):
         find_log("mine.parquet", tmp_path)

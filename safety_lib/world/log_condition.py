@@ -346,7 +346,7 @@ _PIECE = re.compile(
 
 @lru_cache(maxsize=256)
 def reads_alike(pattern: str) -> bool:
-    """Whether DuckDB finds a regular expression in a plain text wherever Python does.
+    r"""Whether DuckDB finds a regular expression in a plain text wherever Python does.
 
     It has no look around, no reference to a group and no possessive repetition, and a few escapes
     mean something else to it. What is not known to be the same is taken for different.
@@ -358,7 +358,7 @@ def reads_alike(pattern: str) -> bool:
 
     Examples
     --------
-    >>> reads_alike(r"^[^@]+@airline[.]example$"), reads_alike(r"(?!AC-)\\d+")
+    >>> reads_alike(r"^[^@]+@airline[.]example$"), reads_alike(r"(?!AC-)\d+")
     (True, False)
     """
     place = 0
