@@ -33,7 +33,7 @@ class _Settings(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
-class MemorySettings(_Settings):
+class DeskMemory(_Settings):
     """What stays in sight: the briefing for good or not, and the last turns."""
 
     keep_briefing: bool
@@ -66,7 +66,7 @@ class DeskSettings(_Settings):
 
     greeting: str
     tone: Literal["formal", "friendly"]
-    memory: MemorySettings
+    memory: DeskMemory
     checks: CheckSettings
     patience: PatienceSettings
     limits: LimitSettings
