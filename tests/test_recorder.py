@@ -7,6 +7,7 @@ import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
+from urllib.error import HTTPError
 from urllib.request import Request, urlopen
 
 import pytest
@@ -96,8 +97,12 @@ class Agent:
     def ask(self) -> dict[str, Any]:
         body = json.dumps({"messages": self.messages, "stream": self.stream}).encode()
         headers = {"Content-Type": "application/json", "Authorization": f"Bearer {KEY}"}
-        with urlopen(Request(f"{self.url}/chat/completions", body, headers)) as answer:
-            text = answer.read().decode()
+        try:
+            with urlopen(Request(f"{self.url}/chat/completions", body, headers)) as answer:
+                text = answer.read().decode()
+        except HTTPError as error:
+            error.close()
+            raise OSError(error.code) from None
         if not self.stream:
             message: dict[str, Any] = json.loads(text)["choices"][0]["message"]
             return message
