@@ -339,7 +339,7 @@ class _Importer:
             turns, _ = fold(said, self.door)
         except ArtifactError as error:
             reason = str(error).removeprefix(f"{one_line(self.door.path.name)}: ")
-            _note(self.left_out, reason, about.place)
+            _note(self.left_out, reason.rpartition("; ")[0], about.place)
             return
         except RecursionError:
             _note(self.left_out, "it is nested too deeply", about.place)
