@@ -317,7 +317,8 @@ def _card_spans(text: str, groups: list[tuple[int, int]]) -> list[tuple[int, int
             if len(digits) > _LONGEST_OF_A_CARD:
                 break
             usual = len(lengths) == 1 or lengths in _USUAL_GROUPS
-            if len(digits) >= _SHORTEST_OF_A_CARD and digits[0] in "23456" and _luhn(digits):
+            long = len(digits) >= _SHORTEST_OF_A_CARD if usual else len(digits) in (15, 16)
+            if long and digits[0] in "23456" and _luhn(digits):
                 found[0 if usual else 1].append((first, last))
             elif lengths == _USUAL_GROUPS[0]:
                 found[2].append((first, last))
