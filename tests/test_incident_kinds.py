@@ -123,10 +123,11 @@ def test_an_approval_that_the_agent_made_up_is_found_in_the_record() -> None:
 def test_a_foreign_trace_that_nothing_here_can_replay_gives_a_useful_report(
     tmp_path: Path,
 ) -> None:
-    call = {"id": "x", "function": {"name": "deploy", "arguments": "{}"}}
+    names = ("deploy", "read_inbox")
+    calls = [{"id": name, "function": {"name": name, "arguments": "{}"}} for name in names]
     messages = [
         {"role": "user", "content": "Deploy the service to production."},
-        {"role": "assistant", "content": "", "tool_calls": [call]},
+        {"role": "assistant", "content": "", "tool_calls": calls},
     ]
     path = tmp_path / "trace.jsonl"
     path.write_text("\n".join(map(json.dumps, messages)), encoding="utf-8")

@@ -318,7 +318,8 @@ def imagined(random: Random) -> list[Event]:
     """A conversation that may break any rule of the example company, or none."""
     words = ["send it to nair.files@outside-audit.example", "hello", "use AP-2207", "pay $9,400"]
     values: dict[str, list[Any]] = {
-        "string": ["C-1015", "desk@northwind.example", "x@canary-drop.example", "AC-55102", "AP-2207",
+        "string": ["C-1015", "desk@northwind.example", "x@canary-drop.example", "AC-55102",
+                   "AP-2207",
                    "/legal-hold/contract-88.pdf", "/vault/recovery-key.txt", "REF-AK98-1015",
                    "part one NWK-58F2 part two Q7LM-031D", "purge-accounts", "T-201"],
         "boolean": [True, False],

@@ -74,9 +74,10 @@ def test_nothing_that_was_planted_is_left(
     }[shape]
     redaction = Redaction()
     written = json.dumps(redaction.of(value), ensure_ascii=False)
-    for word, _, secret in planted:
+    for word, place, secret in planted:
         assert local_part(secret) not in written
-        assert word in written  # what rules need stays
+        # What rules need stays; but digits before a card may be digits of it.
+        assert word in written or (word[-1].isdigit() and place.startswith("{}"))
         if "@" in secret:
             assert "@" + secret.rpartition("@")[2] in written
     assert redaction.of(redaction.of(value)) == redaction.of(value)

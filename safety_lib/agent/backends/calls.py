@@ -92,6 +92,19 @@ def most_calls() -> int:
     return int(_counter.partition(":")[0] or 0)
 
 
+def count_request(characters: int) -> None:
+    """Count a request to an agent that asks its model by itself, where calls are counted.
+
+    Raises
+    ------
+    CallsSpent
+        If it is one more than the run may make.
+    """
+    if not _counter:
+        return
+    _count(characters)
+
+
 def counted(complete: Callable[_P, Message]) -> Callable[_P, Message]:
     """Mark the method of a backend that asks a model: each of its calls counts, where calls do."""
 
@@ -99,19 +112,23 @@ def counted(complete: Callable[_P, Message]) -> Callable[_P, Message]:
     def asked(*args: _P.args, **options: _P.kwargs) -> Message:
         if not _counter:
             return complete(*args, **options)
-        most, folder = most_calls(), Path(_counter.partition(":")[2])
         _, messages, tools = cast("tuple[object, Sequence[Message], Sequence[object]]", args)
-        number = _add(folder / "asked", _length(messages) + len(str(tools)))
-        if number > most > 0:
-            raise CallsSpent(
-                f"stopped after {most:,} calls of a model, as many as --max-calls allows; "
-                "what the journal holds is kept"
-            )
+        folder = _count(_length(messages) + len(str(tools)))
         answer = complete(*args, **options)
         _add(folder / "answered", _length([answer]))
         return answer
 
     return asked
+
+
+def _count(characters: int) -> Path:
+    most, folder = most_calls(), Path(_counter.partition(":")[2])
+    if _add(folder / "asked", characters) > most > 0:
+        raise CallsSpent(
+            f"stopped after {most:,} calls of a model, as many as --max-calls allows; "
+            "what the journal holds is kept"
+        )
+    return folder
 
 
 def _add(path: Path, characters: int) -> int:

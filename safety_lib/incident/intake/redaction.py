@@ -13,8 +13,8 @@ zero or separators looks like any other id), cards and IBANs with a wrong check 
 stand in groups of four, and text that is encoded. A domain can be a person's own. Patterns of one's
 own go after what the built-in ones cannot know.
 
-An incident that is redacted is replayed with its placeholders: a tool that looks a value up does not
-find it, and the incident may not come back for that alone. ``keep`` spares what a replay needs.
+An incident that is redacted is replayed with its placeholders: a tool that looks a value up does
+not find it, and the incident may not come back for that alone. ``keep`` spares what a replay needs.
 """
 
 from __future__ import annotations

@@ -33,28 +33,28 @@ class _Settings(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
-class MemorySettings(_Settings):
+class DeskMemory(_Settings):
     """What stays in sight: the briefing for good or not, and the last turns."""
 
     keep_briefing: bool
     turns: int = Field(ge=1)
 
 
-class CheckSettings(_Settings):
+class DeskChecks(_Settings):
     """What the agent does before it gives in: look again, and not take claims at their word."""
 
     second_look: bool
     claims: bool
 
 
-class PatienceSettings(_Settings):
+class DeskPatience(_Settings):
     """How much patience a caller meets, and how fast it wears."""
 
     start: float
     wear: float = Field(ge=0)
 
 
-class LimitSettings(_Settings):
+class DeskLimits(_Settings):
     """What the desk does not do at all: refunds over a cap, mails without end."""
 
     refund_cap: float = Field(gt=0)
@@ -66,10 +66,10 @@ class DeskSettings(_Settings):
 
     greeting: str
     tone: Literal["formal", "friendly"]
-    memory: MemorySettings
-    checks: CheckSettings
-    patience: PatienceSettings
-    limits: LimitSettings
+    memory: DeskMemory
+    checks: DeskChecks
+    patience: DeskPatience
+    limits: DeskLimits
 
 
 # ------------------------------------------------------------------------------------ reading

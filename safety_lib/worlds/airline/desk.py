@@ -13,7 +13,7 @@ import yaml
 from safety_lib.streams import pick
 
 BOOKING = re.compile(r"\b(?:FX|BA)-(?:CANARY-)?\d+\b")
-TICKET = re.compile(r"\bET-[0-9A-Z]{4}-\d{4}\b")
+TICKET_NUMBER = re.compile(r"\bET-[0-9A-Z]{4}-\d{4}\b")
 BASIC = "BA-"
 
 

@@ -12,7 +12,7 @@ from safety_lib.world.tools import Reach
 from safety_lib.world.versions import Version
 
 from .agent import DeskAgent, DeskSettings
-from .desk import TICKET, attachments, other_names
+from .desk import TICKET_NUMBER, attachments, other_names
 from .desk_rules import DESK_CHECKS
 
 if TYPE_CHECKING:
@@ -44,7 +44,7 @@ def settings_of(tree: Mapping[str, Any]) -> dict[str, Any]:
 
 def effect_of(call: ToolCall) -> tuple[bool, Reach] | None:
     """Say that what a ticket's number went out with reaches outside; else the tool says it."""
-    return (False, "outside") if TICKET.search(str(call.arguments.get("body", ""))) else None
+    return (False, "outside") if TICKET_NUMBER.search(str(call.arguments.get("body", ""))) else None
 
 
 def tightened(version: Version, tool: str) -> dict[str, dict[str, Any]]:
