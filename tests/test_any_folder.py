@@ -19,7 +19,7 @@ from safety_lib.records import GateReport, IncidentReport, StressFailures, Suite
 
 pytestmark = pytest.mark.slow
 
-V3 = CHECKOUT / "safety_lib" / "agent" / "versions" / "v3.yaml"
+V3 = CHECKOUT / "safety_lib" / "worlds" / "northwind" / "versions" / "v3.yaml"
 
 
 @pytest.fixture(scope="module")

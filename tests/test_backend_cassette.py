@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 
 from safety_lib.agent.backends import Backend, BackendError, ToolSchema, open_backend
-from safety_lib.agent.backends.cassette import Cassette, Recorder
+from safety_lib.agent.backends.cassette import Cassette, CassetteRecorder
 from safety_lib.records import Message, ToolCall
 
 TOOL = {"type": "function", "function": {"name": "read_file", "parameters": {}}}
@@ -50,7 +50,7 @@ def said(text: str) -> list[Message]:
 @pytest.fixture
 def tape(tmp_path: Path) -> Path:
     path = tmp_path / "tapes" / "run.jsonl"
-    recorder = Recorder(path, Echo(), {})
+    recorder = CassetteRecorder(path, Echo(), {})
     recorder.complete(said("Hello"), [], seed=1)
     recorder.complete(said("Hello"), [TOOL], seed=1)
     return path
@@ -58,7 +58,7 @@ def tape(tmp_path: Path) -> Path:
 
 def test_a_replay_gives_what_was_recorded(tmp_path: Path) -> None:
     path = tmp_path / "run.jsonl"
-    recorder = Recorder(path, Echo(), {})
+    recorder = CassetteRecorder(path, Echo(), {})
     first = [recorder.complete(said(t), [TOOL], seed=s) for t in "abc" for s in (1, 2**40)]
     cassette = Cassette(path, {})
     again = [cassette.complete(said(t), [TOOL], seed=s) for t in "abc" for s in (1, 2**40)]
@@ -75,7 +75,7 @@ def test_names_open_cassettes(tape: Path) -> None:
 
 def test_the_file_is_a_header_and_one_short_line_per_answer(tmp_path: Path) -> None:
     path = tmp_path / "run.jsonl"
-    Recorder(path, Echo(), {}).complete(said("word " * 500), [TOOL], seed=1)
+    CassetteRecorder(path, Echo(), {}).complete(said("word " * 500), [TOOL], seed=1)
     header, entry = (json.loads(line) for line in path.read_text(encoding="ascii").splitlines())
     assert header == {"artifact": "cassette", "schema_version": 1, "model": "openai:tiny"}
     assert sorted(entry) == ["key", "request", "response"]
@@ -94,7 +94,7 @@ def test_a_request_that_is_not_on_the_tape_is_an_error_that_names_it(tape: Path)
 
 def test_the_error_about_a_local_model_names_what_can_be_opened(tmp_path: Path) -> None:
     path = tmp_path / "run.jsonl"
-    Recorder(path, Echo("local:SmolLM2-135M-Instruct"), {})
+    CassetteRecorder(path, Echo("local:SmolLM2-135M-Instruct"), {})
     with pytest.raises(BackendError, match=r"record:.*run\.jsonl:local$"):
         Cassette(path, {}).complete(said("Hello"), [], seed=1)
 
@@ -138,7 +138,7 @@ def test_all_that_reaches_the_model_is_part_of_the_key(
 def test_an_interrupted_recording_goes_on_where_it_stopped(tape: Path) -> None:
     gc.collect()
     echo = Echo()
-    recorder = Recorder(tape, echo, {})
+    recorder = CassetteRecorder(tape, echo, {})
     assert recorder.complete(said("Hello"), [], seed=1).content.startswith("Hello 1 (1)")
     assert echo.asked == 0
     recorder.complete(said("New"), [], seed=1)
@@ -150,16 +150,16 @@ def test_an_interrupted_recording_goes_on_where_it_stopped(tape: Path) -> None:
 def test_failures_are_not_recorded(tape: Path) -> None:
     before = tape.read_bytes()
     with pytest.raises(BackendError, match="told to"):
-        Recorder(tape, Echo(), {}).complete(said("fail"), [], seed=1)
+        CassetteRecorder(tape, Echo(), {}).complete(said("fail"), [], seed=1)
     assert tape.read_bytes() == before
 
 
 def test_threads_and_two_recorders_never_write_a_key_twice(tmp_path: Path) -> None:
     path = tmp_path / "run.jsonl"
-    recorders = [Recorder(path, Echo(), {}) for _ in range(2)]
+    recorders = [CassetteRecorder(path, Echo(), {}) for _ in range(2)]
     answers: dict[str, set[str]] = {str(i): set() for i in range(20)}
 
-    def work(recorder: Recorder) -> None:
+    def work(recorder: CassetteRecorder) -> None:
         for text, seen in answers.items():
             seen.add(recorder.complete(said(text), [], seed=1).content)
 
@@ -176,8 +176,8 @@ def test_threads_and_two_recorders_never_write_a_key_twice(tmp_path: Path) -> No
 def test_recording_belongs_in_threads_even_when_the_model_asks_for_processes(
     tmp_path: Path,
 ) -> None:
-    assert Recorder(tmp_path / "a.jsonl", Echo(concurrency=0), {}).concurrency == 1
-    assert Recorder(tmp_path / "b.jsonl", Echo(concurrency=3), {}).concurrency == 3
+    assert CassetteRecorder(tmp_path / "a.jsonl", Echo(concurrency=0), {}).concurrency == 1
+    assert CassetteRecorder(tmp_path / "b.jsonl", Echo(concurrency=3), {}).concurrency == 3
 
 
 @pytest.mark.parametrize("lost", [1, 20, 60])
@@ -187,13 +187,13 @@ def test_a_torn_last_line_is_dropped_and_recorded_again(tape: Path, lost: int) -
     tape.write_bytes(whole[:-lost])
     Cassette(tape, {}).complete(said("Hello"), [], seed=1)
     assert len(tape.read_bytes()) == len(whole) - lost, "a replay never writes"
-    Recorder(tape, Echo(), {}).complete(said("Hello"), [TOOL], seed=1)
+    CassetteRecorder(tape, Echo(), {}).complete(said("Hello"), [TOOL], seed=1)
     assert tape.read_bytes() == whole.replace(b"(2)", b"(1)")
 
 
 WRITER = """
 import sys
-from safety_lib.agent.backends.cassette import Recorder
+from safety_lib.agent.backends.cassette import CassetteRecorder
 from safety_lib.records import Message
 
 class Model:
@@ -201,7 +201,7 @@ class Model:
     def complete(self, messages, tools, *, seed):
         return Message(role="assistant", content="x" * 500)
 
-recorder = Recorder(sys.argv[1], Model(), {})
+recorder = CassetteRecorder(sys.argv[1], Model(), {})
 start, stop = int(sys.argv[2]), int(sys.argv[3])
 for i in range(start, stop):
     recorder.complete([Message(role="user", content=str(i))], [], seed=1)
@@ -283,7 +283,7 @@ def test_a_missing_cassette_says_how_to_record_one(tmp_path: Path) -> None:
 def test_another_models_tape_is_not_continued(tape: Path) -> None:
     before = tape.read_bytes()
     with pytest.raises(ValueError, match="a recording of openai:tiny, not of openai:other"):
-        Recorder(tape, Echo("openai:other"), {})
+        CassetteRecorder(tape, Echo("openai:other"), {})
     assert tape.read_bytes() == before
 
 
@@ -291,7 +291,7 @@ def test_another_file_is_never_written_to(tmp_path: Path) -> None:
     path = tmp_path / "notes.txt"
     path.write_text("shopping list")
     with pytest.raises(ValueError, match="not a cassette"):
-        Recorder(path, Echo(), {})
+        CassetteRecorder(path, Echo(), {})
     assert path.read_text() == "shopping list"
 
 
@@ -304,6 +304,6 @@ def test_no_key_reaches_the_tape(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     settings = {"retries": 0, "api_key": key}
     backend: Any = open_backend("openai:tiny", settings)
     monkeypatch.setattr(backend, "complete", Echo().complete)
-    Recorder(path, backend, settings).complete(said("Hello"), [TOOL], seed=1)
+    CassetteRecorder(path, backend, settings).complete(said("Hello"), [TOOL], seed=1)
     backend.close()
     assert key not in path.read_text()

@@ -16,7 +16,7 @@ import pytest
 from factories import NORTHWIND
 
 from safety_lib.agent.backends import Backend, BackendError, local, open_backend
-from safety_lib.agent.backends.cassette import Cassette, Recorder
+from safety_lib.agent.backends.cassette import Cassette, CassetteRecorder
 from safety_lib.records import Message
 
 MISSING = [
@@ -108,7 +108,7 @@ def test_the_same_request_has_one_answer_whatever_was_asked_before_or_beside_it(
 @needs_model
 def test_a_recorded_run_replays_without_the_model(backend: Any, tmp_path: Path) -> None:
     path = tmp_path / "run.jsonl"
-    recorded = Recorder(path, backend, SETTINGS).complete(chat("Hello"), TOOLS, seed=5)
+    recorded = CassetteRecorder(path, backend, SETTINGS).complete(chat("Hello"), TOOLS, seed=5)
     cassette = Cassette(path, SETTINGS)
     assert cassette.name == backend.name
     assert cassette.complete(chat("Hello"), TOOLS, seed=5) == recorded

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -47,9 +48,15 @@ def imported(source: str) -> set[str]:
 
 
 def upward(part: str, source: str) -> set[str]:
-    """What a module of a part imports although it stands above it, or beside it as a stage."""
+    """What a module of a part imports although it stands above it, or beside it as a stage.
+
+    A world is used by whoever runs the loop, and runs nothing itself.
+    """
     beside = SIBLINGS - {part} if part in SIBLINGS else frozenset()
-    return {name for name in imported(source) if RANK[name] > RANK[part] or name in beside}
+    own = RANK["pipeline"] - 1 if part == "worlds" else RANK[part]
+    return {
+        name for name in imported(source) if name in beside or (RANK[name] > own and name != part)
+    }
 
 
 MODULES = sorted(p for p in PACKAGE.rglob("*.py") if p.parent != PACKAGE or p.stem != "__init__")
@@ -71,6 +78,24 @@ def test_an_import_upward_is_seen(source: str) -> None:
 
 def test_a_stage_that_imports_another_is_seen() -> None:
     assert upward("gate", "from safety_lib.stress.discovery import discover") == {"stress"}
+
+
+@pytest.mark.parametrize("part", sorted(RANK.keys() - {"worlds", "experiments"}))
+def test_a_part_that_imports_a_world_is_seen(part: str) -> None:
+    assert upward(part, "from safety_lib.worlds.northwind.sandbox import Sandbox") == {"worlds"}
+
+
+@pytest.mark.parametrize("part", ["pipeline", "__main__", "experiments"])
+def test_a_world_that_imports_who_runs_it_is_seen(part: str) -> None:
+    assert upward("worlds", f"import safety_lib.{part}") == {part}
+
+
+@pytest.mark.parametrize(
+    "path", sorted(PACKAGE.glob("worlds/*/*.py")), ids=lambda p: f"{p.parent.name}/{p.stem}"
+)
+def test_a_world_knows_no_other(path: Path) -> None:
+    found = re.findall(r"safety_lib\.worlds\.(\w+)", path.read_text(encoding="utf-8"))
+    assert set(found) <= {path.parent.name}
 
 
 @pytest.mark.parametrize(

@@ -27,7 +27,7 @@ from safety_lib.world import World
 from safety_lib.world.checks import Flag
 from safety_lib.world.oracle import judge
 
-_THING = re.compile(r"REF-[0-9A-Z]{4}-\d{4}|AC-[\w-]+|/[\w./-]+|[\w.+-]+@[\w-]+(?:\.[\w-]+)+")
+_THING = re.compile(r"\b[A-Z]+-\w[\w-]*|/[\w./-]+|[\w.+-]+@[\w-]+(?:\.[\w-]+)+")
 
 
 def estimate_blast_radius(
@@ -218,7 +218,7 @@ def estimate_affected(
 
 
 def _thing(evidence: str) -> str:
-    """Return what was touched: a record, a path, an account; else what the oracle said."""
+    """Return what was touched: an id, a path, an address; else what the oracle said."""
     found = _THING.search(evidence)
     return found.group() if found else evidence
 

@@ -171,6 +171,7 @@ def first_fault(error: ValidationError) -> tuple[str, str]:
 _WORDS_OF_MODELS = {
     "unexpected_keyword_argument": "Extra inputs are not permitted",
     "dataclass_type": "Input should be a valid dictionary or instance of {class_name}",
+    "value_error": "{error}",
 }
 
 

@@ -43,7 +43,9 @@ def _plain_json(value: Any) -> Any:
         return value if math.isfinite(value) else str(value)
     if isinstance(value, dict):
         return {_plain_json(key): _plain_json(inner) for key, inner in value.items()}
-    return [_plain_json(inner) for inner in value] if isinstance(value, list | tuple) else value
+    if isinstance(value, list | tuple):
+        return [_plain_json(inner) for inner in value]
+    return value if value is None or isinstance(value, int) else str(value)
 
 
 class _Whole:
@@ -79,7 +81,7 @@ class ToolCall(LoopRecord):
     """One call that the model proposes, in the shape of the OpenAI tools format.
 
     Its arguments are what JSON can hold: NaN and infinities become strings, which no tool takes for
-    a number.
+    a number, and so does what an agent of one's own may put there, such as a date.
     """
 
     id: Text

@@ -251,17 +251,17 @@ def hold(
         try:
             heard = talk.send(message)
             happened = events_of(turn, message, heard)
+            unknown = _unknown_tool(happened, world.tools)
+            model_calls += heard.model_calls
         except Exception as error:
             observe(MessageEvent(turn=turn, role="user", content=message))
             observe(_trouble(turn, error))
             replies.append("")
             ended = "error"
             break
-        model_calls += heard.model_calls
         replies.append(heard.text)
         for event in happened:
             observe(event)
-        unknown = _unknown_tool(happened, world.tools)
         if unknown:
             observe(_trouble(turn, TargetError("unknown_tool", unknown)))
             ended = "error"

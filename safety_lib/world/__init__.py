@@ -34,6 +34,7 @@ from pydantic import BaseModel, ValidationError
 from safety_lib.artifacts import DEFAULT_WORLD, sha256_of
 from safety_lib.records import SEVERITIES, BenignTwin, Severity, first_fault
 from safety_lib.text import Shown
+from safety_lib.world.checks import Check
 from safety_lib.world.oracle import Rulebook
 from safety_lib.world.policy import Policy
 from safety_lib.world.scenarios import (
@@ -154,8 +155,11 @@ class World(Shown):
     @cached_property
     def rules(self) -> Rulebook:
         """The rules with what decides them."""
+        policy, tools, checks = self.policy, self.tools, self.hook("CHECKS", {})
+        if not _is_checks(checks):
+            raise self.fault("world.py", "CHECKS is no mapping of names to Check")
         try:
-            rules = Rulebook(self.policy, self.tools, self.hook("CHECKS", {}))
+            rules = Rulebook(policy, tools, checks)
         except ValueError as error:
             raise self.fault("policy.yaml", str(error)) from error
         for rule, check, _ in rules.judged:
@@ -336,12 +340,17 @@ class World(Shown):
         Raises
         ------
         WorldError
-            If ``world.py`` has no ``connect``.
+            If ``world.py`` has no ``connect``, or it returns no target.
         """
         connect: Callable[[Version, str], Target] | None = self.hook("connect")
         if connect is None:
             raise self.fault("world.py", "has no connect(version, model)")
-        return connect(version, model)
+        target = connect(version, model)
+        if not hasattr(target, "begin"):
+            raise self.fault(
+                "world.py", f"connect returned {type(target).__name__}, which is no Target"
+            )
+        return target
 
     def settings_of(self, tree: Mapping[str, Any]) -> dict[str, Any]:
         """Return the settings of a version with defaults filled in, if the world fills any in."""
@@ -486,7 +495,9 @@ def load_version(name: str, world: str = "") -> Version:
     if "/" in name and not world:
         world, _, name = name.rpartition("/")
     if not world:
-        raise WorldError(f"of which world is the version {name!r}? Say it, as in northwind/{name}")
+        raise WorldError(
+            f"of which world is the version {name!r}? Say it, as in {DEFAULT_WORLD}/{name}"
+        )
     home = load_world(world)
     path = home.folder / "versions" / f"{name}.yaml"
     if not path.is_file():
@@ -531,6 +542,10 @@ def _world(folder: str) -> World:
 def _at(address: str) -> World:
     # An address means the same from everywhere, so nobody has to look on the disk again.
     return load_world(address)
+
+
+def _is_checks(found: Any) -> bool:
+    return isinstance(found, Mapping) and all(isinstance(c, Check) for c in found.values())
 
 
 def _yaml(path: Path) -> Any:

@@ -257,7 +257,7 @@ def read_forbid(rule: Rule) -> Forbid:
         if first["type"] == "extra_forbidden":
             reason = f"is not known; there are {_known_at(first['loc'][:-1])}"
         at = f"forbid.{field}" if field else "forbid"
-        raise ValueError(f"rule {rule.id}: {at}: {reason.removeprefix('Value error, ')}") from error
+        raise ValueError(f"rule {rule.id}: {at}: {reason}") from error
 
 
 def fitted(rule: Rule, forbid: Forbid, tools: Tools) -> Forbidden:

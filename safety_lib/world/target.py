@@ -206,7 +206,14 @@ def events_of(turn: int, said: str, heard: Heard) -> Sequence[Event]:
         By the user.
     heard : Heard
         What came of it.
+
+    Raises
+    ------
+    TargetError
+        If it is something else.
     """
+    if not isinstance(heard, Heard):
+        raise TargetError("bad_response", f"a turn gave {type(heard).__name__} instead of Heard")
     if heard.events:
         return heard.events
     events: list[Event] = [MessageEvent(turn=turn, role="user", content=said)]

@@ -6,6 +6,7 @@ is for the world to say. Its hash stands in every artifact.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import cached_property
 from typing import Any
@@ -150,18 +151,32 @@ class Version(Record):
         try:
             version = cls.model_validate(tree)
             field = "settings."
-            return version.model_copy(update={"settings": fit(version.settings)})
+            fitted = version.model_copy(update={"settings": fit(version.settings)})
         except ValidationError as error:
             name, reason = first_fault(error)
             at = f"{field}{name}".rstrip(".") or "the whole file"
             raise WorldError(f"{where}: field {at}: {reason}") from error
         except WorldError as error:
             raise WorldError(f"{where}: {error}") from error
+        for key, value in fitted.flat.items():
+            if not _is_json(value):
+                raise WorldError(
+                    f"{where}: field settings.{key}: JSON cannot hold {one_line(value, 60)}"
+                )
+        return fitted
 
 
 def config_hashes(versions: Iterable[Version]) -> dict[str, str]:
     """Map the name of each version to the hash of its settings."""
     return {version.version: version.sha256 for version in versions}
+
+
+def _is_json(value: Any) -> bool:
+    try:
+        json.dumps(value, allow_nan=False)
+    except (TypeError, ValueError):
+        return False
+    return True
 
 
 def _flatten(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

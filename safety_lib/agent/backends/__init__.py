@@ -124,9 +124,9 @@ record:FILE:NAME
 
         return Cassette(rest, settings)
     if kind == "record" and ":" in rest:
-        from safety_lib.agent.backends.cassette import Recorder
+        from safety_lib.agent.backends.cassette import CassetteRecorder
 
         path, _, inner = rest.partition(":")
-        return Recorder(path, open_backend(inner, settings, own), settings)
+        return CassetteRecorder(path, open_backend(inner, settings, own), settings)
     known = ", ".join([*own, "local", "openai:MODEL", "cassette:FILE"])
     raise ValueError(f"unknown model {name!r}: use {known} or record:FILE:NAME")

@@ -102,7 +102,7 @@ class Cassette:
         )
 
 
-class Recorder:
+class CassetteRecorder:
     """A backend whose every answer is written to a tape.
 
     A request that is on the tape already is answered from it, so an interrupted recording goes on
