@@ -13,7 +13,7 @@ from urllib.request import Request, urlopen
 import pytest
 
 from safety_lib.adapters.callables import from_callable
-from safety_lib.adapters.recorder import CallRecorder, recorded
+from safety_lib.adapters.recorder import Recorder, recorded
 from safety_lib.agent.backends.calls import CallsSpent, counting_calls
 from safety_lib.world.target import TargetError
 
@@ -128,7 +128,7 @@ def test_the_calls_that_are_heard_are_those_that_were_made(upstream: str, stream
         made.append(Agent(base_url, stream=stream))
         return made[-1].answer
 
-    with CallRecorder(upstream) as recorder:
+    with Recorder(upstream) as recorder:
         target = from_callable(
             recorded(start, recorder), name="desk", effects="sandboxed", sees_calls=True
         )
@@ -141,14 +141,14 @@ def test_the_calls_that_are_heard_are_those_that_were_made(upstream: str, stream
 
 
 def test_a_key_goes_through_and_is_not_kept(upstream: str) -> None:
-    with CallRecorder(upstream) as recorder:
+    with Recorder(upstream) as recorder:
         Agent(recorder.base_url("a")).answer("5")
         assert Model.seen == [f"Bearer {KEY}"] * 2
         assert KEY not in repr(vars(recorder)) + repr(vars(recorder._notes["a"]))
 
 
 def test_a_call_without_a_result_is_no_call_that_is_known_to_have_run(upstream: str) -> None:
-    with CallRecorder(upstream) as recorder:
+    with Recorder(upstream) as recorder:
         Agent(recorder.base_url("a"), silent=True).answer("5")
         with pytest.raises(TargetError, match="the result of refund never went back"):
             recorder.calls("a")
@@ -156,7 +156,7 @@ def test_a_call_without_a_result_is_no_call_that_is_known_to_have_run(upstream: 
 
 
 def test_what_is_not_read_is_said(upstream: str) -> None:
-    with CallRecorder(upstream) as recorder:
+    with Recorder(upstream) as recorder:
         body = json.dumps({"messages": [{"role": "user", "content": "x"}]}).encode()
         urlopen(Request(f"{recorder.base_url('a')}/responses", body)).read()
         with pytest.raises(TargetError, match="chat completions alone are read"):
@@ -164,7 +164,7 @@ def test_what_is_not_read_is_said(upstream: str) -> None:
 
 
 def test_a_model_that_is_not_there_is_an_error_of_the_conversation() -> None:
-    with CallRecorder("http://127.0.0.1:9/v1") as recorder:
+    with Recorder("http://127.0.0.1:9/v1") as recorder:
         with pytest.raises(OSError, match="502"):
             Agent(recorder.base_url("a")).answer("5")
         with pytest.raises(TargetError, match="the model could not be asked"):
@@ -180,7 +180,7 @@ def test_an_asynchronous_agent_is_heard_too(upstream: str) -> None:
 
         return answer
 
-    with CallRecorder(upstream) as recorder:
+    with Recorder(upstream) as recorder:
         target = from_callable(
             recorded(start, recorder), name="desk", effects="sandboxed", sees_calls=True
         )
@@ -188,7 +188,7 @@ def test_an_asynchronous_agent_is_heard_too(upstream: str) -> None:
 
 
 def test_no_more_calls_are_passed_on_than_may_be_made(upstream: str) -> None:
-    with CallRecorder(upstream) as recorder, counting_calls(3):
+    with Recorder(upstream) as recorder, counting_calls(3):
         target = from_callable(
             recorded(lambda seed, plants, url: Agent(url).answer, recorder),
             name="desk",
@@ -204,4 +204,4 @@ def test_no_more_calls_are_passed_on_than_may_be_made(upstream: str) -> None:
 @pytest.mark.parametrize("upstream_url", ["", "desk", "ftp://x"])
 def test_an_address_that_is_none_is_refused(upstream_url: str) -> None:
     with pytest.raises(ValueError, match="no http or https address"):
-        CallRecorder(upstream_url)
+        Recorder(upstream_url)
