@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import json
+import logging
+import re
+import socket
 import threading
 import time
+import traceback
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -154,6 +159,28 @@ def test_planted_text_is_sent_where_there_is_a_place_for_it(endpoint: Endpoint) 
     assert endpoint.heard[0][1]["files"] == [{"where": "files", "key": "a", "text": "note"}]
 
 
+def test_a_completion_whose_text_is_null_beside_its_calls_is_heard(endpoint: Endpoint) -> None:
+    function = {"name": "refund", "arguments": "{}"}
+    endpoint.answer = lambda body: (200, {"say": None, "did": [{"function": function}]})
+    heard = target(endpoint).begin(1).send("Pay")
+    assert (heard.text, [call.name for call in heard.calls]) == ("", ["refund"])
+
+
+def test_a_place_for_calls_that_is_not_there_is_no_turn_without_calls(endpoint: Endpoint) -> None:
+    shape = SHAPE.model_copy(update={"calls": "out.did"})
+    endpoint.answer = lambda body: (200, {"say": "Hi.", "out": {}})
+    assert target(endpoint, shape).begin(1).send("Hello").calls == ()
+    endpoint.answer = lambda body: (200, {"say": "Hi.", "put": {}})
+    with pytest.raises(TargetError, match="bad_response: the answer has no out with calls"):
+        target(endpoint, shape).begin(1).send("Hello")
+
+
+def test_a_session_that_is_not_told_is_no_conversation(endpoint: Endpoint) -> None:
+    shape = SHAPE.model_copy(update={"session": "id"})
+    with pytest.raises(TargetError, match="bad_response: the answer has no id"):
+        target(endpoint, shape).begin(1).send("Hello")
+
+
 # --------------------------------------------------------------------------- trouble
 
 
@@ -185,6 +212,60 @@ def test_an_answer_that_does_not_come_is_a_timeout(endpoint: Endpoint) -> None:
         target(endpoint, timeout=0.1, retries=0).begin(1).send("Hello")
 
 
+@pytest.mark.parametrize(
+    ("status", "kind", "tries"), [(429, "rate_limit", 3), (500, "server_error", 1)]
+)
+def test_a_turn_that_may_have_begun_is_not_asked_again_where_that_is_remembered(
+    endpoint: Endpoint, status: int, kind: str, tries: int
+) -> None:
+    shape = SHAPE.model_copy(update={"session": "id"})
+    remembers = target(endpoint, shape, retries=2).begin(1)
+    endpoint.answer = lambda body: (200, {"say": "Hi.", "id": "s1"})
+    remembers.send("Hello")
+    lasts = over_http(endpoint.url, SHAPE, name="desk", effects="live", retries=2).begin(1)
+    endpoint.answer = lambda body: (status, {})
+    for talk in (remembers, lasts):
+        endpoint.heard.clear()
+        with pytest.raises(TargetError) as raised:
+            talk.send("Pay")
+        assert (raised.value.kind, len(endpoint.heard)) == (kind, tries)
+
+
+@pytest.mark.parametrize(
+    ("sent", "pause", "kind"),
+    [
+        (b"HTTP/1.1 200 OK\r\nContent-Length: 1000\r\n\r\n" + b" " * 100, 0.02, "timeout"),
+        (b"HTTP/1.1 200 OK\r\nContent-Length: 1000\r\n\r\n{", 0, "connection"),
+        (b"nonsense\r\n\r\n", 0, "connection"),
+        (b"", 0, "connection"),
+    ],
+)
+def test_an_answer_that_drips_breaks_off_or_is_none_is_of_a_known_kind(
+    sent: bytes, pause: float, kind: str
+) -> None:
+    def serve() -> None:
+        line, _ = server.accept()
+        with line, suppress(OSError):
+            line.recv(1 << 16)
+            head, _, rest = sent.partition(b"\r\n\r\n")
+            line.sendall(head + b"\r\n\r\n" if head else b"")
+            for sign in rest:
+                line.sendall(bytes([sign]))
+                time.sleep(pause)
+
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        thread = threading.Thread(target=serve, daemon=True)
+        thread.start()
+        url = f"http://127.0.0.1:{server.getsockname()[1]}/"
+        made = over_http(url, SHAPE, name="x", effects="sandboxed", retries=0, timeout=0.2)
+        before = time.monotonic()
+        with pytest.raises(TargetError) as raised:
+            made.begin(1).send("Hello")
+        assert raised.value.kind == kind
+        assert time.monotonic() - before < 1
+        thread.join()
+
+
 def test_nobody_there_is_a_connection_error() -> None:
     shut = over_http("http://127.0.0.1:9/", SHAPE, name="x", effects="sandboxed", retries=0)
     with pytest.raises(TargetError, match="connection"):
@@ -206,6 +287,24 @@ def test_an_address_that_is_none_is_refused(url: str) -> None:
         over_http(url, SHAPE, name="x", effects="sandboxed")
 
 
+@pytest.mark.parametrize(
+    ("url", "request_of", "options", "told"),
+    [
+        ("http://me:hunter2@desk.example/", {"q": "{text}"}, {}, "holds a name or password"),
+        ("http://desk.example/", {"q": "{txt}"}, {}, "neither {text} nor {messages}"),
+        ("http://desk.example/", {"q": "{text}"}, {"timeout": 0}, "timeout is no positive"),
+        ("http://desk.example/", {"q": "{text}"}, {"retries": -1}, "retries is below 0"),
+    ],
+)
+def test_what_cannot_be_spoken_to_is_refused_in_one_line(
+    url: str, request_of: Any, options: dict[str, Any], told: str
+) -> None:
+    shape = SHAPE.model_copy(update={"request": request_of})
+    with pytest.raises(ValueError, match=re.escape(told)) as raised:
+        over_http(url, shape, name="x", effects="sandboxed", **options)
+    assert "hunter2" not in str(raised.value)
+
+
 # --------------------------------------------------------------------------- secrets, live hosts
 
 
@@ -223,6 +322,37 @@ def test_a_key_comes_from_the_environment_and_goes_to_the_endpoint_alone(
         made.begin(1).send("Hello")
     assert endpoint.heard[0][0]["Authorization"] == f"Bearer {SECRET}"
     assert SECRET not in f"{raised.value!r} {raised.value} {made!r} {shape!r}"
+
+
+@pytest.mark.parametrize("status", [200, 302, 400, 401, 403, 404, 429, 500])
+def test_a_key_that_the_endpoint_repeats_is_in_nothing_that_is_kept(
+    endpoint: Endpoint, monkeypatch: pytest.MonkeyPatch, caplog: Any, status: int
+) -> None:
+    caplog.set_level(logging.DEBUG)
+    monkeypatch.setenv("DESK_TOKEN", SECRET)
+    shape = SHAPE.model_copy(update={"headers": {"X-Desk": "${DESK_TOKEN}"}})
+    did = [{"name": "mail", "arguments": {"text": [f"it is {SECRET}"]}, "result": SECRET}]
+    endpoint.answer = lambda body: (status, {"say": f"Key {SECRET}", "did": did})
+    try:
+        kept = repr(target(endpoint, shape, retries=0).begin(1).send("Hello"))
+        assert "it is ***" in kept
+    except TargetError as error:
+        kept = "".join(traceback.format_exception(error))
+        assert status != 200
+    assert endpoint.heard[0][0]["X-Desk"] == SECRET
+    assert SECRET not in kept + caplog.text
+    assert status not in (401, 403) or "Key" not in kept
+
+
+@pytest.mark.parametrize("key", ["tok-sch\u00f6n-1234", "tok-line\nbreak-1234"])
+def test_a_key_that_no_header_can_carry_is_not_shown(
+    endpoint: Endpoint, monkeypatch: pytest.MonkeyPatch, key: str
+) -> None:
+    monkeypatch.setenv("DESK_TOKEN", key)
+    shape = SHAPE.model_copy(update={"headers": {"X-Desk": "${DESK_TOKEN}"}})
+    with pytest.raises(ValueError, match="the value of X-Desk does not fit") as raised:
+        target(endpoint, shape)
+    assert "1234" not in "".join(traceback.format_exception(raised.value))
 
 
 @pytest.mark.parametrize("effects", ["live", None])

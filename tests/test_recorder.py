@@ -163,6 +163,86 @@ def test_what_is_not_read_is_said(upstream: str) -> None:
             recorder.calls("a")
 
 
+class Scripted(Model):
+    """Answers with the next of some bytes, whatever it is asked."""
+
+    script: list[bytes]
+    kind = "application/json"
+
+    def do_GET(self) -> None:
+        self.say(b'{"data": []}')
+
+    def do_POST(self) -> None:
+        self.rfile.read(int(self.headers["Content-Length"]))
+        self.say(type(self).script.pop(0))
+
+    def say(self, body: bytes) -> None:
+        self.send_response(200)
+        self.send_header("Content-Type", self.kind)
+        self.end_headers()
+        self.wfile.write(body)
+
+
+@pytest.fixture
+def scripted() -> Iterator[str]:
+    with ThreadingHTTPServer(("127.0.0.1", 0), Scripted) as server:
+        server.daemon_threads = True
+        threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_address[1]}/v1"
+        server.shutdown()
+
+
+def completion(**message: Any) -> bytes:
+    return json.dumps({"choices": [{"message": {"role": "assistant", **message}}]}).encode()
+
+
+def proposing(amount: int, key: str) -> bytes:
+    function = {"name": "refund", "arguments": json.dumps({"amount": amount})}
+    return completion(content=None, tool_calls=[{"id": key, "function": function}])
+
+
+@pytest.mark.parametrize("key", ["call_0", ""])
+def test_calls_that_an_endpoint_names_alike_are_all_heard(scripted: str, key: str) -> None:
+    done = completion(content="Done.")
+    Scripted.script = [proposing(1, key), proposing(2, key), done, proposing(3, key), done]
+    with Recorder(scripted) as recorder:
+        agent = Agent(recorder.base_url("a"))
+        heard = []
+        for _ in range(2):
+            agent.answer("Pay")
+            heard.append([call.arguments["amount"] for call in recorder.calls("a")])
+    assert heard == [[1, 2], [3]]
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"{broken",
+        b"[]",
+        b'{"choices": []}',
+        b'{"choices": [{"message": null}]}',
+        completion(content="", function_call={"name": "refund", "arguments": "{}"}),
+        completion(content="", tool_calls=[{"id": "1"}]),
+        b'{"choices": [{"message": {"content": "a"}}, {"message": {"content": "b"}}]}',
+    ],
+)
+def test_an_answer_that_is_not_read_is_no_answer_without_calls(scripted: str, body: bytes) -> None:
+    Scripted.script = [body]
+    with Recorder(scripted) as recorder:
+        request = Request(f"{recorder.base_url('a')}/chat/completions", b'{"messages": []}')
+        with urlopen(request) as answer:
+            assert answer.read() == body
+        with pytest.raises(TargetError, match="answered in a way that is not read"):
+            recorder.calls("a")
+
+
+def test_a_question_about_the_endpoint_is_passed_on_and_says_nothing(scripted: str) -> None:
+    with Recorder(scripted) as recorder:
+        with urlopen(f"{recorder.base_url('a')}/models") as answer:
+            assert json.loads(answer.read()) == {"data": []}
+        assert recorder.calls("a") == ()
+
+
 def test_a_model_that_is_not_there_is_an_error_of_the_conversation() -> None:
     with Recorder("http://127.0.0.1:9/v1") as recorder:
         with pytest.raises(OSError, match="502"):

@@ -17,6 +17,8 @@ stand in the JSON that comes back::
         )
 
 Trouble of the endpoint is asked again a bounded number of times; what the agent answered never is.
+Nor is a turn that the agent may have begun, where it remembers the conversation or its effects
+last: it would act twice, and one of the two would be out of sight.
 What stays wrong costs the conversation, as an error of the kind ``rate_limit``, ``server_error``,
 ``timeout``, ``connection``, ``bad_request``, ``auth`` or ``bad_response``. What headers take from
 the environment stands in no error and no artifact.
@@ -31,6 +33,7 @@ import threading
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from http.client import HTTPException
 from typing import Any, NamedTuple
 from urllib.error import HTTPError, URLError
 from urllib.parse import urlsplit
@@ -48,7 +51,10 @@ from safety_lib.world.target import Effects, Heard, Target, TargetError
 MAX_ANSWER = 4_000_000  # bytes
 FIRST_WAIT = 0.5  # seconds, about, before the second try
 LONGEST_WAIT = 30.0  # seconds between two tries
-_ASKED_AGAIN = frozenset({"rate_limit", "server_error", "timeout", "connection"})
+SHORTEST_SECRET = 12  # a shorter one may be a word that an agent says
+_NOT_BEGUN = frozenset({"rate_limit"})
+_ASKED_AGAIN = _NOT_BEGUN | {"server_error", "timeout", "connection"}
+_PIECE = 1 << 16
 _LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1"})
 _VARIABLE = re.compile(r"\$\{(\w+)\}")
 _FILLED = re.compile(r"\{(text|seed|session|messages|plants)\}")
@@ -68,8 +74,8 @@ class HttpShape(Record):
         Where the reply stands, such as ``choices.0.message.content``.
     calls : str
         Where the list of tool calls stands, each ``{name, arguments, result, status}`` or in the
-        shape of a chat completion; empty if the endpoint tells none. Where the place is missing
-        from an answer no call was made.
+        shape of a chat completion; empty if the endpoint tells none. Where its last step alone is
+        missing from an answer no call was made.
     session : str
         Where the endpoint says what it calls the conversation; empty if it does not.
     headers : Mapping
@@ -123,11 +129,25 @@ def over_http(
     Raises
     ------
     ValueError
-        If the URL is none, or a header needs an environment variable that is not set.
+        If the URL is none or holds a password, the request has no place for what the user says, a
+        number is impossible, or a header needs an environment variable that is not set.
     """
     place = urlsplit(url)
     if place.scheme not in ("http", "https") or not place.hostname:
         raise ValueError(f"over_http: {one_line(url, 80)} is no http or https address")
+    template = json.dumps(shape.request)
+    faults = [
+        ("@" in place.netloc, "the address holds a name or password; headers take it from ${NAME}"),
+        (
+            "{text}" not in template and "{messages}" not in template,
+            "the request has neither {text} nor {messages}: the agent would hear nothing",
+        ),
+        (not 0 < timeout <= threading.TIMEOUT_MAX, "timeout is no positive number of seconds"),
+        (retries < 0, "retries is below 0"),
+    ]
+    for wrong, fault in faults:
+        if wrong:
+            raise ValueError(f"over_http: {fault}")
     return _HttpTarget(
         _Endpoint(url, shape, timeout, retries),
         name=name,
@@ -170,12 +190,15 @@ class _HttpTarget:
                 "the request has no place for planted text; add {plants} to it, or leave "
                 "`injection` out of goals.yaml",
             )
-        return _HttpTalk(self.endpoint, seed, plants)
+        return _HttpTalk(self.endpoint, seed, plants, lasting=self.effects != "sandboxed")
 
 
 class _HttpTalk:
-    def __init__(self, endpoint: _Endpoint, seed: int, plants: Sequence[Plant]) -> None:
+    def __init__(
+        self, endpoint: _Endpoint, seed: int, plants: Sequence[Plant], *, lasting: bool
+    ) -> None:
         self._endpoint = endpoint
+        self._lasting = lasting
         self._seed = seed
         self._plants = [plant.model_dump(mode="json") for plant in plants]
         self._session = ""
@@ -191,19 +214,33 @@ class _HttpTalk:
             "messages": self._messages,
             "plants": self._plants,
         }
-        answer = self._endpoint.ask(_filled(shape.request, values), self._seed)
+        again = _NOT_BEGUN if self._lasting or self._session else _ASKED_AGAIN
+        answer = self._endpoint.ask(_filled(shape.request, values), self._seed, again)
+        if shape.session:
+            told = _at(answer, shape.session)
+            self._session = self._session if told is None else str(told)
+            if not self._session:  # every turn would begin another conversation
+                raise TargetError("bad_response", f"the answer has no {shape.session}")
+        calls = self._calls(answer)
         reply = _at(answer, shape.reply)
+        if reply is None and calls:  # as in a chat completion
+            reply = ""
         if not isinstance(reply, str):
             what = "nothing" if reply is None else f"a {type(reply).__name__}"
             raise TargetError("bad_response", f"{shape.reply} of the answer is {what}, not text")
-        if shape.session and (told := _at(answer, shape.session)) is not None:
-            self._session = str(told)
-        self._messages.append({"role": "assistant", "content": reply})
-        calls = _at(answer, shape.calls) if shape.calls else None
-        if calls is None:
-            return heard_of(reply, sees_calls=True)
-        flat = list(map(_flat, calls)) if isinstance(calls, list) else calls
-        return heard_of((reply, flat), sees_calls=True)
+        heard = heard_of(self._endpoint.without_secrets((reply, calls)), sees_calls=True)
+        self._messages.append({"role": "assistant", "content": heard.text})
+        return heard
+
+    def _calls(self, answer: Any) -> Any:
+        path = self._endpoint.shape.calls
+        calls = _at(answer, path) if path else None
+        above = path.rpartition(".")[0]
+        if path and calls is None and not isinstance(_at(answer, above), Mapping):
+            raise TargetError("bad_response", f"the answer has no {above or 'object'} with calls")
+        return (
+            list(map(_flat, calls)) if isinstance(calls, list) else [] if calls is None else calls
+        )
 
 
 class _Trouble(NamedTuple):
@@ -227,8 +264,24 @@ class _Endpoint:
             **{name: _VARIABLE.sub(self._variable, text) for name, text in shape.headers.items()},
         }
         self._threads = threading.local()
+        for name, text in self._headers.items():
+            if not text.isascii() or not text.isprintable():
+                raise ValueError(f"over_http: the value of {name} does not fit into a header")
 
-    def ask(self, body: Any, seed: int) -> Any:
+    def without_secrets(self, told: Any) -> Any:
+        """Return what the agent told, without a key that it repeats."""
+        if isinstance(told, str):
+            for secret in self._secrets:
+                if len(secret) >= SHORTEST_SECRET:
+                    told = told.replace(secret, "***")
+            return told
+        if isinstance(told, Mapping):
+            return {key: self.without_secrets(value) for key, value in told.items()}
+        if isinstance(told, list | tuple):
+            return type(told)(map(self.without_secrets, told))
+        return told
+
+    def ask(self, body: Any, seed: int, again: frozenset[str]) -> Any:
         """Return the JSON that the endpoint answers with."""
         data = json.dumps(body).encode()
         count_request(len(data))
@@ -236,7 +289,7 @@ class _Endpoint:
             got = self._once(data)
             if not isinstance(got, _Trouble):
                 return got
-            if got.kind not in _ASKED_AGAIN or attempt == self._retries:
+            if got.kind not in again or attempt == self._retries:
                 asked = f" (asked {attempt + 1} times)" if attempt else ""
                 raise TargetError(got.kind, f"{self._host}: {got.detail}{asked}")
             time.sleep(self._delay(attempt, seed, got.after))
@@ -251,7 +304,7 @@ class _Endpoint:
         request = Request(self._url, data, self._headers, method="POST")  # noqa: S310 - checked
         try:
             with self._opener().open(request, timeout=self._timeout) as answer:
-                text = answer.read(MAX_ANSWER + 1)
+                text = self._body(answer)
         except HTTPError as error:
             with error:
                 return self._refused(error)
@@ -262,6 +315,8 @@ class _Endpoint:
             if isinstance(reason, TimeoutError):
                 return _Trouble("timeout", f"no answer in {self._timeout:g} s")
             return _Trouble("connection", self._public(str(reason)))
+        except HTTPException as error:
+            return _Trouble("connection", f"the answer is broken ({type(error).__name__})")
         if len(text) > MAX_ANSWER:
             return _Trouble("bad_response", f"an answer of more than {MAX_ANSWER:,} bytes")
         try:
@@ -269,6 +324,18 @@ class _Endpoint:
         except (ValueError, RecursionError):
             shown = self._public(text[:200].decode("utf-8", "replace"))
             return _Trouble("bad_response", f"the answer is not JSON: {shown!r}")
+
+    def _body(self, answer: Any) -> bytes:
+        """Read it all within the time: a timeout of a socket is one of each piece."""
+        deadline = time.monotonic() + self._timeout
+        body = bytearray()
+        while len(body) <= MAX_ANSWER and (piece := answer.read1(_PIECE)):
+            body += piece
+            if time.monotonic() > deadline:
+                raise TimeoutError
+        if len(body) <= MAX_ANSWER and answer.length:
+            raise ConnectionError("the answer broke off")
+        return bytes(body)
 
     def _refused(self, error: HTTPError) -> _Trouble:
         status = error.code
@@ -281,7 +348,7 @@ class _Endpoint:
         elif status >= 500 or status == 408:
             kind = "server_error"
         elif status in (401, 403):
-            kind = "auth"
+            kind, said = "auth", ""  # the text of these quotes keys, whole or in part
         elif status < 400:
             said = "it sends to another address, which is not followed"
         after = None
@@ -345,7 +412,7 @@ def _as_text(value: Any) -> str:
 
 def _at(tree: Any, path: str) -> Any:
     """Return what a path leads to in a tree of JSON, or None."""
-    for step in path.split("."):
+    for step in path.split(".") if path else ():
         if isinstance(tree, Mapping):
             tree = tree.get(step)
         elif isinstance(tree, list) and step.isdigit() and int(step) < len(tree):

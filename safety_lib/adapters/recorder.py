@@ -26,7 +26,7 @@ import json
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from http.client import HTTPConnection, HTTPResponse, HTTPSConnection
+from http.client import HTTPConnection, HTTPException, HTTPResponse, HTTPSConnection
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from itertools import count
 from typing import Any
@@ -157,48 +157,63 @@ def recorded(
     return begin
 
 
+class _Noted:
+    """A call that the model proposed, and its result once that went back."""
+
+    def __init__(self, key: str, function: Mapping[str, Any]) -> None:
+        self.key = key
+        self.function = function
+        self.result: str | None = None
+
+
 class _Notes:
     """What went by in one conversation."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._asked: dict[str, Mapping[str, Any]] = {}
-        self._done: dict[str, str] = {}
+        self._calls: list[_Noted] = []
+        self._told = 0
         self._unread = ""
 
     def unread(self, why: str) -> None:
         with self._lock:
             self._unread = self._unread or why
 
-    def asked(self, calls: Any) -> None:
+    def asked(self, calls: Sequence[Mapping[str, Any]]) -> None:
         """Note what the model proposed."""
         with self._lock:
-            for call in calls if isinstance(calls, list) else ():
-                if isinstance(call, Mapping) and isinstance(call.get("function"), Mapping):
-                    self._asked.setdefault(str(call.get("id", "")), call["function"])
+            self._calls += [_Noted(str(call.get("id", "")), call["function"]) for call in calls]
 
     def answered(self, messages: Any) -> None:
-        """Note which results go back to the model."""
+        """Note which results go back to the model.
+
+        The whole history goes back each time, and endpoints give a name twice: the newest result of
+        a name belongs to its newest call.
+        """
+        results: dict[str, list[str]] = {}
+        for said in messages if isinstance(messages, list) else ():
+            if isinstance(said, Mapping) and said.get("role") == "tool":
+                key = str(said.get("tool_call_id", ""))
+                results.setdefault(key, []).append(_text_of(said.get("content")))
         with self._lock:
-            for said in messages if isinstance(messages, list) else ():
-                if isinstance(said, Mapping) and said.get("role") == "tool":
-                    name = str(said.get("tool_call_id", ""))
-                    if name in self._asked:
-                        self._done.setdefault(name, _text_of(said.get("content")))
+            for call in reversed(self._calls):
+                if results.get(call.key):
+                    newest = results[call.key].pop()
+                    call.result = newest if call.result is None else call.result
 
     def take(self) -> tuple[Called, ...]:
         with self._lock:
-            asked, self._asked = self._asked, {}
-            done, self._done = self._done, {}
+            new, self._told = self._calls[self._told :], len(self._calls)
             unread, self._unread = self._unread, ""
         if unread:
             raise TargetError("unseen_calls", unread)
-        missing = [call.get("name") for name, call in asked.items() if name not in done]
-        if missing:
-            raise TargetError(
-                "unseen_calls", f"the result of {missing[0]} never went back to the model"
-            )
-        return calls_of([_as_call(call, done[name]) for name, call in asked.items()])
+        for call in new:
+            if call.result is None:
+                raise TargetError(
+                    "unseen_calls",
+                    f"the result of {call.function.get('name')} never went back to the model",
+                )
+        return calls_of([_as_call(call.function, call.result or "") for call in new])
 
 
 def _as_call(function: Mapping[str, Any], result: str) -> dict[str, Any]:
@@ -260,14 +275,19 @@ class _Handler(BaseHTTPRequestHandler):
         try:
             connection.request(self.command, f"{up.path.rstrip('/')}/{path}", body, kept)
             self._hand_back(notes, connection.getresponse())
-        except OSError as error:
+        except (OSError, HTTPException) as error:
             notes.unread(f"the model could not be asked: {type(error).__name__}")
-            self.send_error(502)
+            with suppress(OSError):  # the agent may have gone
+                self.send_error(502)
         finally:
             connection.close()
 
+    def _asks_the_model(self) -> bool:
+        path = self.path.partition("?")[0]
+        return self.command == "POST" and path.endswith("chat/completions")
+
     def _read_request(self, notes: _Notes, path: str, body: bytes) -> None:
-        if not path.partition("?")[0].endswith("chat/completions"):
+        if not self._asks_the_model():
             notes.unread(f"the agent asks /{path}, and chat completions alone are read")
             return
         with suppress(ValueError, AttributeError):
@@ -285,36 +305,46 @@ class _Handler(BaseHTTPRequestHandler):
             self.wfile.write(piece)
             self.wfile.flush()
             whole += piece
-        if answer.status == 200:
-            notes.asked(_streamed(whole) if streamed else _proposed(whole))
+        if answer.status == 200 and self._asks_the_model():
+            try:
+                notes.asked(_calls_in(_streamed(whole) if streamed else [_message_of(whole)]))
+            except (ValueError, LookupError, TypeError, AttributeError):
+                notes.unread("the model answered in a way that is not read")
 
 
-def _proposed(body: bytes) -> list[Any]:
-    with suppress(ValueError, LookupError, TypeError, AttributeError):
-        tree = json.loads(body)
-        return [
-            call for choice in tree["choices"] for call in choice["message"].get("tool_calls") or ()
-        ]
-    return []
+def _message_of(body: bytes) -> Any:
+    (choice,) = json.loads(body)["choices"]
+    return choice["message"]
 
 
-def _streamed(body: bytes) -> list[Any]:
-    """Put the pieces of streamed calls together again."""
-    calls: dict[tuple[int, int], dict[str, Any]] = {}
-    for choice, delta in _deltas(body):
-        for piece in delta.get("tool_calls") or ():
-            place = (choice, int(piece.get("index", 0)))
-            call = calls.setdefault(place, {"id": "", "function": {"name": "", "arguments": ""}})
-            call["id"] = call["id"] or piece.get("id") or ""
-            function = piece.get("function") or {}
-            for part in ("name", "arguments"):
-                call["function"][part] += function.get(part) or ""
-    return list(calls.values())
+def _calls_in(messages: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """Return the calls that the model proposes; anything else than they is an error."""
+    calls = []
+    for message in messages:
+        if message.get("function_call"):
+            raise ValueError("calls as they were before they had names")
+        for call in message.get("tool_calls") or ():
+            if not isinstance(call["function"]["name"], str):
+                raise ValueError("a call without a name")
+            calls.append(call)
+    return calls
 
 
-def _deltas(body: bytes) -> Iterator[tuple[int, Mapping[str, Any]]]:
+def _streamed(body: bytes) -> list[Mapping[str, Any]]:
+    """Put the pieces of a streamed message together again, as far as they are calls."""
+    calls: dict[int, dict[str, Any]] = {}
     for line in body.decode("utf-8", "replace").splitlines():
-        if line.startswith("data:") and "[DONE]" not in line:
-            with suppress(ValueError, LookupError, TypeError):
-                for choice in json.loads(line[5:])["choices"]:
-                    yield int(choice.get("index", 0)), choice.get("delta") or {}
+        if not line.startswith("data:") or line[5:].strip() == "[DONE]":
+            continue
+        for choice in json.loads(line[5:])["choices"]:
+            delta = choice.get("delta") or {}
+            if choice.get("index", 0) or delta.get("function_call"):
+                raise ValueError("several answers, or calls as they were before they had names")
+            for piece in delta.get("tool_calls") or ():
+                made = {"id": "", "function": {"name": "", "arguments": ""}}
+                call = calls.setdefault(int(piece.get("index", 0)), made)
+                call["id"] = call["id"] or piece.get("id") or ""
+                function = piece.get("function") or {}
+                for part in ("name", "arguments"):
+                    call["function"][part] += function.get(part) or ""
+    return [{"tool_calls": list(calls.values())}]
