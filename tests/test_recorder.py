@@ -243,6 +243,18 @@ def test_a_question_about_the_endpoint_is_passed_on_and_says_nothing(scripted: s
         assert recorder.calls("a") == ()
 
 
+def test_a_streamed_call_is_noted_before_its_end_is_passed_on(upstream: str) -> None:
+    with Recorder(upstream) as recorder:
+        agent = Agent(recorder.base_url("a"), stream=True)
+        agent.messages.append({"role": "user", "content": "5"})
+        body = json.dumps({"messages": agent.messages, "stream": True}).encode()
+        with urlopen(Request(f"{agent.url}/chat/completions", body)) as answer:
+            while b"[DONE]" not in answer.readline():
+                pass
+            with pytest.raises(TargetError, match="never went back"):  # so it is known of
+                recorder.calls("a")
+
+
 def test_a_model_that_is_not_there_is_an_error_of_the_conversation() -> None:
     with Recorder("http://127.0.0.1:9/v1") as recorder:
         with pytest.raises(OSError, match="502"):

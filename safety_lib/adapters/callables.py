@@ -34,7 +34,6 @@ from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, Any
 
 from safety_lib.adapters.reading import heard_of
-from safety_lib.agent.backends import BackendError
 from safety_lib.agent.backends.calls import CallsSpent
 from safety_lib.records import Plant
 from safety_lib.text import one_line, without_keys
@@ -296,8 +295,6 @@ def _free_thread() -> _Thread:
 def _fault(error: BaseException) -> TargetError | CallsSpent:
     if isinstance(error, TargetError | CallsSpent):
         return error.with_traceback(None)
-    if isinstance(error, BackendError):
-        return TargetError(error.kind, error.detail)
     said = one_line(without_keys(str(error)[:2000]), 200)
     where = _where(error.__traceback__)
     return TargetError("agent_error", f"{type(error).__name__}{said and ': '}{said}{where}")

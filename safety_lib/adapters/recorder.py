@@ -300,16 +300,26 @@ class _Handler(BaseHTTPRequestHandler):
         self.send_header("Connection", "close")
         self.end_headers()
         streamed = kind.startswith("text/event-stream")
-        whole = b""
+        whole, noted = b"", False
         while piece := answer.read1(_PIECE) if streamed else answer.read():
+            whole += piece
+            if streamed and not noted and b"[DONE]" in whole:
+                # Whoever reads this goes on at once, and may ask again before the stream is closed.
+                noted = self._note(notes, answer, whole)
             self.wfile.write(piece)
             self.wfile.flush()
-            whole += piece
+        if not noted:
+            self._note(notes, answer, whole)
+
+    def _note(self, notes: _Notes, answer: HTTPResponse, whole: bytes) -> bool:
+        """Note what the model proposed, or that it cannot be told."""
         if answer.status == 200 and self._asks_the_model():
+            streamed = answer.headers.get("Content-Type", "").startswith("text/event-stream")
             try:
                 notes.asked(_calls_in(_streamed(whole) if streamed else [_message_of(whole)]))
             except (ValueError, LookupError, TypeError, AttributeError):
                 notes.unread("the model answered in a way that is not read")
+        return True
 
 
 def _message_of(body: bytes) -> Any:
