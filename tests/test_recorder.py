@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import threading
+import time
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
@@ -13,7 +14,7 @@ from urllib.request import Request, urlopen
 import pytest
 
 from safety_lib.adapters.callables import from_callable
-from safety_lib.adapters.recorder import Recorder, recorded
+from safety_lib.adapters.recorder import CallRecorder, recorded
 from safety_lib.agent.backends.calls import CallsSpent, counting_calls
 from safety_lib.world.target import TargetError
 
@@ -45,6 +46,7 @@ class Model(BaseHTTPRequestHandler):
             for delta in pieces(message):
                 self.wfile.write(b"data: " + json.dumps(delta).encode() + b"\n\n")
             self.wfile.write(b"data: [DONE]\n\n")
+            time.sleep(body.get("lingers", 0))
         else:
             self.wfile.write(json.dumps({"choices": [{"message": message}]}).encode())
 
@@ -91,7 +93,11 @@ class Agent:
                 return message["content"] or "Done."
             for call in calls:
                 self.ran.append(json.loads(call["function"]["arguments"]))
-                result = {"role": "tool", "tool_call_id": call["id"], "content": "paid"}
+                result = {
+                    "role": "tool",
+                    "tool_call_id": call["id"],
+                    "content": f"paid {self.ran[-1]['amount']}",
+                }
                 self.messages.append(result)
 
     def ask(self) -> dict[str, Any]:
@@ -128,7 +134,7 @@ def test_the_calls_that_are_heard_are_those_that_were_made(upstream: str, stream
         made.append(Agent(base_url, stream=stream))
         return made[-1].answer
 
-    with Recorder(upstream) as recorder:
+    with CallRecorder(upstream) as recorder:
         target = from_callable(
             recorded(start, recorder), name="desk", effects="sandboxed", sees_calls=True
         )
@@ -137,18 +143,18 @@ def test_the_calls_that_are_heard_are_those_that_were_made(upstream: str, stream
     told = [[call.arguments for call in turn.calls] for turn in heard]
     assert told == [[{"amount": "5"}], [{"amount": "7"}], [], [{"amount": "6"}]]
     assert [agent.ran for agent in made] == [[{"amount": "5"}, {"amount": "6"}], [{"amount": "7"}]]
-    assert {call.result for turn in heard for call in turn.calls} == {"paid"}
+    assert {call.result for turn in heard for call in turn.calls} == {"paid 5", "paid 6", "paid 7"}
 
 
 def test_a_key_goes_through_and_is_not_kept(upstream: str) -> None:
-    with Recorder(upstream) as recorder:
+    with CallRecorder(upstream) as recorder:
         Agent(recorder.base_url("a")).answer("5")
         assert Model.seen == [f"Bearer {KEY}"] * 2
         assert KEY not in repr(vars(recorder)) + repr(vars(recorder._notes["a"]))
 
 
 def test_a_call_without_a_result_is_no_call_that_is_known_to_have_run(upstream: str) -> None:
-    with Recorder(upstream) as recorder:
+    with CallRecorder(upstream) as recorder:
         Agent(recorder.base_url("a"), silent=True).answer("5")
         with pytest.raises(TargetError, match="the result of refund never went back"):
             recorder.calls("a")
@@ -156,7 +162,7 @@ def test_a_call_without_a_result_is_no_call_that_is_known_to_have_run(upstream: 
 
 
 def test_what_is_not_read_is_said(upstream: str) -> None:
-    with Recorder(upstream) as recorder:
+    with CallRecorder(upstream) as recorder:
         body = json.dumps({"messages": [{"role": "user", "content": "x"}]}).encode()
         urlopen(Request(f"{recorder.base_url('a')}/responses", body)).read()
         with pytest.raises(TargetError, match="chat completions alone are read"):
@@ -205,13 +211,13 @@ def proposing(amount: int, key: str) -> bytes:
 def test_calls_that_an_endpoint_names_alike_are_all_heard(scripted: str, key: str) -> None:
     done = completion(content="Done.")
     Scripted.script = [proposing(1, key), proposing(2, key), done, proposing(3, key), done]
-    with Recorder(scripted) as recorder:
+    with CallRecorder(scripted) as recorder:
         agent = Agent(recorder.base_url("a"))
         heard = []
         for _ in range(2):
             agent.answer("Pay")
-            heard.append([call.arguments["amount"] for call in recorder.calls("a")])
-    assert heard == [[1, 2], [3]]
+            heard.append([call.result for call in recorder.calls("a")])
+    assert heard == [["paid 1", "paid 2"], ["paid 3"]]
 
 
 @pytest.mark.parametrize(
@@ -228,7 +234,7 @@ def test_calls_that_an_endpoint_names_alike_are_all_heard(scripted: str, key: st
 )
 def test_an_answer_that_is_not_read_is_no_answer_without_calls(scripted: str, body: bytes) -> None:
     Scripted.script = [body]
-    with Recorder(scripted) as recorder:
+    with CallRecorder(scripted) as recorder:
         request = Request(f"{recorder.base_url('a')}/chat/completions", b'{"messages": []}')
         with urlopen(request) as answer:
             assert answer.read() == body
@@ -237,17 +243,17 @@ def test_an_answer_that_is_not_read_is_no_answer_without_calls(scripted: str, bo
 
 
 def test_a_question_about_the_endpoint_is_passed_on_and_says_nothing(scripted: str) -> None:
-    with Recorder(scripted) as recorder:
+    with CallRecorder(scripted) as recorder:
         with urlopen(f"{recorder.base_url('a')}/models") as answer:
             assert json.loads(answer.read()) == {"data": []}
         assert recorder.calls("a") == ()
 
 
 def test_a_streamed_call_is_noted_before_its_end_is_passed_on(upstream: str) -> None:
-    with Recorder(upstream) as recorder:
+    with CallRecorder(upstream) as recorder:
         agent = Agent(recorder.base_url("a"), stream=True)
         agent.messages.append({"role": "user", "content": "5"})
-        body = json.dumps({"messages": agent.messages, "stream": True}).encode()
+        body = json.dumps({"messages": agent.messages, "stream": True, "lingers": 0.2}).encode()
         with urlopen(Request(f"{agent.url}/chat/completions", body)) as answer:
             while b"[DONE]" not in answer.readline():
                 pass
@@ -256,7 +262,7 @@ def test_a_streamed_call_is_noted_before_its_end_is_passed_on(upstream: str) -> 
 
 
 def test_a_model_that_is_not_there_is_an_error_of_the_conversation() -> None:
-    with Recorder("http://127.0.0.1:9/v1") as recorder:
+    with CallRecorder("http://127.0.0.1:9/v1") as recorder:
         with pytest.raises(OSError, match="502"):
             Agent(recorder.base_url("a")).answer("5")
         with pytest.raises(TargetError, match="the model could not be asked"):
@@ -272,7 +278,7 @@ def test_an_asynchronous_agent_is_heard_too(upstream: str) -> None:
 
         return answer
 
-    with Recorder(upstream) as recorder:
+    with CallRecorder(upstream) as recorder:
         target = from_callable(
             recorded(start, recorder), name="desk", effects="sandboxed", sees_calls=True
         )
@@ -280,7 +286,7 @@ def test_an_asynchronous_agent_is_heard_too(upstream: str) -> None:
 
 
 def test_no_more_calls_are_passed_on_than_may_be_made(upstream: str) -> None:
-    with Recorder(upstream) as recorder, counting_calls(3):
+    with CallRecorder(upstream) as recorder, counting_calls(3):
         target = from_callable(
             recorded(lambda seed, plants, url: Agent(url).answer, recorder),
             name="desk",
@@ -296,4 +302,4 @@ def test_no_more_calls_are_passed_on_than_may_be_made(upstream: str) -> None:
 @pytest.mark.parametrize("upstream_url", ["", "desk", "ftp://x"])
 def test_an_address_that_is_none_is_refused(upstream_url: str) -> None:
     with pytest.raises(ValueError, match="no http or https address"):
-        Recorder(upstream_url)
+        CallRecorder(upstream_url)

@@ -5,7 +5,7 @@ endpoint. What the model proposes and what the tools bring back go through it, s
 told although the agent tells none::
 
     def connect(version, model):
-        recorder = Recorder("https://api.example/v1")
+        recorder = CallRecorder("https://api.example/v1")
 
         def start(seed, plants, base_url):
             return Desk(OpenAI(base_url=base_url), version.settings).answer
@@ -44,7 +44,7 @@ _NOT_PASSED_ON = frozenset(
 )
 
 
-class Recorder:
+class CallRecorder:
     """Passes requests on to an endpoint and notes the tool calls of each conversation.
 
     Parameters
@@ -54,7 +54,7 @@ class Recorder:
 
     Examples
     --------
-    >>> with Recorder("http://localhost:8000/v1") as recorder:
+    >>> with CallRecorder("http://localhost:8000/v1") as recorder:
     ...     recorder.base_url("7").rpartition(":")[0], recorder.calls("7")
     ('http://127.0.0.1', ())
     """
@@ -71,7 +71,7 @@ class Recorder:
         )
         self._thread.start()
 
-    def __enter__(self) -> Recorder:
+    def __enter__(self) -> CallRecorder:
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -119,7 +119,7 @@ class Recorder:
 
 
 def recorded(
-    start: Callable[[int, Sequence[Plant], str], Any], recorder: Recorder
+    start: Callable[[int, Sequence[Plant], str], Any], recorder: CallRecorder
 ) -> Callable[[int, Sequence[Plant]], Any]:
     """Make an agent that runs its tools out of sight into one whose calls are heard.
 
@@ -128,7 +128,7 @@ def recorded(
     start : callable
         ``start(seed, plants, base_url)`` begins a conversation of an agent that asks its model at
         that address, and returns what takes the user's words and returns text.
-    recorder : Recorder
+    recorder : CallRecorder
         What listens.
 
     Returns
