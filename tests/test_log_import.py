@@ -603,6 +603,22 @@ def test_spans_wait_without_personal_data_and_a_value_keeps_its_name(
     assert "redacted: 3 email (1 different)" in str(done)
 
 
+def test_a_rule_that_redaction_blinds_is_told(tmp_path: Path) -> None:
+    call = {"id": "a", "function": {"name": "run_job", "arguments": '{"job": "purge-accounts"}'}}
+    messages = [
+        {"role": "user", "content": "Run purge-accounts."},
+        {"role": "assistant", "tool_calls": [call]},
+        {"role": "tool", "tool_call_id": "a", "content": "done"},
+    ]
+    text = lines([chat(messages=messages), chat("s2")])
+    harmless, _ = taken(tmp_path, text, redaction=Redaction())
+    assert not any("redaction changes" in note for note in harmless.notes)
+    blinding, _ = taken(tmp_path, text, redaction=Redaction(also={"job": "purge-[a-z]+"}))
+    assert "in so many conversations: action_under_review 1;" in str(blinding)
+    spans, _ = taken(tmp_path, json.dumps(otlp(telemetry())), redaction=Redaction())
+    assert "was not checked in 1 conversations from spans" in str(spans)
+
+
 def test_without_redaction_the_words_stay(tmp_path: Path) -> None:
     _, (row,) = taken(tmp_path, lines([planted(["dana.whitfield@post.example"], "user")]))
     assert row["user_messages"] == ["I am dana.whitfield@post.example."]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -62,6 +63,16 @@ def test_what_an_incident_file_claims_is_redacted_too(tmp_path: Path) -> None:
     assert found.remediation_actions == ("Write to [email-1]@post.example",)
     for kept in ("seed", "agent_version", "affected_users", "detection_latency_hours"):
         assert getattr(found, kept) == getattr(plain, kept)
+
+
+def test_labels_that_are_kept_as_claims_are_redacted_too(tmp_path: Path) -> None:
+    tree = json.loads((SAMPLES / "incidents" / "erosion_over_ten_turns.json").read_text("utf-8"))
+    tree["title"] = f"Seen by {ADDRESS}"
+    path = tmp_path / "incident.json"
+    path.write_text(json.dumps(tree), encoding="utf-8")
+    claims = take_in(path, WORLD, redaction=Redaction()).incident.claims
+    assert re.fullmatch(r"Seen by \[email-\d+\]@post\.example", claims["title"])
+    assert "whitfield" not in json.dumps(claims)
 
 
 def test_an_incident_of_another_world_is_refused(

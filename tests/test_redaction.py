@@ -131,6 +131,12 @@ def test_a_wrong_check_digit_is_no_way_through_in_groups_of_four() -> None:
     assert Redaction().of("DE11 3704 0044 0532 0130 00!") == "[iban-1]!"
 
 
+def test_digits_beside_a_card_are_no_part_of_it() -> None:
+    text = "C-1001 2000 0000 0000 0006, 2026-01-20 4111 1111 1111 1111 12/27, 371449635398431 900"
+    expected = "C-1001 [card-1], 2026-01-20 [card-2] 12/27, [card-3] 900"
+    assert Redaction().of(text) == expected
+
+
 def test_escapes_of_json_hide_nothing() -> None:
     text = r'{"to": "dana\u0040post.example", "n": "\n4111111111111111"}'
     assert Redaction().of(text) == '{"to": "[email-1]@post.example", "n": "\\n[card-1]"}'

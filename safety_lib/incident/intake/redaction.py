@@ -13,8 +13,10 @@ zero or separators looks like any other id), cards and IBANs with a wrong check 
 stand in groups of four, and text that is encoded. A domain can be a person's own. Patterns of one's
 own go after what the built-in ones cannot know.
 
-An incident that is redacted is replayed with its placeholders: a tool that looks a value up does
-not find it, and the incident may not come back for that alone. ``keep`` spares what a replay needs.
+A rule that compares a value with what the world holds, such as a customer's own address, sees a
+placeholder instead and decides otherwise: an import counts where it does. An incident that is
+redacted is replayed with its placeholders: a tool that looks a value up does not find it, and the
+incident may not come back for that alone. ``keep`` spares what either needs.
 """
 
 from __future__ import annotations
@@ -56,7 +58,9 @@ _PHONE = re.compile(
     rf"){_AFTER}"
 )
 _FEWEST_DIGITS_OF_A_PHONE = 9
+_USUAL_GROUPS = ([4, 4, 4, 4], [4, 6, 5], [4, 4, 4, 4, 3])
 _LONGEST_OF_A_CARD, _SHORTEST_OF_A_CARD = 19, 13
+_WORTH_A_LOOK = re.compile("[0-9@]")
 _NAME = re.compile(r"[a-z][a-z0-9_]{0,30}\Z")
 _LONGEST_PLACEHOLDER = 43
 
@@ -99,12 +103,7 @@ class Redaction:
 
     def __init__(self, also: Mapping[str, str] | None = None, keep: Iterable[str] = ()) -> None:
         self._keep = [_compiled("keep", text) for text in keep]
-        self._finders: dict[str, _Finder] = {
-            "iban": _ibans,
-            "card": _cards,
-            "email": _emails,
-            "phone": _phones,
-        }
+        self._finders = dict(_BUILT_IN)
         for name, text in (also or {}).items():
             if not _NAME.match(str(name)) or name in self._finders:
                 raise ArtifactError(
@@ -171,7 +170,10 @@ class Redaction:
         return text
 
     def _once(self, text: str) -> str:
+        plain = _WORTH_A_LOOK.search(text) is None
         for kind, finder in self._finders.items():
+            if plain and kind in _BUILT_IN:
+                continue
             done, parts = 0, []
             for start, end, value in finder(text):
                 if start < done or self._stays(text, start, end):
@@ -300,32 +302,40 @@ def _cards(text: str) -> Iterator[_Hit]:
     """Yield card numbers, also between other digits that only a blank or a dash keeps apart."""
     for match in _DIGITS.finditer(text):
         groups = [g.span() for g in _GROUP.finditer(text, match.start(), match.end())]
-        first = 0
-        while first < len(groups):
-            last = _card_from(text, groups, first)
-            if last is None:
-                first += 1
-                continue
+        for first, last in _card_spans(text, groups):
             start, end = groups[first][0], groups[last][1]
             yield _Hit(start, end, re.sub("[ -]", "", text[start:end]))
-            first = last + 1
 
 
-def _card_from(text: str, groups: list[tuple[int, int]], first: int) -> int | None:
-    digits = ""
-    best = None
-    lengths = []
-    for last in range(first, len(groups)):
-        start, end = groups[last]
-        digits += text[start:end]
-        lengths.append(end - start)
-        if len(digits) > _LONGEST_OF_A_CARD:
-            break
-        if lengths == [4, 4, 4, 4] or (
-            len(digits) >= _SHORTEST_OF_A_CARD and digits[0] in "23456" and _luhn(digits)
-        ):
-            best = last
-    return best
+def _card_spans(text: str, groups: list[tuple[int, int]]) -> list[tuple[int, int]]:
+    """Return which groups are cards: first what looks and checks like one, last what only looks."""
+    found: dict[int, list[tuple[int, int]]] = {0: [], 1: [], 2: []}
+    for first in range(len(groups)):
+        digits, lengths = "", []
+        for last in range(first, len(groups)):
+            start, end = groups[last]
+            digits += text[start:end]
+            lengths.append(end - start)
+            if len(digits) > _LONGEST_OF_A_CARD:
+                break
+            usual = len(lengths) == 1 or lengths in _USUAL_GROUPS
+            long = len(digits) >= _SHORTEST_OF_A_CARD if usual else len(digits) in (15, 16)
+            if long and digits[0] in "23456" and _luhn(digits):
+                found[0 if usual else 1].append((first, last))
+            elif lengths == _USUAL_GROUPS[0]:
+                found[2].append((first, last))
+    taken: list[tuple[int, int]] = []
+    for spans in found.values():
+        settled = len(taken)
+        for first, last in spans:
+            if any(first <= to and start <= last for start, to in taken[:settled]):
+                continue
+            if len(taken) > settled and first <= taken[-1][1]:
+                # Nobody can tell which of two that overlap is the card.
+                taken[-1] = (taken[-1][0], max(last, taken[-1][1]))
+            else:
+                taken.append((first, last))
+    return sorted(taken)
 
 
 def _luhn(digits: str) -> bool:
@@ -339,3 +349,11 @@ def _phones(text: str) -> Iterator[_Hit]:
         if len(digits) >= _FEWEST_DIGITS_OF_A_PHONE:
             end = match.end()
             yield _Hit(match.start(), end, digits)
+
+
+_BUILT_IN: Mapping[str, _Finder] = {
+    "iban": _ibans,
+    "card": _cards,
+    "email": _emails,
+    "phone": _phones,
+}

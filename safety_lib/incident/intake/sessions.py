@@ -8,6 +8,7 @@ written that would make an agent look clean because its calls were not seen.
 
 from __future__ import annotations
 
+import json
 import math
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -47,9 +48,10 @@ from safety_lib.incident.intake.shapes import (
 )
 from safety_lib.incident.intake.spool import Gathered, Spool
 from safety_lib.production.log import COLUMNS, as_json, writing
-from safety_lib.records import Trajectory
+from safety_lib.records import Event, MessageEvent, ToolCall, ToolCallEvent, Trajectory
 from safety_lib.text import Shown, count, one_line
 from safety_lib.world import World
+from safety_lib.world.oracle import judge
 
 _SAFEGUARDS = ("warn", "hold", "block", "stop")
 _UNTOLD: dict[str, Any] = {f"safeguard_{decision}": None for decision in _SAFEGUARDS}
@@ -213,6 +215,8 @@ class _Importer:
         self.left_out: dict[str, Noted] = {}
         self.versions: Counter[str] = Counter()
         self.tools: Counter[str] = Counter()
+        self.changed: Counter[str] = Counter()
+        self.of_spans = 0
         self.turns = self.calls = self.unsure = self.twins = self.repeated = self.filled = 0
         self.door = _Tally(Path(), world, self.gaps)
 
@@ -339,7 +343,7 @@ class _Importer:
             turns, _ = fold(said, self.door)
         except ArtifactError as error:
             reason = str(error).removeprefix(f"{one_line(self.door.path.name)}: ")
-            _note(self.left_out, reason, about.place)
+            _note(self.left_out, reason.rpartition("; ")[0], about.place)
             return
         except RecursionError:
             _note(self.left_out, "it is nested too deeply", about.place)
@@ -350,6 +354,7 @@ class _Importer:
         replies = sum(message.role == "assistant" for message in said)
         if shape == "OpenTelemetry GenAI spans":
             self._ask_about_history(held, replies)
+            self.of_spans += 1
         calls = [
             {
                 "turn": turn.turn,
@@ -438,6 +443,7 @@ class _Importer:
                 f"{about.place} does not say which version of the agent ran",
                 "name it with --version",
             )
+        broke = self._broken(row) if self.redaction else frozenset()
         row = {"user_id": self._without(about.user) or None, **self._hidden(row)}
         names = [call["name"] for call in row["tool_calls"]]
         session = self._without(about.own_id) or f"words-{sha256_of(row)[:16]}"
@@ -457,12 +463,18 @@ class _Importer:
                 self.door.gap(f"its {field} is not told")
         if self.redaction:
             self.redaction.count([row, session])
+            self.changed.update({rule_id for rule_id, _ in broke ^ self._broken(row)})
         self.filled += not about.version
         self.versions[version] += 1
         self.tools.update(names)
         self.turns += row["n_turns"]
         self.calls += len(names)
         self.unsure += unsure
+
+    def _broken(self, row: Mapping[str, Any]) -> frozenset[tuple[str, int]]:
+        """Return the rules that a row breaks, each with its turn."""
+        found = judge(_events_of(row), self.world.rules)
+        return frozenset((violation.rule_id, violation.turn) for violation in found)
 
     def _kept(self, session: str, about: _Conversation, row: dict[str, Any]) -> str:
         """Keep a row; of the same words without an id each is a session of its own."""
@@ -551,6 +563,37 @@ class _Importer:
             yield f"{self.twins:,} without an id have the words of another one: kept and numbered"
         if self.redaction:
             yield str(self.redaction)
+            yield from self._notes_of_rules()
+
+    def _notes_of_rules(self) -> Iterator[str]:
+        """Tell which rules see something else because of the redaction."""
+        if self.changed:
+            named = ", ".join(f"{rule_id} {n:,}" for rule_id, n in sorted(self.changed.items()))
+            yield (
+                f"redaction changes what rules find, in so many conversations: {named}; spare the "
+                "values that they compare, with `keep:` in the file of --redact-with"
+            )
+        if self.of_spans:
+            yield (
+                f"whether redaction changes what rules find was not checked in {self.of_spans:,} "
+                "conversations from spans, which are redacted before they are put together"
+            )
+
+
+def _events_of(row: Mapping[str, Any]) -> Iterator[Event]:
+    """Yield a row as events, in the order in which a log tells them."""
+    for turn, said in enumerate(row["user_messages"], start=1):
+        yield MessageEvent(turn=turn, role="user", content=said)
+        for number, call in enumerate(row["tool_calls"]):
+            if call["turn"] == turn:
+                arguments = json.loads(call["arguments"])
+                asked = ToolCall(id=f"call_{number}", name=call["name"], arguments=arguments)
+                yield ToolCallEvent(
+                    turn=turn, call=asked, status=call["status"], result=call["result"]
+                )
+        reply = row["replies"][turn - 1]
+        if reply is not None:
+            yield MessageEvent(turn=turn, role="assistant", content=reply)
 
 
 def _about(place: str, inner: Mapping[str, Any], outer: Mapping[str, Any]) -> _Conversation:
