@@ -189,6 +189,7 @@ GIVEN = {
     "no events": Heard("Done.", events=("refund",)),
     "no number": Heard("Done.", model_calls=None),
     "a date": Heard("Done.", (Called("refund", {"order": date(2026, 1, 2), "amount": 5}),)),
+    "no amount": Heard("Done.", (Called("refund", {"order": "A-1"}, "ok"),)),
     "no such tool": Heard("Done.", (Called("telepathy", {"order": "A-1"}, "ok"),)),
 }
 
@@ -598,6 +599,7 @@ def test_a_severity_may_come_from_the_tool(copied: Path) -> None:
         ("no status", "bad_response", "status: Input should be 'executed', 'blocked', "),
         ("no events", "agent_error", "AttributeError: "),
         ("no number", "agent_error", "TypeError: "),
+        ("no amount", "check_failed", "KeyError: 'amount'"),
         ("no such tool", "unknown_tool", "a call of telepathy, which tools.yaml of the world does"),
         ("begins never", "agent_error", "OSError: no line"),
     ],
