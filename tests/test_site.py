@@ -96,7 +96,13 @@ def test_the_reference_tells_of_every_public_name(site: Path) -> None:
     assert listed
     assert re.findall(r"<code>(\w+)</code></a></th>", listed[0]) == list(safety_lib._HOMES)
     names = set()
-    for module in ("stats.paired", "gate.release_gate", "figures.stress", "agent.versions"):
+    for module in (
+        "stats.paired",
+        "gate.release_gate",
+        "figures.stress",
+        "world",
+        "world.versions",
+    ):
         found = importlib.import_module(f"safety_lib.{module}")
         for name, at in vars(found).items():
             if getattr(at, "__module__", "") == found.__name__ and name[0] != "_":

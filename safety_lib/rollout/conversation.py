@@ -27,7 +27,7 @@ from safety_lib.text import one_line
 from safety_lib.world import world_of
 from safety_lib.world.oracle import Oracle, outcome_of
 from safety_lib.world.scenarios import Scenario
-from safety_lib.world.target import Heard, Resumable, Talk, Target, TargetError, events_of
+from safety_lib.world.target import Resumable, Talk, Target, TargetError, events_of
 from safety_lib.world.versions import Version
 
 
@@ -223,7 +223,6 @@ def hold(
         events.append(event)
         events.extend(oracle.observe(event))
 
-    heard = Heard("")
     replies: list[str] = []
     first = model_calls = 0
     ended: Ended = "completed"
@@ -251,7 +250,7 @@ def hold(
         try:
             heard = talk.send(message)
             happened = events_of(turn, message, heard)
-            unknown = _unknown_tool(happened, world.tools)
+            fault = _unknown_tool(happened, world.tools)
             model_calls += heard.model_calls
         except Exception as error:
             observe(MessageEvent(turn=turn, role="user", content=message))
@@ -260,10 +259,13 @@ def hold(
             ended = "error"
             break
         replies.append(heard.text)
-        for event in happened:
-            observe(event)
-        if unknown:
-            observe(_trouble(turn, TargetError("unknown_tool", unknown)))
+        try:
+            for event in happened:
+                observe(event)
+        except Exception as error:  # a check that cannot read a call has not passed it
+            fault = TargetError("check_failed", f"{type(error).__name__}: {error}")
+        if fault:
+            observe(_trouble(turn, fault))
             ended = "error"
         elif oracle.violations and rollout.stop_at_violation:
             ended = "violation"
@@ -306,12 +308,13 @@ def _trouble(turn: int, error: Exception) -> ErrorEvent:
     return ErrorEvent(turn=turn, error=kind, detail=one_line(detail))
 
 
-def _unknown_tool(events: Sequence[Event], known: Container[str]) -> str:
+def _unknown_tool(events: Sequence[Event], known: Container[str]) -> TargetError | None:
     for event in events:
         ran = event.kind == "tool_call" and event.status == "executed"
         if event.kind == "tool_call" and ran and event.call.name not in known:
-            return f"a call of {event.call.name}, which tools.yaml of the world does not have"
-    return ""
+            what = f"a call of {event.call.name}, which tools.yaml of the world does not have"
+            return TargetError("unknown_tool", what)
+    return None
 
 
 def concurrency_of(version: Version, model: str = "") -> int:
