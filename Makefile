@@ -16,7 +16,7 @@ DEMO := $(if $(WORLD),--world $(WORLD)) $(if $(ROLLOUTS),--rollouts $(ROLLOUTS))
 	$(if $(SEED),--seed $(SEED)) $(if $(ARTIFACTS),--artifacts $(ARTIFACTS)) $(if $(YES),--yes) \
 	$(if $(MAX_CALLS),--max-calls $(MAX_CALLS)) $(if $(LIVE),--live $(LIVE))
 
-.PHONY: help demo test lab notebooks html experiments lint bench clean
+.PHONY: help demo test interop lab notebooks html experiments lint bench clean
 
 help: ## list the commands
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' Makefile
@@ -30,6 +30,9 @@ test: $(VENV)/dev ## check everything: library, statistics, notebooks
 	$(RUN) -m pytest --nbval --nbval-current-env --nbval-cell-timeout=120 \
 		--nbval-sanitize-with=tests/nbval_sanitize.cfg -p no:randomly -p no:cacheprovider notebooks
 	@! git rev-parse --git-dir >/dev/null 2>&1 || git diff --exit-code --stat -- artifacts notebooks
+
+interop: $(VENV)/dev ## test the adapters with the real frameworks, in environments of their own
+	$(RUN) tests/interop
 
 lab: $(VENV)/core ## open the notebooks in JupyterLab
 	$(RUN) -m jupyter lab --ServerApp.root_dir=. --LabApp.default_url=/lab/tree/notebooks

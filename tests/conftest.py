@@ -32,6 +32,9 @@ if TYPE_CHECKING:
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
+collect_ignore = ["interop"]  # real frameworks, by `make interop`
+
+
 def pytest_collection_finish() -> None:
     """Keep what collecting brought in from being looked through again and again for garbage."""
     gc.collect()

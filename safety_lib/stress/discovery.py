@@ -379,4 +379,4 @@ def _summary(
 
 
 def _plan_hash(identity: object, model: str, world: World) -> str:
-    return sha256_of([model, world.sha256, identity])[:16]
+    return sha256_of([model, world.name, identity])[:16]

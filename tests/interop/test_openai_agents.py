@@ -16,8 +16,8 @@ from safety_lib.world.target import TargetError
 
 agents = pytest.importorskip("agents", reason="the OpenAI Agents SDK is not installed")
 
-from agents.models.interface import Model  # noqa: E402
-from openai.types.responses import (  # noqa: E402
+from agents.models.interface import Model
+from openai.types.responses import (
     ResponseFunctionToolCall,
     ResponseOutputMessage,
     ResponseOutputText,
