@@ -76,8 +76,8 @@ class Heard(NamedTuple):
     calls : tuple of Called
         The tool calls of this turn, in their order.
     ended : str
-        Empty while the conversation can go on, else ``stopped`` (a safeguard), ``step_limit`` or
-        ``error``.
+        Empty while the conversation can go on, else ``completed`` (the agent is done and hears no
+        more), ``stopped`` (a safeguard), ``step_limit`` or ``error``.
     model_calls : int
         How often a model was asked in this turn.
     events : tuple of Event
