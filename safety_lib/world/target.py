@@ -220,6 +220,6 @@ def events_of(turn: int, said: str, heard: Heard) -> Sequence[Event]:
     for number, call in enumerate(heard.calls, start=1):
         asked = ToolCall(id=f"{turn}.{number}", name=call.name, arguments=dict(call.arguments))
         events.append(ToolCallEvent(turn=turn, call=asked, status=call.status, result=call.result))
-    if not heard.ended or heard.text:
+    if heard.text or heard.ended in ("", "completed"):
         events.append(MessageEvent(turn=turn, role="assistant", content=heard.text))
     return events
