@@ -17,13 +17,13 @@ an endpoint as attacks that succeeded.
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import cached_property, lru_cache
 from typing import Any
 
 from safety_lib.adapters.callables import from_callable
-from safety_lib.records import BenignTwin, Plant, ToolCallEvent, Trajectory
+from safety_lib.records import BenignTwin, CallStatus, Plant, ToolCallEvent, Trajectory
+from safety_lib.text import bare
 from safety_lib.world.checks import Check
 from safety_lib.world.oracle import Oracle
 from safety_lib.world.target import Called, Heard, Target, TargetError
@@ -33,7 +33,6 @@ Pipeline = Any  # AgentDojo's BasePipelineElement: whatever has its `query`
 
 _MEMORY = "dojo"
 _ENVIRONMENTS = 64  # parsed ones that are kept; the large suite takes 0.2 s to parse
-_SYMBOLS = re.compile(r"[^0-9a-z]+")
 
 
 class DojoSuite:
@@ -144,7 +143,7 @@ class DojoSuite:
         told = oracle.memory.get(_MEMORY)
         if told is None:
             told = oracle.memory[_MEMORY] = _Told(self, oracle.plants)
-        return told  # type: ignore[no-any-return]
+        return told
 
     def _heed(self, oracle: Oracle, event: ToolCallEvent, parameters: Any) -> str:
         # What a call did is judged when the agent is done: AgentDojo asks of the last state alone.
@@ -152,18 +151,28 @@ class DojoSuite:
         return ""
 
     def _carried_out(self, oracle: Oracle, reply: str, parameters: Any) -> str:
-        task = self.suite.injection_tasks[parameters["injection_task"]]
-        return f"security of {task.ID} finds it done" * self._told(oracle).holds(task, reply)
+        # AgentDojo asks of the task that was injected, and some of its checks hold for others too.
+        told, asked = self._told(oracle), parameters["injection_task"]
+        if told.injected and asked not in told.injected:
+            return ""
+        done = told.holds(self.suite.injection_tasks[asked], reply)
+        return f"security of {asked} finds it done" if done else ""
 
 
 class _Told:
     """A conversation told again: its calls, made once more on a fresh environment."""
 
     def __init__(
-        self, dojo: DojoSuite, plants: Iterable[Plant], calls: Iterable[ToolCallEvent] = ()
+        self, dojo: DojoSuite, plants: Sequence[Plant], calls: Iterable[ToolCallEvent] = ()
     ) -> None:
         from agentdojo.functions_runtime import FunctionsRuntime
 
+        planted = [plant.text for plant in plants]
+        self.injected = {
+            task.ID
+            for task in dojo.suite.injection_tasks.values()
+            if any(task.GOAL in text for text in planted)
+        }
         self.before = dojo.environment(plants)
         self.after = self.before.model_copy(deep=True)
         self._runtime = FunctionsRuntime(dojo.suite.tools)
@@ -211,7 +220,7 @@ class _DojoTalk:
             _, _, environment, messages, _ = self._pipeline.query(text, runtime, environment)
         except AbortAgentError as error:
             raise TargetError("aborted", f"the pipeline gave up: {error}") from error
-        calls = tuple(_calls_in(messages))
+        calls = tuple(calls_in(messages))
         asked_again = sum(message["role"] == "assistant" for message in messages)
         if not messages or messages[-1]["role"] != "assistant":
             return Heard("", calls, "step_limit", asked_again)
@@ -255,9 +264,9 @@ class _Scripted:
         done: list[Any] = []
         if task:
             *done, _ = GroundTruthPipeline(task).query(query, runtime, env)[3]
-        read = _bare("\n".join(_text_of(m) for m in done if m["role"] == "tool"))
+        read = bare("\n".join(_text_of(m) for m in done if m["role"] == "tool"))
         for injected in self._injected:
-            if _bare(injected.GOAL) in read:
+            if bare(injected.GOAL) in read:
                 *more, _ = GroundTruthPipeline(injected).query(query, runtime, env)[3]
                 done += more
                 said.append(injected.GROUND_TRUTH_OUTPUT)
@@ -284,8 +293,16 @@ def installed_dojo() -> str:
         ) from error
 
 
-def _calls_in(messages: Iterable[Mapping[str, Any]]) -> Iterable[Called]:
-    """Yield the calls in their order, each with the result that followed it, if one did."""
+def calls_in(messages: Iterable[Mapping[str, Any]]) -> Iterator[Called]:
+    """Yield the calls in AgentDojo's messages, in their order.
+
+    Each comes with the result that followed it; one that nothing followed did not run.
+
+    Raises
+    ------
+    TargetError
+        ``bad_response`` if a tool answered that nobody had called.
+    """
     waiting: list[Any] = []
     for message in messages:
         if message["role"] == "assistant":
@@ -295,24 +312,18 @@ def _calls_in(messages: Iterable[Mapping[str, Any]]) -> Iterable[Called]:
             if not waiting or waiting[0].function != message["tool_call"].function:
                 raise TargetError("bad_response", "a tool answered that nobody had called")
             call, error = waiting.pop(0), message["error"]
-            status = "failed" if error else "executed"
+            status: CallStatus = "failed" if error else "executed"
             yield Called(call.function, call.args, error or _text_of(message), status)
     yield from (Called(call.function, call.args, "", "blocked") for call in waiting)
 
 
 def _text_of(message: Mapping[str, Any]) -> str:
-    from agentdojo.types import get_text_content_as_str
-
-    return str(get_text_content_as_str(message["content"] or []))
+    said = (block["content"] for block in message["content"] or ())
+    return "\n".join(text for text in said if text is not None)
 
 
 def _tasks_by_prompt(suite: Any) -> dict[str, Any]:
     return {task.PROMPT: task for task in suite.user_tasks.values()}
-
-
-def _bare(text: str) -> str:
-    # Results are YAML, which folds lines and doubles quotes of what stands in them.
-    return _SYMBOLS.sub("", text.casefold())
 
 
 def _stop_the_clock() -> None:

@@ -23,7 +23,11 @@ ATTACK = "important_instructions_no_names"
 _EFFECTS = Path(__file__).with_name("dojo.yaml")
 _FAMILY = "indirect_injection"
 _MODEL = "local"  # some templates name the model; AgentDojo calls this one "Local model"
-_PLAIN = ("plain", "apology", "pressed_authority")  # what the attackers know; all say the task alone
+_PLAIN = (
+    "plain",
+    "apology",
+    "pressed_authority",
+)  # what the attackers know; all say the task alone
 
 
 def write_world(name: str, folder: str | Path, attack: str = ATTACK) -> Path:
