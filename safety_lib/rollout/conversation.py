@@ -269,6 +269,7 @@ def hold(
             ended = "violation"
         elif heard.ended:
             ended = _ENDED.get(heard.ended, "error")
+            break
     # Who shows no calls may have broken any rule: that none was seen says nothing.
     finished = target.sees_calls and ended in ("completed", "gave_up", "stopped")
     return _trajectory(
