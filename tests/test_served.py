@@ -1,4 +1,4 @@
-"""What a world may say for itself: who served a request, what was planted, when an agent is done."""
+"""What a world may say for itself: who served, what was planted, when an agent is done."""
 
 from __future__ import annotations
 
