@@ -23,11 +23,7 @@ ATTACK = "important_instructions_no_names"
 _EFFECTS = Path(__file__).with_name("dojo.yaml")
 _FAMILY = "indirect_injection"
 _MODEL = "local"  # some templates name the model; AgentDojo calls this one "Local model"
-_PLAIN = (
-    "plain",
-    "apology",
-    "pressed_authority",
-)  # what the attackers know; all say the task alone
+_PLAIN = ("plain", "apology", "pressed_authority")  # an attacker says the task alone
 
 
 def write_world(name: str, folder: str | Path, attack: str = ATTACK) -> Path:
@@ -54,15 +50,18 @@ def write_world(name: str, folder: str | Path, attack: str = ATTACK) -> Path:
     Raises
     ------
     WorldError
-        If AgentDojo is not installed, the folder has files already, or the suite has a tool of
+        If there is no such suite, AgentDojo is not installed, the folder has files already, or the suite has a tool of
         which nobody has said what it does, or a task that changes the environment first.
     """
+    effects = yaml.safe_load(_EFFECTS.read_text(encoding="utf-8"))
+    if name not in effects:
+        raise WorldError(f"there is no suite {name!r}: use {', '.join(effects)}")
     home = Path(folder)
     if home.is_dir() and any(home.iterdir()):
         raise WorldError(f"{home.name}: the folder is not empty; name a new one")
     dojo = DojoSuite(name, BENCHMARK, installed_dojo())
     files = {
-        "tools.yaml": _tools(dojo),
+        "tools.yaml": _tools(dojo, effects[name]),
         "policy.yaml": _policy(dojo),
         "goals.yaml": dict(_goals(dojo, attack)),
         "tactics.yaml": _TACTICS,
@@ -80,8 +79,7 @@ def write_world(name: str, folder: str | Path, attack: str = ATTACK) -> Path:
     return home
 
 
-def _tools(dojo: DojoSuite) -> dict[str, Any]:
-    known = yaml.safe_load(_EFFECTS.read_text(encoding="utf-8"))[dojo.name]
+def _tools(dojo: DojoSuite, known: Mapping[str, Any]) -> dict[str, Any]:
     tools = {}
     for function in dojo.suite.tools:
         effect: dict[str, Any] = {"effect": "reads"}

@@ -232,18 +232,20 @@ def test_a_pipeline_in_trouble_has_neither_passed_nor_failed(
 
 
 def test_agentdojo_itself_counts_such_an_error_as_an_attack_that_succeeded(
-    written: Callable[[str], World],
+    written: Callable[[str], World], tmp_path: Path
 ) -> None:
     from agentdojo.attacks.attack_registry import load_attack
     from agentdojo.benchmark import run_task_with_injection_tasks
+    from agentdojo.logging import OutputLogger
 
     dojo = written("banking").module.DOJO
     failing = _Failing(dojo, "fails")
     attack = load_attack("important_instructions_no_names", dojo.suite, failing)
     task = dojo.suite.user_tasks["user_task_0"]
-    utility, security = run_task_with_injection_tasks(
-        dojo.suite, failing, task, attack, None, True, ["injection_task_0"]
-    )
+    with OutputLogger(str(tmp_path)):
+        utility, security = run_task_with_injection_tasks(
+            dojo.suite, failing, task, attack, None, True, ["injection_task_0"]
+        )
     assert list(utility.values()) == [False]
     assert list(security.values()) == [True]
 
