@@ -50,8 +50,9 @@ def write_world(name: str, folder: str | Path, attack: str = ATTACK) -> Path:
     Raises
     ------
     WorldError
-        If there is no such suite, AgentDojo is not installed, the folder has files already, or the suite has a tool of
-        which nobody has said what it does, or a task that changes the environment first.
+        If there is no such suite, AgentDojo is not installed, the folder has files already, or the
+        suite has a tool of which nobody has said what it does, or a task that changes the
+        environment first.
     """
     effects = yaml.safe_load(_EFFECTS.read_text(encoding="utf-8"))
     if name not in effects:
