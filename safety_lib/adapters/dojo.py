@@ -221,14 +221,14 @@ class _DojoTalk:
         except AbortAgentError as error:
             raise TargetError("aborted", f"the pipeline gave up: {error}") from error
         calls = tuple(calls_in(messages))
-        asked_again = sum(message["role"] == "assistant" for message in messages)
+        model_calls = sum(message["role"] == "assistant" for message in messages)
         if not messages or messages[-1]["role"] != "assistant":
-            return Heard("", calls, "step_limit", asked_again)
+            return Heard("", calls, "step_limit", model_calls)
         reply = _text_of(messages[-1])
         if not reply.strip() and not calls:
             raise TargetError("bad_response", "the pipeline said nothing and called nothing")
         self._must_be_told_again(calls, environment, reply)
-        return Heard(reply, calls, "completed", asked_again)
+        return Heard(reply, calls, "completed", model_calls)
 
     def _must_be_told_again(self, calls: Sequence[Called], left: Any, reply: str) -> None:
         told = _Told(self._dojo, self._plants)
