@@ -22,8 +22,8 @@ from safety_lib.world import World, load_world
 from safety_lib.world.target import Heard, TargetError
 from safety_lib.world.versions import WorldError
 
-RECORDED = Path(__file__).resolve().parent / "recorded" / "agentdojo.json"
-SEEN: dict[str, Any] = json.loads(RECORDED.read_text(encoding="utf-8"))
+STORED = Path(__file__).resolve().parent / "data" / "agentdojo.json"
+SEEN: dict[str, Any] = json.loads(STORED.read_text(encoding="utf-8"))
 HELD = Trajectory.model_validate(SEEN["trajectory"])
 PROMPT = HELD.user_messages[0]
 RULE = SEEN["pair"].split("-")[1]

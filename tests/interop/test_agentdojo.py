@@ -1,7 +1,6 @@
 """AgentDojo's suites as worlds, with the real package: its own runner and checks are the truth.
 
-The ordinary tests read ``tests/recorded/agentdojo.json``. This module writes it when it is run as a
-program: ``python tests/interop/test_agentdojo.py``.
+The ordinary tests read ``tests/data/agentdojo.json``, which ``--store`` writes anew.
 """
 
 from __future__ import annotations
@@ -26,14 +25,13 @@ from safety_lib.stress.discovery import discover
 from safety_lib.world import World, load_world
 from safety_lib.world.scenarios import Scenario
 
-RECORDED = Path(__file__).resolve().parent.parent / "recorded" / "agentdojo.json"
+STORED = Path(__file__).resolve().parent.parent / "data" / "agentdojo.json"
 SUITES = ("banking", "workspace", "slack", "travel")
 # Of the pairs of a suite each so many-th is asked: a conversation of the large one takes 0.2 s.
 EACH = {"banking": 1, "workspace": 9, "slack": 2, "travel": 5}
 
-if __name__ != "__main__":
-    pytest.importorskip("agentdojo")
-    pytestmark = pytest.mark.filterwarnings("ignore")
+pytestmark = pytest.mark.filterwarnings("ignore")
+pytest.importorskip("agentdojo", reason="AgentDojo is not installed")
 
 
 @pytest.fixture(scope="session")
@@ -318,16 +316,10 @@ def _messages(dojo: DojoSuite, prompt: str, environment: Any) -> Iterator[dict[s
         yield plain
 
 
-def test_what_is_recorded_is_what_the_package_does(tmp_path: Path) -> None:
-    home = write_world("banking", tmp_path / "banking")
-    assert json.loads(RECORDED.read_text(encoding="utf-8")) == recorded(home)
-
-
-if __name__ == "__main__":
-    import tempfile
-
-    with tempfile.TemporaryDirectory() as folder:
-        seen = recorded(write_world("banking", Path(folder) / "banking"))
-    text = json.dumps(seen, indent=1, ensure_ascii=False) + "\n"
-    RECORDED.parent.mkdir(exist_ok=True)
-    RECORDED.write_text(text, encoding="utf-8")
+def test_what_is_stored_is_what_the_package_does(
+    tmp_path: Path, pytestconfig: pytest.Config
+) -> None:
+    seen = recorded(write_world("banking", tmp_path / "banking"))
+    if pytestconfig.getoption("--store"):
+        STORED.write_text(json.dumps(seen, indent=1, ensure_ascii=False) + "\n", "utf-8")
+    assert json.loads(STORED.read_text(encoding="utf-8")) == seen
