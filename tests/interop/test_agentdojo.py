@@ -320,6 +320,6 @@ def test_what_is_stored_is_what_the_package_does(
     tmp_path: Path, pytestconfig: pytest.Config
 ) -> None:
     seen = recorded(write_world("banking", tmp_path / "banking"))
-    if pytestconfig.getoption("--store"):
+    if pytestconfig.getoption("--store", default=False):
         STORED.write_text(json.dumps(seen, indent=1, ensure_ascii=False) + "\n", "utf-8")
     assert json.loads(STORED.read_text(encoding="utf-8")) == seen
