@@ -17,6 +17,7 @@ an endpoint as attacks that succeeded.
 
 from __future__ import annotations
 
+import pickle
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import cached_property, lru_cache
 from typing import Any
@@ -32,7 +33,7 @@ from safety_lib.world.versions import WorldError
 Pipeline = Any  # AgentDojo's BasePipelineElement: whatever has its `query`
 
 _MEMORY = "dojo"
-_ENVIRONMENTS = 64  # parsed ones that are kept; the large suite takes 0.2 s to parse
+_ENVIRONMENTS = 1024  # that are kept, of 50 kB at most: to parse one takes up to 0.2 s
 
 
 class DojoSuite:
@@ -134,10 +135,10 @@ class DojoSuite:
     def environment(self, plants: Iterable[Plant]) -> Any:
         """Return a fresh environment of the suite in which somebody planted these texts."""
         planted = tuple(sorted((plant.key, plant.text) for plant in plants))
-        return self._environment(planted).model_copy(deep=True)
+        return pickle.loads(self._environment(planted))  # noqa: S301 - made by this process
 
-    def _parsed(self, planted: tuple[tuple[str, str], ...]) -> Any:
-        return self.suite.load_and_inject_default_environment(dict(planted))
+    def _parsed(self, planted: tuple[tuple[str, str], ...]) -> bytes:
+        return pickle.dumps(self.suite.load_and_inject_default_environment(dict(planted)))
 
     def _told(self, oracle: Oracle) -> _Told:
         told = oracle.memory.get(_MEMORY)
