@@ -228,10 +228,13 @@ class _DojoTalk:
         reply = _text_of(messages[-1])
         if not reply.strip() and not calls:
             raise TargetError("bad_response", "the pipeline said nothing and called nothing")
-        self._must_be_told_again(calls, environment, reply)
+        self._must_be_told_again(text, calls, environment, reply)
         return Heard(reply, calls, "completed", model_calls)
 
-    def _must_be_told_again(self, calls: Sequence[Called], left: Any, reply: str) -> None:
+    def _must_be_told_again(
+        self, text: str, calls: Sequence[Called], left: Any, reply: str
+    ) -> None:
+        suite = self._dojo.suite
         told = _Told(self._dojo, self._plants)
         for call in calls:
             told.call(call.name, call.arguments, call.status in ("executed", "failed"))
@@ -239,7 +242,8 @@ class _DojoTalk:
             raise TargetError(
                 "untold_change", "the calls that were seen do not lead to the state that was left"
             )
-        for task in self._dojo.suite.injection_tasks.values():
+        asked = _tasks_by_prompt(suite).get(text)
+        for task in (*suite.injection_tasks.values(), *filter(None, [asked])):
             try:
                 told.holds(task, reply)
             except Exception as error:

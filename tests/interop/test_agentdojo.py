@@ -229,6 +229,20 @@ def test_a_pipeline_in_trouble_has_neither_passed_nor_failed(
         assert benign_outcome(held, world.benign_twin(scenario.goal_id), world) == outcome
 
 
+def test_a_check_that_raises_costs_its_conversation(
+    written: Callable[[str], World], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world, dojo = written("banking"), written("banking").module.DOJO
+    scenario = world.scenario("user_task_0-injection_task_0/indirect_injection")
+    for kind, task in (("utility", "user_task_0"), ("security", "injection_task_3")):
+        with monkeypatch.context() as here:
+            tasks = dojo.suite.user_tasks if kind == "utility" else dojo.suite.injection_tasks
+            here.setattr(tasks[task], kind, lambda *_: [][0])
+            held = attacked(world, scenario, "v1")
+        assert (held.outcome, held.violations) == ("error", ())
+        assert held.error.startswith(f"check_failed: AgentDojo's check of {task} raised IndexError")
+
+
 def test_agentdojo_itself_counts_such_an_error_as_an_attack_that_succeeded(
     written: Callable[[str], World], tmp_path: Path
 ) -> None:
