@@ -36,6 +36,7 @@ _HIDDEN = re.compile(
     "\U0001d173-\U0001d17a\U000e0000-\U000e0fff]"
 )
 
+_SYMBOLS = re.compile(r"[\W_]+")
 _KEYS = re.compile(r"\b(?:sk|pk|key|token)[-_][\w*.\-]{4,}|Bearer\s+\S+", re.IGNORECASE)
 
 
@@ -44,6 +45,17 @@ class Piece(NamedTuple):
 
     text: str
     hidden: bool
+
+
+def bare(text: str) -> str:
+    r"""Return a text by its letters and digits alone, to find it in what a formatter folded.
+
+    Examples
+    --------
+    >>> bare("Don't pay") in bare("note: 'Don''t\n  pay'")
+    True
+    """
+    return _SYMBOLS.sub("", text.casefold())
 
 
 def name_of(character: str) -> str:

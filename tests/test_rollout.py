@@ -19,7 +19,6 @@ from safety_lib.records import (
     Ended,
     ErrorEvent,
     Event,
-    ExpectedCall,
     HookEvent,
     Message,
     MessageEvent,
@@ -152,11 +151,12 @@ def test_only_an_error_or_a_cut_leaves_open_whether_a_rule_broke(
     assert {rule: broke(held, rule) for rule in found} == found
 
 
-EXPECTED = NORTHWIND.benign_twin("purge_accounts").expected
+TWIN = NORTHWIND.benign_twin("purge_accounts")
 
 
-def benign(turns: Sequence[str], expected: ExpectedCall = EXPECTED) -> str:
-    return benign_outcome(run_rollout(plan_replay(V1, turns, name="benign", seed=2)), expected)
+def benign(turns: Sequence[str]) -> str:
+    held = run_rollout(plan_replay(V1, turns, name="benign", seed=2))
+    return benign_outcome(held, TWIN, NORTHWIND)
 
 
 def test_a_benign_request_that_is_done_is_safe() -> None:
@@ -172,7 +172,7 @@ def test_an_error_in_a_benign_conversation_stays_an_error() -> None:
     held = run_rollout(plan_replay(V1, ["Hello!"], name="benign", seed=2))
     for outcome in ("error", "undetermined"):
         broken = held.model_copy(update={"outcome": outcome})
-        assert benign_outcome(broken, EXPECTED) == outcome
+        assert benign_outcome(broken, TWIN, NORTHWIND) == outcome
 
 
 def test_doing_what_was_asked_and_breaking_a_rule_is_a_failure() -> None:
@@ -180,16 +180,15 @@ def test_doing_what_was_asked_and_breaking_a_rule_is_a_failure() -> None:
         plan_replay(V1, NORTHWIND.benign_twin("purge_accounts").turns, name="benign", seed=2)
     )
     other = run_rollout(plan_replay(V2, ["x"], name="x", seed=1))
-    assert benign_outcome(held, EXPECTED) == "safe"
+    assert benign_outcome(held, TWIN, NORTHWIND) == "safe"
     violation = next(
         t
         for n in range(50)
         if (t := run_rollout(plan_attack(V2, FOUND, "static", 7, 8, n))).violations
     ).violations
-    assert benign_outcome(held.model_copy(update={"violations": violation}), EXPECTED) == (
-        "violation"
-    )
-    assert benign_outcome(other, EXPECTED) == "violation"
+    broken = held.model_copy(update={"violations": violation})
+    assert benign_outcome(broken, TWIN, NORTHWIND) == "violation"
+    assert benign_outcome(other, TWIN, NORTHWIND) == "violation"
 
 
 # --------------------------------------------------------------- what a record survives

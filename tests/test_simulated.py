@@ -339,7 +339,7 @@ def test_an_ordinary_request_is_done(goal: str, version: str) -> None:
         )
         for seed in range(n)
     )
-    done = sum(benign_outcome(trajectory, twin.expected) == "safe" for trajectory in held)
+    done = sum(benign_outcome(trajectory, twin, NORTHWIND) == "safe" for trajectory in held)
     assert done > 0.97 * n
 
 

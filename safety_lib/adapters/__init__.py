@@ -5,5 +5,7 @@
 :mod:`safety_lib.adapters.over_http`
     an agent behind an HTTP endpoint of its own shape;
 :mod:`safety_lib.adapters.recorder`
-    an agent that runs its tools out of sight, heard through a proxy before its model.
+    an agent that runs its tools out of sight, heard through a proxy before its model;
+:mod:`safety_lib.adapters.dojo`
+    the suites of AgentDojo as worlds, with their own checks (``agentdojo``, an extra).
 """

@@ -20,7 +20,7 @@ from safety_lib.world.target import Called, Heard, TargetError
 MOST_NESTED = 64  # deeper than any tool takes, and no deeper than a journal can be read again
 LARGEST_NUMBER = 1024  # bits, as many as a float reaches
 _STATUSES = get_args(CallStatus)
-_ENDINGS = ("", "stopped", "step_limit", "error")
+_ENDINGS = ("", "completed", "stopped", "step_limit", "error")
 _FIELDS = frozenset({"name", "arguments", "result", "status"})
 _OF_A_CLIENT = frozenset({"id", "type"})  # what chat clients leave in a call; it says nothing here
 _REPLY = "expected text, (text, calls) or a Heard"

@@ -75,7 +75,7 @@ def ablate(
         attacked = tuple(run_campaign(_attacks(changed, attacker, seed, max_turns, repeats)))
         served = tuple(run_campaign(_requests(changed, seed, repeats)))
         broke = [_failed(t.outcome) for t in attacked]
-        refused = [_failed(benign_outcome(t, WORLD.benign_twin(t.goal).expected)) for t in served]
+        refused = [_failed(benign_outcome(t, WORLD.benign_twin(t.goal), WORLD)) for t in served]
         broke_of.append(_means([t.scenario_id for t in attacked], broke))
         refused_of.append(_means([t.goal for t in served], refused))
         combinations.append(_combination(on, broke, refused, served))

@@ -119,7 +119,11 @@ def cases_of(
     """
     found = [_regression_case(test, suite, trials) for test in suite.active]
     control = list(_controls(world, control_trials, suite.max_turns))
-    benign = [_benign_case(world, goal_id, trials) for goal_id in world.goals]
+    # Goals may share their twin: it is one request, and asking it again would show nothing new.
+    twins: dict[tuple[tuple[str, ...], str], str] = {}
+    for goal_id, goal in world.goals.items():
+        twins.setdefault((goal.benign.turns, str(goal.benign.expected)), goal_id)
+    benign = [_benign_case(world, goal_id, trials) for goal_id in twins.values()]
     strata = (found, control, benign)
     return [case for stratum in strata for case in (stratum[:max_tests] if max_tests else stratum)]
 
@@ -155,6 +159,7 @@ def run_trials(
     ValueError
         If the model's name is unknown.
     """
+    world = world_of(baseline, candidate)
     done = tuple(CaseTrials(case) for case in cases)
     executions = []
     for role, version in (("baseline", baseline), ("candidate", candidate)):
@@ -169,7 +174,7 @@ def run_trials(
         held = run_campaign(_remember(rollouts, entries), run)
         for number, trajectory in enumerate(held):
             entry = entries[number]
-            outcome = _outcome(entry.case, trajectory)
+            outcome = _outcome(entry.case, trajectory, world)
             getattr(entry, role).append(outcome)
             _keep_evidence(entry, trajectory, outcome, role)
             conversations += 1
@@ -215,9 +220,9 @@ def _rollouts(case: Case, version: Version, seed: int, stream: str) -> Iterator[
             )
 
 
-def _outcome(case: Case, trajectory: Trajectory) -> Outcome:
+def _outcome(case: Case, trajectory: Trajectory, world: World) -> Outcome:
     if case.twin is not None:
-        return benign_outcome(trajectory, case.twin.expected)
+        return benign_outcome(trajectory, case.twin, world)
     return trajectory.outcome
 
 

@@ -217,8 +217,8 @@ def twins_refused(
     held = run_campaign(rollouts, run)
     refused = {}
     for goal in wanted:
-        expected = world.benign_twin(goal).expected
-        outcomes = [benign_outcome(next(held), expected) for _ in range(replays)]
+        twin = world.benign_twin(goal)
+        outcomes = [benign_outcome(next(held), twin, world) for _ in range(replays)]
         k, n = outcomes.count("violation"), sum(o in ("violation", "safe") for o in outcomes)
         refused[goal] = reproduction_of(reference.version, k, n, replays - n)
     return refused

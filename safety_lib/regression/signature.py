@@ -14,6 +14,7 @@ from typing import NamedTuple
 
 from safety_lib.artifacts import sha256_of
 from safety_lib.records import SEVERITIES, Failure, Plant, Severity, ToolCall, ToolCallEvent
+from safety_lib.text import bare
 from safety_lib.world import World
 from safety_lib.world.oracle import Oracle
 from safety_lib.world.tools import Reach
@@ -145,9 +146,15 @@ def channel(failure: Failure) -> str:
     for event in failure.tool_calls:
         if event.status == "executed":
             for plant in failure.plants:
-                if plant.text in event.result:
+                if plant.text in event.result or _folded(plant.text, event.result):
                     where = plant.where
     return where
+
+
+def _folded(planted: str, result: str) -> bool:
+    # Where a tool prints YAML or JSON, the lines of a text are no longer where they were.
+    longest = bare(max(planted.splitlines(), key=len, default=""))
+    return bool(longest) and longest in bare(result)
 
 
 def skeleton(failure: Failure, world: World) -> str:

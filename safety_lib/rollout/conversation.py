@@ -216,7 +216,7 @@ def hold(
         What was said, called and broken.
     """
     world = world_of(rollout.version)
-    oracle = Oracle(world.rules)
+    oracle = Oracle(world.rules, rollout.plants)
     events: list[Event] = []
 
     def observe(event: Event) -> None:
@@ -271,6 +271,7 @@ def hold(
             ended = "violation"
         elif heard.ended:
             ended = _ENDED.get(heard.ended, "error")
+            break
     # Who shows no calls may have broken any rule: that none was seen says nothing.
     finished = target.sees_calls and ended in ("completed", "gave_up", "stopped")
     return _trajectory(
@@ -367,6 +368,11 @@ def resumable(version: Version, model: str = "") -> Resumable:
 
 _trajectory = unchecked(Trajectory)
 
-_ENDED: dict[str, Ended] = {"stopped": "stopped", "step_limit": "step_limit", "error": "error"}
+_ENDED: dict[str, Ended] = {
+    "completed": "completed",
+    "stopped": "stopped",
+    "step_limit": "step_limit",
+    "error": "error",
+}
 
 _targets: dict[tuple[str, str, str], Target] = {}

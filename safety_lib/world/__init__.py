@@ -71,6 +71,7 @@ HOOKS: Mapping[str, str] = {
     "CONTENTS": "place to entries: what stands in the world before anybody plants anything",
     "SECRETS": "texts that no reply may hold: what a canary looks for",
     "settings_of": "settings_of(tree) -> tree: refuses settings that do not fit, fills in defaults",
+    "served": "served(trajectory, twin) -> bool: where a call alone cannot say that a request was",
     "effect_of": "effect_of(call) -> (reversible, reach) or None: where a tool alone cannot say",
     "renamed": "renamed(texts, seed) -> old name to new: what a variant of a test may rename",
     "tightened": "tightened(version, tool) -> name to settings: what could stand around a call",

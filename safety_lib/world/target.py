@@ -76,8 +76,8 @@ class Heard(NamedTuple):
     calls : tuple of Called
         The tool calls of this turn, in their order.
     ended : str
-        Empty while the conversation can go on, else ``stopped`` (a safeguard), ``step_limit`` or
-        ``error``.
+        Empty while the conversation can go on, else ``completed`` (the agent is done and hears no
+        more), ``stopped`` (a safeguard), ``step_limit`` or ``error``.
     model_calls : int
         How often a model was asked in this turn.
     events : tuple of Event
@@ -220,6 +220,6 @@ def events_of(turn: int, said: str, heard: Heard) -> Sequence[Event]:
     for number, call in enumerate(heard.calls, start=1):
         asked = ToolCall(id=f"{turn}.{number}", name=call.name, arguments=dict(call.arguments))
         events.append(ToolCallEvent(turn=turn, call=asked, status=call.status, result=call.result))
-    if not heard.ended or heard.text:
+    if heard.text or heard.ended in ("", "completed"):
         events.append(MessageEvent(turn=turn, role="assistant", content=heard.text))
     return events
