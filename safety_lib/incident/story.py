@@ -73,8 +73,9 @@ def _milestones(trajectory: Trajectory, world: World) -> Iterator[Milestone]:
             guard = said or f"{event.hook} allowed it"
         elif event.kind == "tool_call" and event.status == "executed":
             results.append(event.result)
-            if breaks or (event.call.name in world.tools.changing and "allowed" not in guard):
-                missed = f"{event.call.name} ran, {guard}"
+            changed = event.call.name in world.tools.changing
+            if breaks or (guard and changed and "allowed" not in guard):
+                missed = f"{event.call.name} ran, {guard or 'and no safeguard stood before it'}"
         elif event.kind == "message" and breaks:
             missed = f"the reply went out, {guard}"
         elif event.kind == "message" and said and lead:
