@@ -331,7 +331,7 @@ def test_every_twin_is_served_by_every_release(goal: str) -> None:
     for version in RELEASES:
         for seed in range(10):
             planned = plan_replay(version, twin.turns, name="twin", seed=seed)
-            assert benign_outcome(run_rollout(planned), twin.expected) == "safe", version
+            assert benign_outcome(run_rollout(planned), twin, WORLD) == "safe", version
 
 
 def test_a_day_without_attacks_breaks_no_rule_on_any_release() -> None:

@@ -43,7 +43,10 @@ def test_the_conda_file_installs_this_package_with_these_pins() -> None:
 
 
 def test_the_extras_are_those_of_the_design() -> None:
-    assert set(PROJECT["optional-dependencies"]) == {"openai", "local", "dask", "dev"}
+    assert set(PROJECT["optional-dependencies"]) == {
+        *("openai", "local", "dask", "dev"),
+        *("openai-agents", "langgraph", "mcp", "agentdojo"),
+    }
 
 
 def test_every_package_file_is_shipped() -> None:

@@ -24,10 +24,10 @@ from safety_lib.records import (
 from safety_lib.rollout.permission import refuse_live
 from safety_lib.streams import key
 from safety_lib.text import one_line
-from safety_lib.world import world_of
+from safety_lib.world import World, world_of
 from safety_lib.world.oracle import Oracle, outcome_of
 from safety_lib.world.scenarios import Scenario
-from safety_lib.world.target import Resumable, Talk, Target, TargetError, events_of
+from safety_lib.world.target import Heard, Resumable, Talk, Target, TargetError, events_of
 from safety_lib.world.versions import Version
 
 
@@ -215,63 +215,36 @@ def hold(
     Trajectory
         What was said, called and broken.
     """
-    world = world_of(rollout.version)
-    oracle = Oracle(world.rules, rollout.plants)
-    events: list[Event] = []
-
-    def observe(event: Event) -> None:
-        events.append(event)
-        events.extend(oracle.observe(event))
-
+    record = _Record(world_of(rollout.version), rollout.plants)
     replies: list[str] = []
-    first = model_calls = 0
     ended: Ended = "completed"
     try:
-        if talk is None:
-            talk = target.begin(rollout.seed, rollout.plants)
-        elif happened := getattr(talk, "events", ()):
-            for event in happened:
-                observe(event)
-            first = happened[-1].turn
+        begun = talk or target.begin(rollout.seed, rollout.plants)
+        first = record.take_over(getattr(talk, "events", ()))
     except Exception as error:
-        observe(_trouble(1, error))
+        record.trouble(1, error)
         ended = "error"
-    while talk is not None and ended == "completed" and len(replies) < rollout.max_turns:
+    while ended == "completed" and len(replies) < rollout.max_turns:
         turn = first + len(replies) + 1
         try:
             message = attacker.next_message(replies)
         except BackendError as error:
-            observe(_trouble(turn, error))
+            record.trouble(turn, error)
             ended = "error"
             break
         if message is None:
             ended = "completed" if rollout.attacker == "replay" else "gave_up"
             break
-        try:
-            heard = talk.send(message)
-            happened = events_of(turn, message, heard)
-            fault = _unknown_tool(happened, world.tools)
-            model_calls += heard.model_calls
-        except Exception as error:
-            observe(MessageEvent(turn=turn, role="user", content=message))
-            observe(_trouble(turn, error))
-            replies.append("")
+        heard = record.turn(turn, message, begun)
+        replies.append(heard.text if heard else "")
+        if heard is None:
             ended = "error"
-            break
-        replies.append(heard.text)
-        try:
-            for event in happened:
-                observe(event)
-        except Exception as error:  # a check that cannot read a call has not passed it
-            fault = TargetError("check_failed", f"{type(error).__name__}: {error}")
-        if fault:
-            observe(_trouble(turn, fault))
-            ended = "error"
-        elif oracle.violations and rollout.stop_at_violation:
+        elif record.oracle.violations and rollout.stop_at_violation:
             ended = "violation"
         elif heard.ended:
             ended = _ENDED.get(heard.ended, "error")
             break
+    oracle = record.oracle
     # Who shows no calls may have broken any rule: that none was seen says nothing.
     finished = target.sees_calls and ended in ("completed", "gave_up", "stopped")
     return _trajectory(
@@ -288,11 +261,55 @@ def hold(
         outcome=outcome_of(oracle, error=ended == "error", finished=finished),
         ended=ended,
         n_turns=len(replies),
-        model_calls=model_calls,
+        model_calls=record.model_calls,
         violations=tuple(oracle.violations),
         attempted=tuple(oracle.attempted),
-        events=tuple(events),
+        events=tuple(record.events),
     )
+
+
+class _Record:
+    """What happened in a conversation so far, and what the oracle makes of it."""
+
+    def __init__(self, world: World, plants: Sequence[Plant]) -> None:
+        self.world = world
+        self.oracle = Oracle(world.rules, plants)
+        self.events: list[Event] = []
+        self.model_calls = 0
+
+    def observe(self, event: Event) -> None:
+        self.events.append(event)
+        self.events.extend(self.oracle.observe(event))
+
+    def trouble(self, turn: int, error: Exception) -> None:
+        self.observe(_trouble(turn, error))
+
+    def take_over(self, happened: Sequence[Event]) -> int:
+        """Let what stands in a resumed conversation have happened; return its last turn."""
+        for event in happened:
+            self.observe(event)
+        return happened[-1].turn if happened else 0
+
+    def turn(self, turn: int, message: str, talk: Talk) -> Heard | None:
+        """Say something and take in what comes of it; None where that is an error."""
+        try:
+            heard = talk.send(message)
+            happened = events_of(turn, message, heard)
+            fault: Exception | None = _unknown_tool(happened, self.world.tools)
+            self.model_calls += heard.model_calls
+        except Exception as error:
+            self.observe(MessageEvent(turn=turn, role="user", content=message))
+            self.trouble(turn, error)
+            return None
+        try:
+            for event in happened:
+                self.observe(event)
+        except Exception as error:  # a check that cannot read a call has not passed it
+            fault = TargetError("check_failed", f"{type(error).__name__}: {error}")
+        if fault is not None:
+            self.trouble(turn, fault)
+            return None
+        return heard
 
 
 def _trouble(turn: int, error: Exception) -> ErrorEvent:
