@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Container, Iterable, Sequence
+from functools import partial
 from typing import NamedTuple, cast
 
 from pydantic import ValidationError
@@ -23,9 +24,9 @@ from safety_lib.records import (
 )
 from safety_lib.rollout.permission import refuse_live
 from safety_lib.streams import key
-from safety_lib.text import one_line
+from safety_lib.text import error_line, one_line
 from safety_lib.world import world_of
-from safety_lib.world.oracle import Oracle, outcome_of
+from safety_lib.world.oracle import CheckError, Oracle, outcome_of
 from safety_lib.world.scenarios import Scenario
 from safety_lib.world.target import Heard, Resumable, Talk, Target, TargetError, events_of
 from safety_lib.world.versions import Version
@@ -218,11 +219,7 @@ def hold(
     world = world_of(rollout.version)
     oracle = Oracle(world.rules)
     events: list[Event] = []
-
-    def observe(event: Event) -> None:
-        events.append(event)
-        events.extend(oracle.observe(event))
-
+    observe = partial(_observe, oracle, events)
     heard = Heard("")
     replies: list[str] = []
     first = model_calls = 0
@@ -231,10 +228,10 @@ def hold(
         if talk is None:
             talk = target.begin(rollout.seed, rollout.plants)
         elif happened := getattr(talk, "events", ()):
-            for event in happened:
-                observe(event)
             first = happened[-1].turn
-    except Exception as error:
+            if trouble := observe(*happened):
+                raise trouble
+    except (Exception, SystemExit) as error:
         observe(_trouble(1, error))
         ended = "error"
     while talk is not None and ended == "completed" and len(replies) < rollout.max_turns:
@@ -251,19 +248,18 @@ def hold(
         try:
             heard = talk.send(message)
             happened = events_of(turn, message, heard)
-            unknown = _unknown_tool(happened, world.tools)
+            trouble = _unknown_tool(happened, world.tools)
             model_calls += heard.model_calls
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             observe(MessageEvent(turn=turn, role="user", content=message))
             observe(_trouble(turn, error))
             replies.append("")
             ended = "error"
             break
         replies.append(heard.text)
-        for event in happened:
-            observe(event)
-        if unknown:
-            observe(_trouble(turn, TargetError("unknown_tool", unknown)))
+        trouble = observe(*happened) or trouble
+        if trouble:
+            observe(_trouble(turn, trouble))
             ended = "error"
         elif oracle.violations and rollout.stop_at_violation:
             ended = "violation"
@@ -292,7 +288,19 @@ def hold(
     )
 
 
-def _trouble(turn: int, error: Exception) -> ErrorEvent:
+def _observe(oracle: Oracle, events: list[Event], *happened: Event) -> TargetError | None:
+    """Note what happened and what the oracle says to it; return what its checks failed of."""
+    failed = None
+    for event in happened:
+        events.append(event)
+        try:
+            events.extend(oracle.observe(event))
+        except CheckError as error:
+            failed = failed or TargetError("check_error", str(error))
+    return failed
+
+
+def _trouble(turn: int, error: Exception | SystemExit) -> ErrorEvent:
     """Return what failed as an event; that no more calls may be made is for the run to hear."""
     if isinstance(error, CallsSpent):
         raise error
@@ -302,16 +310,17 @@ def _trouble(turn: int, error: Exception) -> ErrorEvent:
         field, reason = first_fault(error)
         kind, detail = "bad_response", f"{field or 'what came back'}: {reason}"
     else:
-        kind, detail = "agent_error", f"{type(error).__name__}: {error}"
+        kind, detail = "agent_error", error_line(error)
     return ErrorEvent(turn=turn, error=kind, detail=one_line(detail))
 
 
-def _unknown_tool(events: Sequence[Event], known: Container[str]) -> str:
+def _unknown_tool(events: Sequence[Event], known: Container[str]) -> TargetError | None:
     for event in events:
         ran = event.kind == "tool_call" and event.status == "executed"
         if event.kind == "tool_call" and ran and event.call.name not in known:
-            return f"a call of {event.call.name}, which tools.yaml of the world does not have"
-    return ""
+            told = f"a call of {event.call.name}, which tools.yaml of the world does not have"
+            return TargetError("unknown_tool", told)
+    return None
 
 
 def concurrency_of(version: Version, model: str = "") -> int:
@@ -337,10 +346,10 @@ def connected(version: Version, model: str = "") -> Target:
     known = (version.world, version.sha256, model)
     if known not in _targets:
         world = world_of(version)
-        target = world.connect(version, model)
-        refuse_live(target, world)
-        _targets[known] = target
-    return _targets[known]
+        _targets[known] = world.connect(version, model)
+    target = _targets[known]
+    refuse_live(target, world_of(version))  # what was allowed once is not allowed for ever
+    return target
 
 
 def can_resume(version: Version, model: str = "") -> bool:
