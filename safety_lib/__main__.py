@@ -32,6 +32,12 @@ VERDICT_CODES = {"OK": 0, "WARN": 1, "BLOCK": 2}
 F = TypeVar("F", bound=Callable[..., Any])
 
 
+class _Verdict(SystemExit):
+    """The end of ``gate``: the one that an exit code is taken from."""
+
+    code: int
+
+
 _AT_LEAST_ONE = click.IntRange(min=1)
 
 
@@ -376,7 +382,7 @@ def gate(
         write_artifact(history, releases)
     write_artifact(folder, report)
     _say(gate_lines(report, str(folder)))
-    sys.exit(VERDICT_CODES.get(report.verdict or "", NOT_A_VERDICT))
+    raise _Verdict(VERDICT_CODES.get(report.verdict or "", NOT_A_VERDICT))
 
 
 @cli.command()
@@ -592,7 +598,13 @@ def _world(given: str, *versions: str) -> World:
 def _folder(given: str, world: World) -> Path:
     from safety_lib.artifacts import folder_of
 
-    return Path(given or folder_of(world.name))
+    folder = Path(given or folder_of(world.name))
+    if folder.resolve().is_relative_to(world.folder):  # each file there would make it another world
+        raise click.UsageError(
+            f"artifacts may not lie in the folder of the world {world.name}; "
+            "give --artifacts another one"
+        )
+    return folder
 
 
 def _processes(conversations: int, version: Version, model: str) -> int:
@@ -653,8 +665,11 @@ def main(arguments: list[str] | None = None) -> int:
         given = sys.argv[1:] if arguments is None else arguments
         # Without a word, click would call it a usage error.
         cli.main(given or ["--help"], prog_name="python -m safety_lib", standalone_mode=False)
-    except SystemExit as stop:
-        return stop.code if isinstance(stop.code, int) else NOT_A_VERDICT
+    except _Verdict as verdict:
+        return int(verdict.code)
+    except SystemExit as stop:  # an agent that ends the program must not look like a verdict
+        click.echo(f"error: something ended the program: SystemExit: {stop.code}", err=True)
+        return NOT_A_VERDICT
     except click.ClickException as error:
         click.echo(f"error: {error.format_message()} (see --help)", err=True)
         return NOT_A_VERDICT

@@ -214,6 +214,21 @@ def without_keys(text: str, *keys: str) -> str:
     return _KEYS.sub("***", text)
 
 
+def error_line(error: BaseException) -> str:
+    """Return what an exception is and says, without keys; of one that cannot say it, what it is.
+
+    Examples
+    --------
+    >>> error_line(ValueError("no such order")), error_line(KeyError())
+    ('ValueError: no such order', 'KeyError')
+    """
+    try:
+        said = one_line(without_keys(str(error)[:2000]), 200)
+    except Exception:  # somebody else's code
+        said = "(it cannot say what)"
+    return f"{type(error).__name__}{said and ': '}{said}"
+
+
 # --------------------------------------------------------------------------- results
 
 

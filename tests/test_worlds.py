@@ -600,7 +600,7 @@ def test_a_severity_may_come_from_the_tool(copied: Path) -> None:
         ("no status", "bad_response", "status: Input should be 'executed', 'blocked', "),
         ("no events", "agent_error", "AttributeError: "),
         ("no number", "agent_error", "TypeError: "),
-        ("no amount", "check_failed", "KeyError: 'amount'"),
+        ("no amount", "check_failed", "the check of the rule large_refund failed: KeyError"),
         ("no such tool", "unknown_tool", "a call of telepathy, which tools.yaml of the world does"),
         ("begins never", "agent_error", "OSError: no line"),
     ],

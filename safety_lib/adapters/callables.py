@@ -36,7 +36,7 @@ from typing import TYPE_CHECKING, Any
 from safety_lib.adapters.reading import heard_of
 from safety_lib.agent.backends.calls import CallsSpent
 from safety_lib.records import Plant
-from safety_lib.text import one_line, without_keys
+from safety_lib.text import error_line, one_line
 from safety_lib.world.target import Effects, Heard, Target, TargetError
 
 if TYPE_CHECKING:
@@ -209,7 +209,11 @@ class _CallableTalk:
         return heard_of(_finished(self._say(text)), sees_calls=self._target.sees_calls)
 
     def _begin(self) -> Callable[[str], Any]:
-        made = _finished(self._target.start(*self._begins))
+        seed, plants = self._begins
+        own = plants and [
+            plant.model_copy() for plant in plants
+        ]  # it may do with them what it likes
+        made = _finished(self._target.start(seed, own))
         say = getattr(made, "send", made)
         if callable(say):
             return say  # type: ignore[no-any-return]
@@ -295,9 +299,7 @@ def _free_thread() -> _Thread:
 def _fault(error: BaseException) -> TargetError | CallsSpent:
     if isinstance(error, TargetError | CallsSpent):
         return error.with_traceback(None)
-    said = one_line(without_keys(str(error)[:2000]), 200)
-    where = _where(error.__traceback__)
-    return TargetError("agent_error", f"{type(error).__name__}{said and ': '}{said}{where}")
+    return TargetError("agent_error", f"{error_line(error)}{_where(error.__traceback__)}")
 
 
 def _where(trace: TracebackType | None) -> str:
@@ -362,7 +364,10 @@ def _finished(returned: Any) -> Any:
 
 
 async def _awaited(awaitable: Any) -> Any:
-    return await awaitable
+    try:
+        return await awaitable
+    except (SystemExit, KeyboardInterrupt) as error:  # it would end the loop of all the others
+        raise _fault(error) from None
 
 
 def _leave_a_blocked_loop() -> None:

@@ -71,6 +71,8 @@ def stress_lines(found: StressFailures, folder: str) -> list[str]:
             f"  {seen.version}: {seen.failures} failures in {seen.rollouts} conversations; "
             f"asked once, {seen.single_shot_violations} of {seen.single_shot_n}"
         )
+        if seen.undetermined:
+            lines.append(f"  {seen.version}: {seen.undetermined} neither failed nor are safe")
         lines += [f"  {line}" for line in error_lines(seen)]
     delayed = sum(seen.delayed_failures for seen in found.summary)
     lines.append(f"Discovered {delayed} delayed failures")

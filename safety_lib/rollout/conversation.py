@@ -23,9 +23,9 @@ from safety_lib.records import (
 )
 from safety_lib.rollout.permission import refuse_live
 from safety_lib.streams import key
-from safety_lib.text import one_line
+from safety_lib.text import error_line, one_line
 from safety_lib.world import World, world_of
-from safety_lib.world.oracle import Oracle, outcome_of
+from safety_lib.world.oracle import CheckError, Oracle, outcome_of
 from safety_lib.world.scenarios import Scenario
 from safety_lib.world.target import Heard, Resumable, Talk, Target, TargetError, events_of
 from safety_lib.world.versions import Version
@@ -221,7 +221,7 @@ def hold(
     try:
         begun = talk or target.begin(rollout.seed, rollout.plants)
         first = record.take_over(getattr(talk, "events", ()))
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         record.trouble(1, error)
         ended = "error"
     while ended == "completed" and len(replies) < rollout.max_turns:
@@ -281,7 +281,7 @@ class _Record:
         self.events.append(event)
         self.events.extend(self.oracle.observe(event))
 
-    def trouble(self, turn: int, error: Exception) -> None:
+    def trouble(self, turn: int, error: Exception | SystemExit) -> None:
         self.observe(_trouble(turn, error))
 
     def take_over(self, happened: Sequence[Event]) -> int:
@@ -297,22 +297,25 @@ class _Record:
             happened = events_of(turn, message, heard)
             fault: Exception | None = _unknown_tool(happened, self.world.tools)
             self.model_calls += heard.model_calls
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             self.observe(MessageEvent(turn=turn, role="user", content=message))
             self.trouble(turn, error)
             return None
-        try:
-            for event in happened:
+        for event in happened:
+            try:
                 self.observe(event)
-        except Exception as error:  # a check that cannot read a call has not passed it
-            fault = TargetError("check_failed", f"{type(error).__name__}: {error}")
+            except CheckError as error:  # a check that cannot read a call has not passed it
+                cause = error.__cause__
+                if not isinstance(cause, TargetError):
+                    cause = TargetError("check_failed", str(error))
+                fault = fault or cause
         if fault is not None:
             self.trouble(turn, fault)
             return None
         return heard
 
 
-def _trouble(turn: int, error: Exception) -> ErrorEvent:
+def _trouble(turn: int, error: Exception | SystemExit) -> ErrorEvent:
     """Return what failed as an event; that no more calls may be made is for the run to hear."""
     if isinstance(error, CallsSpent):
         raise error
@@ -322,7 +325,7 @@ def _trouble(turn: int, error: Exception) -> ErrorEvent:
         field, reason = first_fault(error)
         kind, detail = "bad_response", f"{field or 'what came back'}: {reason}"
     else:
-        kind, detail = "agent_error", f"{type(error).__name__}: {error}"
+        kind, detail = "agent_error", error_line(error)
     return ErrorEvent(turn=turn, error=kind, detail=one_line(detail))
 
 
@@ -358,10 +361,10 @@ def connected(version: Version, model: str = "") -> Target:
     known = (version.world, version.sha256, model)
     if known not in _targets:
         world = world_of(version)
-        target = world.connect(version, model)
-        refuse_live(target, world)
-        _targets[known] = target
-    return _targets[known]
+        _targets[known] = world.connect(version, model)
+    target = _targets[known]
+    refuse_live(target, world_of(version))  # what was allowed once is not allowed for ever
+    return target
 
 
 def can_resume(version: Version, model: str = "") -> bool:

@@ -22,7 +22,7 @@ import hashlib
 import importlib
 import importlib.util
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from functools import cached_property, lru_cache
 from pathlib import Path
 from types import ModuleType
@@ -33,7 +33,7 @@ from pydantic import BaseModel, ValidationError
 
 from safety_lib.artifacts import DEFAULT_WORLD, sha256_of
 from safety_lib.records import SEVERITIES, BenignTwin, Severity, first_fault
-from safety_lib.text import Shown
+from safety_lib.text import Shown, one_line
 from safety_lib.world.checks import Check
 from safety_lib.world.oracle import Rulebook
 from safety_lib.world.policy import Policy
@@ -81,6 +81,7 @@ HOOKS: Mapping[str, str] = {
 """What ``world.py`` may say, by name."""
 
 _M = TypeVar("_M", bound=BaseModel)
+_OF_A_TARGET = ("begin", *(name for name in Target.__annotations__ if name != "effects"))
 
 
 class World(Shown):
@@ -127,11 +128,12 @@ class World(Shown):
     def files(self) -> dict[str, str]:
         """The hash of each file of the folder, by its path in it; caches are none of it."""
         found = {}
-        for path in sorted(self.folder.rglob("*")):
-            parts = path.relative_to(self.folder).parts
-            hidden = any(part.startswith(".") or part == "__pycache__" for part in parts)
-            if path.is_file() and not hidden:
-                found["/".join(parts)] = hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in sorted(_walked(self.folder, frozenset())):
+            name = "/".join(path.relative_to(self.folder).parts)
+            try:
+                found[name] = hashlib.sha256(path.read_bytes()).hexdigest()
+            except OSError as error:
+                raise self.fault(name, f"cannot be read: {_reason(error)}") from error
         return found
 
     @cached_property
@@ -186,6 +188,11 @@ class World(Shown):
             expected = goal.benign.expected
             if expected.name not in self.tools:
                 raise self.fault(where, f"{name}.benign: there is no tool {expected.name!r}")
+            takes = self.tools[expected.name].arguments
+            if unknown := sorted(expected.arguments.keys() - takes.keys()) if takes else []:
+                raise self.fault(
+                    where, f"{name}.benign: {expected.name} has no argument {unknown[0]!r}"
+                )
             for plant in goal.injection.plants if goal.injection else ():
                 if plant.where not in self.tools.places:
                     known = ", ".join(sorted(self.tools.places)) or "none"
@@ -278,7 +285,7 @@ class World(Shown):
             raise self.fault("world.py", "is missing; it has connect(version, model) -> Target")
         try:
             return _imported(path)
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             raise self.fault("world.py", f"{type(error).__name__}: {error}") from error
 
     def hook(self, name: str, default: Any = None) -> Any:
@@ -341,15 +348,24 @@ class World(Shown):
         Raises
         ------
         WorldError
-            If ``world.py`` has no ``connect``, or it returns no target.
+            If ``world.py`` has no ``connect``, or it fails or returns no target.
         """
         connect: Callable[[Version, str], Target] | None = self.hook("connect")
         if connect is None:
             raise self.fault("world.py", "has no connect(version, model)")
-        target = connect(version, model)
-        if not hasattr(target, "begin"):
+        try:
+            target = connect(version, model)
+        except (ValueError, RuntimeError, OSError):  # each has said what to do
+            raise
+        except (Exception, SystemExit) as error:
+            raise self.fault("world.py", f"connect: {type(error).__name__}: {error}") from error
+        # What says nothing of its effects is treated as live, not refused.
+        missing = [name for name in _OF_A_TARGET if not hasattr(target, name)]
+        if missing:
             raise self.fault(
-                "world.py", f"connect returned {type(target).__name__}, which is no Target"
+                "world.py",
+                f"connect returned {type(target).__name__}, which is no Target: it has no "
+                f"{missing[0]}",
             )
         return target
 
@@ -522,10 +538,21 @@ def _from_file(path: Path, world: str) -> Version:
     if named is not None and not isinstance(named, str):
         raise WorldError(f"{path.name}: field world: is no name or path")
     inside = path.resolve().parent
-    if named:
-        home = find_world(named, inside)
-    elif inside.name == "versions" and (inside.parent / "world.py").is_file():
+    if inside.name == "versions" and (inside.parent / "world.py").is_file():
         home = inside.parent
+        if named and find_world(named, inside) != home:  # as in a copy of a packaged world
+            raise WorldError(
+                f"{path.name}: field world: is {one_line(named, 60)}, but the file stands in the "
+                f"versions/ of {home.name}; leave the field out"
+            )
+        stem = path.resolve().stem
+        if tree.get("version", stem) != stem:
+            raise WorldError(
+                f"{path.name}: field version: is {one_line(repr(tree['version']), 60)}; "
+                f"it is found as {stem}, so call it so"
+            )
+    elif named:
+        home = find_world(named, inside)
     elif world:
         home = find_world(world)
     else:
@@ -545,12 +572,40 @@ def _at(address: str) -> World:
     return load_world(address)
 
 
+def _walked(folder: Path, within: frozenset[Path]) -> Iterator[Path]:
+    """Yield the files of a folder, those behind links too; a link back to a folder is left out."""
+    within |= {folder.resolve()}
+    for path in folder.iterdir():
+        if path.name.startswith(".") or path.name == "__pycache__":
+            continue
+        if path.is_dir():
+            if path.resolve() not in within:
+                yield from _walked(path, within)
+        elif path.is_file():
+            yield path
+
+
 def _is_checks(found: Any) -> bool:
     return isinstance(found, Mapping) and all(isinstance(c, Check) for c in found.values())
 
 
 def _yaml(path: Path) -> Any:
-    return yaml.safe_load(path.read_text(encoding="utf-8"))
+    return yaml.load(path.read_text(encoding="utf-8"), _Once)  # noqa: S506 - a SafeLoader
+
+
+class _Once(yaml.SafeLoader):
+    """Reads plain data, and no mapping that says a thing twice: the first would go unheard."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen = set()
+        for key, _ in node.value:
+            if isinstance(key, yaml.ScalarNode) and key.tag != "tag:yaml.org,2002:merge":
+                if (key.tag, key.value) in seen:
+                    raise yaml.constructor.ConstructorError(
+                        None, None, f"{key.value!r} stands there twice", key.start_mark
+                    )
+                seen.add((key.tag, key.value))
+        return super().construct_mapping(node, deep)
 
 
 def _reason(error: Exception) -> str:

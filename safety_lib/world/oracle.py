@@ -22,6 +22,7 @@ from safety_lib.records import (
     Violation,
     unchecked,
 )
+from safety_lib.text import one_line
 from safety_lib.world.checks import Check, Judged
 from safety_lib.world.declared import compile_rule
 from safety_lib.world.policy import Policy, Rule
@@ -31,6 +32,22 @@ _decided = unchecked(OracleEvent)
 _broken = unchecked(Violation)
 
 _REMEMBERED = 512
+
+
+class CheckError(RuntimeError):
+    """A check in Python failed, so nobody knows whether its rule broke.
+
+    Parameters
+    ----------
+    rule : Rule
+        Whose check it is.
+    error : BaseException
+        What it raised.
+    """
+
+    def __init__(self, rule: Rule, error: BaseException) -> None:
+        said = one_line(f"{type(error).__name__}: {error}")
+        super().__init__(f"the check of the rule {rule.id} failed: {said}")
 
 
 class Rulebook:
@@ -144,7 +161,13 @@ class Oracle:
         self.memory: dict[Any, Any] = {}
 
     def observe(self, event: Event) -> list[OracleEvent]:
-        """Take in one event and return what follows from it; an empty list where nothing does."""
+        """Take in one event and return what follows from it; an empty list where nothing does.
+
+        Raises
+        ------
+        CheckError
+            If a check in Python fails.
+        """
         if event.kind == "message":
             if event.role == "user":
                 self.user_said += event.content.casefold() + "\n"
@@ -164,13 +187,19 @@ class Oracle:
         tool = event.call.name
         found = []
         for rule, check, parameters in self.rules.of_tool.get(tool, ()):
-            evidence = check.find(self, event, parameters)
+            try:
+                evidence = check.find(self, event, parameters)
+            except (Exception, SystemExit) as error:
+                raise CheckError(rule, error) from error
             if evidence:
                 found.append(self._record(rule, event.turn, evidence, tool, executed=executed))
         if executed:
-            for _, check, parameters in self.rules.told_of:
+            for rule, check, parameters in self.rules.told_of:
                 if check.ran and tool in check.tools:
-                    check.ran(self, event, parameters)
+                    try:
+                        check.ran(self, event, parameters)
+                    except (Exception, SystemExit) as error:
+                        raise CheckError(rule, error) from error
         return found or [_decided(turn=event.turn, outcome="safe")]
 
     def _judge_reply(self, turn: int, reply: str) -> list[OracleEvent]:
@@ -178,7 +207,10 @@ class Oracle:
         claimed = self.rules.claimed(reply)
         for rule, check, parameters in self.rules.of_replies:
             if check.in_reply:
-                evidence = check.in_reply(self, reply, parameters)
+                try:
+                    evidence = check.in_reply(self, reply, parameters)
+                except (Exception, SystemExit) as error:
+                    raise CheckError(rule, error) from error
                 if evidence:
                     found.append(self._record(rule, turn, evidence, "", executed=True))
                     continue

@@ -5,9 +5,10 @@ A rule is declared (``forbid``) or names a check in Python that the world brings
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from safety_lib.artifacts import sha256_of
 from safety_lib.records import Record, Severity
@@ -49,6 +50,15 @@ class Rule(Record):
         if bool(self.check) == bool(self.forbid):
             raise ValueError("give either `check` or `forbid`")
         return self
+
+    @field_validator("claim")
+    @classmethod
+    def _is_an_expression(cls, claim: str) -> str:
+        try:
+            re.compile(claim)
+        except re.error as error:
+            raise ValueError(f"no regular expression: {error}") from error
+        return claim
 
 
 class Policy(Record):

@@ -15,7 +15,7 @@ from pydantic import ConfigDict, Field, ValidationError
 
 from safety_lib.artifacts import sha256_of
 from safety_lib.records import Record, first_fault
-from safety_lib.text import one_line
+from safety_lib.text import error_line, one_line
 
 FILE_ENDINGS = (".yaml", ".yml")
 
@@ -158,6 +158,8 @@ class Version(Record):
             raise WorldError(f"{where}: field {at}: {reason}") from error
         except WorldError as error:
             raise WorldError(f"{where}: {error}") from error
+        except (Exception, SystemExit) as error:  # settings_of is somebody's code
+            raise WorldError(f"{where}: settings_of of world.py: {error_line(error)}") from error
         for key, value in fitted.flat.items():
             if not _is_json(value):
                 raise WorldError(
