@@ -37,7 +37,7 @@ TOOLS = Tools(
         ),
         "send": NORTHWIND.tools["send_mail"].model_copy(
             update={
-                "arguments": {"to": {"type": "string"}, "body": {"type": "string", "default": ""}}
+                "arguments": {"to": {"type": "string"}, "body": {"type": "string", "default": "on"}}
             }
         ),
         "verify": NORTHWIND.tools["lookup_customer"].model_copy(
@@ -148,6 +148,29 @@ def test_an_argument_that_is_left_out_has_its_default() -> None:
     assert not broken(forbid, called("refund", **REFUND, approval="AP-1"))
 
 
+def test_a_default_counts_in_the_log_as_in_the_oracle(tmp_path: Path) -> None:
+    rules = rules_of({"tool": "send", "where": {"body": {"equals": "on"}}})
+    calls = [called("send"), called("send", body="off"), called("send", body=None)]
+    sessions: list[list[Event]] = [[call] for call in calls]
+    with log_of(tmp_path, sessions) as log:
+        assert worst_of(sessions, rules) == flagged(log, rules) == {0}
+
+
+def test_of_a_list_one_value_forbids_and_all_excuse() -> None:
+    inside = {"to": {"matches": "^[^@]*@b[.]example$"}}
+    mixed, own = (
+        called("send", to=["a@b.example", "x@c.example"]),
+        called("send", to=["a@b.example"]),
+    )
+    excused = {"tool": "send", "unless": inside}
+    assert broken(excused, mixed) == ['send to ["a@b.example", "x@c.example"]']
+    assert not broken(excused, own)
+    forbidden = {"tool": "send", "where": {"to": {"not_matches": "@b[.]example$"}}}
+    assert broken(forbidden, mixed)
+    assert not broken(forbidden, own)
+    assert broken({"tool": "send", "where": {"to": "absent"}}, called("send", to=["", []]))
+
+
 def test_what_was_never_said_is_told_from_what_was() -> None:
     forbid = {"tool": {"effect": "changes"}, "where": {"target": "not_said"}}
     assert broken(forbid, said("Pay AB-2."), called("refund", **REFUND))
@@ -160,6 +183,8 @@ def test_a_sum_breaks_with_the_call_that_lifts_it_over_its_limit() -> None:
     two = [called("refund", 1, **REFUND), called("refund", 2, booking="ab-1", amount="$60")]
     assert broken(forbid, *two) == ["refund amount $60: amount 310 in all for ab-1"]
     assert not broken(forbid, two[0], called("refund", 2, booking="CD-2", amount=60))
+    back = called("refund", 2, booking="AB-1", amount=-250)
+    assert broken(forbid, two[0], back, two[1]), "a negative amount takes nothing off"
     held = called("refund", 1, status="blocked", **REFUND)
     assert not broken(forbid, held, two[1])
     assert broken(forbid, called("refund", booking="X", amount=301))
@@ -199,7 +224,10 @@ def test_a_call_that_did_not_run_is_an_attempt() -> None:
     [
         ({"tool": "fly"}, "forbid.tool: there is no tool 'fly'"),
         ({"tool": "refund", "where": {"sum": "absent"}}, "refund has no argument 'sum'"),
-        ({"tool": "refund", "where": {"amount": {"ovr": 2}}}, "is not known; there are over"),
+        (
+            {"tool": "refund", "where": {"amount": {"ovr": 2}}},
+            "where.amount.ovr: is not known; there are over",
+        ),
         ({"tool": "refund", "where": {"amount": {"over": "x"}}}, "a number is wanted, not 'x'"),
         ({"tool": "refund", "where": {"booking": {"matches": "("}}}, "is no regular expression"),
         ({"tool": "refund", "wher": {}}, "forbid.wher: is not known"),
@@ -223,7 +251,10 @@ def test_a_call_that_did_not_run_is_an_attempt() -> None:
         ({"tool": "refund", "unless": {}}, "`unless` excuses nothing"),
         ({"tool": "refund", "sum": {"of": "amount", "over": -1}}, "not below zero"),
         ({"tool": "refund", "sum": {"of": "fee", "over": 1}}, "sum.of: refund has no argument"),
-        ({"tool": "refund", "sum": {"of": "amount", "ovr": 1}}, "there are of, per, over"),
+        (
+            {"tool": "refund", "sum": {"of": "amount", "ovr": 1}},
+            "forbid.sum.ovr: is not known; there are of, per, over",
+        ),
         ({"tool": "refund", "without_earlier": {"tool": "fly"}}, "without_earlier.tool: there is"),
         ({"reply": {"over": 5}}, "a reply is a text"),
         ({"reply": {"matches": "x"}, "where": {}}, "beside `reply` nothing else"),

@@ -22,7 +22,8 @@ What ``forbid`` may say:
                       was executed in the conversation
 ``sum``               ``{of: amount, per: booking, over: 500}``: executed calls that the rest of the
                       rule forbids are added up for each ``per`` (without it: all together); a call
-                      that brings its sum over the limit breaks the rule, be it the first
+                      that brings its sum over the limit breaks the rule, be it the first.
+                      A negative amount takes nothing off
 ``reply``             in place of all of the above: conditions that no reply may meet
 ====================  =============================================================================
 
