@@ -253,9 +253,11 @@ def read_forbid(rule: Rule) -> Forbid:
         return Forbid.model_validate(rule.forbid)
     except ValidationError as error:
         field, reason = first_fault(error)
-        first = error.errors(include_input=False, include_url=False)[0]
-        if first["type"] == "extra_forbidden":
-            reason = f"is not known; there are {_known_at(first['loc'][:-1])}"
+        for fault in error.errors(include_input=False, include_url=False):
+            if fault["type"] == "extra_forbidden":  # it is why another one is missing
+                field = ".".join(map(str, fault["loc"]))
+                reason = f"is not known; there are {_known_at(fault['loc'][:-1])}"
+                break
         at = f"forbid.{field}" if field else "forbid"
         raise ValueError(f"rule {rule.id}: {at}: {reason}") from error
 

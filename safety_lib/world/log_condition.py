@@ -226,20 +226,24 @@ class _Statement:
         elif text_of(source.default):
             default = self.bound(text_of(source.default))
             text = f"CASE WHEN {kind} IS NULL THEN {default} ELSE {text} END"
+        # Of an argument that is given twice, one reads the first value and the other the last.
+        names: LiteralString = f"json_keys({arguments})"
+        once: LiteralString = f"coalesce(len({names}) = len(list_distinct({names})), true)"
         return _Value(
             text=_folded(f"coalesce({text}, '')"),
-            single=f"coalesce({kind} NOT IN ('ARRAY', 'OBJECT'), {missing})",
-            whole=f"coalesce({kind} NOT IN ('ARRAY', 'OBJECT', 'DOUBLE'), {missing})",
+            single=f"(coalesce({kind} NOT IN ('ARRAY', 'OBJECT'), {missing}) AND {once})",
+            whole=f"(coalesce({kind} NOT IN ('ARRAY', 'OBJECT', 'DOUBLE'), {missing}) AND {once})",
         )
 
     def asked(self, conditions: Conditions, value: _Value, call: LiteralString) -> Bounds:
         """Whether a value meets its conditions."""
+        one = _Value("value.text", "value.single", "value.whole")
+        held = self._present(one)
         if conditions.absent:
-            return self._present(value).negated()
-        held = self._present(value)
-        for bounds in self._each(conditions, value, call):
+            return _read_once(value, held.negated())
+        for bounds in self._each(conditions, one, call):
             held = _both(held, bounds)
-        return held
+        return _read_once(value, held)
 
     def _present(self, value: _Value) -> Bounds:
         shown: LiteralString = f"regexp_matches({value.text}, '[!-~]')"
@@ -297,6 +301,17 @@ def _both(one: Bounds, other: Bounds) -> Bounds:
     if one is _ALWAYS:
         return other
     return Bounds(f"({one.may} AND {other.may})", f"({one.must} AND {other.must})")
+
+
+def _read_once(value: _Value, held: Bounds) -> Bounds:
+    # A list of one, so that what is asked of the value several times is read from the JSON once.
+    parts: LiteralString = (
+        f"[{{'text': {value.text}, 'single': {value.single}, 'whole': {value.whole}}}]"
+    )
+    return Bounds(
+        f"list_transform({parts}, lambda value: {held.may})[1]",
+        f"list_transform({parts}, lambda value: {held.must})[1]",
+    )
 
 
 def _known(known: LiteralString, holds: LiteralString) -> Bounds:
