@@ -12,7 +12,7 @@ from safety_lib.__main__ import main
 from safety_lib.adapters.callables import from_callable
 from safety_lib.records import ErrorEvent, Plant, Trajectory
 from safety_lib.rollout.campaign import run_campaign
-from safety_lib.rollout.conversation import connected, plan_replay
+from safety_lib.rollout.conversation import connected, plan_attack, plan_replay
 from safety_lib.rollout.permission import LiveTargetError, live_allowed
 from safety_lib.stress.discovery import discover
 from safety_lib.world import PACKAGED, WorldError, load_version, load_world, world_of
@@ -250,12 +250,12 @@ def test_two_worlds_of_one_name_do_not_meet(desk: Path, tmp_path: Path) -> None:
 
 def test_no_artifact_or_journal_says_where_the_world_stands(desk: Path, tmp_path: Path) -> None:
     world = load_world(desk)
-    found = discover(
-        world.version("v1"), world.version("v2"), rollouts=4, journal=tmp_path / "runs"
-    )
-    written = [path.read_text(encoding="utf-8") for path in (tmp_path / "runs").rglob("*.jsonl")]
-    assert written
-    for text in (found.artifact().model_dump_json(), *written):
+    found = discover(world.version("v1"), world.version("v2"), rollouts=4)
+    rollouts = [plan_attack(world.version("v2"), s, "adaptive", 7, 4) for s in world.scenarios]
+    assert len(list(run_campaign(rollouts, journal=tmp_path / "j.jsonl"))) > 0
+    written = (tmp_path / "j.jsonl").read_text(encoding="utf-8")
+    assert len(written.splitlines()) == 1 + len(rollouts)
+    for text in (found.artifact().model_dump_json(), written):
         assert str(tmp_path) not in text
     assert connected(world.version("v1")).name == "desk"
     assert FILES.keys() == world.files.keys()
