@@ -44,7 +44,7 @@ class StrataLoss(Shown):
     Examples
     --------
     >>> print(independent_loss([0, 1], [10, 10], [4, 3], [10, 10]))
-    95.0% -> 65.0%, delta -30.0 points [-54.7, -5.3], p = 0.0220, 2 tests
+    95.0% -> 65.0%, delta -30.0 points [-54.4, -5.6], p = 0.0233, 2 tests
     """
 
     tests: int
