@@ -20,6 +20,10 @@ import math
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Literal
+
+import numpy as np
 
 from safety_lib.gate.counting import Counted, Luck, excess_errors, loss_after
 from safety_lib.gate.look_rules import LookRules, load_look_rules
@@ -27,10 +31,9 @@ from safety_lib.gate.trials import REGRESSION_STRATA, CaseTrials
 from safety_lib.records import Verdict
 from safety_lib.stats.sequential import flip_e_value
 from safety_lib.stats.spending import spending_boundaries
-from safety_lib.stats.strata import StrataLoss
+from safety_lib.stats.strata import StrataLoss, independent_loss
 from safety_lib.text import Shown
 
-Kind = str
 _FUTILE_PAIRS = 20
 
 
@@ -52,7 +55,7 @@ class LookPlan(Shown):
     luck: Luck = "independent"
     rules: LookRules = field(default_factory=load_look_rules)
 
-    @property
+    @cached_property
     def looks(self) -> tuple[int, ...]:
         """Cumulative trials at each look."""
         return self.rules.looks_until(self.cap)
@@ -60,6 +63,10 @@ class LookPlan(Shown):
     def boundaries(self, alpha: float) -> tuple[float, ...]:
         """Critical z of a question at each look, when it may spend ``alpha`` over all."""
         return spending_boundaries(alpha, [look / self.cap for look in self.looks])
+
+    def level_z(self, alpha: float) -> float:
+        """Critical z of a single look at this level."""
+        return _tail_z(alpha)
 
     def confirm_boundaries(self, alpha: float) -> tuple[float, ...]:
         """Critical z of a confirmation at each of its looks."""
@@ -151,7 +158,7 @@ class CriticalSeen(Shown):
 class Missing(Shown):
     """What a WARN lacks: ``kind`` is trials, families, critical or benign."""
 
-    kind: Kind
+    kind: Literal["trials", "families", "critical", "benign"]
     reason: str
 
     def __str__(self) -> str:
@@ -343,17 +350,23 @@ class _Family:
             inside = loss.margin_z(self.plan.rules.family_margin, excess) >= bound
             self.settled = self.settled or inside
 
+    def fresh_z(self) -> float:
+        """How many standard errors the loss on fresh trials is from none."""
+        return _tail_z(self.fresh.p_value) if self.fresh else 0.0
+
     def large_enough(self) -> bool:
         """Whether a candidate that is equal would pass nearly always, as often as it is tried."""
         from scipy.special import ndtr
 
         rules, cap = self.plan.rules, self.plan.cap
-        variance = 0.0
-        for case in self.cases:
-            failed, valid = case.after(self.trials)[:2]
-            rate = (failed + 0.5) / (valid + 1)
-            variance += 2 * rate * (1 - rate) / cap / len(self.cases) ** 2
-        room = rules.family_margin / math.sqrt(variance)
+        counts = np.array([case.after(self.trials)[:2] for case in self.cases])
+        failed, valid = counts.T
+        if not valid.all():
+            return True
+        at_cap = np.rint(failed / valid * cap)
+        both = np.full(len(self.cases), cap)
+        equal = independent_loss(at_cap, both, at_cap, both)
+        room = rules.family_margin / equal.se
         return float(ndtr(room - self.plan.boundaries(rules.wrong_ok)[-1])) >= rules.large_enough
 
     def seen(self) -> FamilySeen:
@@ -451,15 +464,16 @@ class _Gate:
     def _confirm(self) -> None:
         """Holm's step-down over all families, on the fresh trials of the suspected ones."""
         rules = self.plan.rules
-        judged = [f for f in self.families if f.fresh is not None]
-        judged.sort(key=lambda f: f.fresh.p_value if f.fresh else 1.0)
-        for rejected, family in enumerate(judged):
-            assert family.fresh is not None
-            alpha = rules.family_block / (len(self.families) - rejected)
-            bound = self.plan.confirm_boundaries(alpha)[family.fresh_rung]
-            if _tail_z(family.fresh.p_value) < bound:
+        judged = [f for f in self.families if f.fresh and f.fresh.delta <= -rules.family_loss]
+        while True:
+            left = [family for family in judged if not family.confirmed]
+            alpha = rules.family_block / (len(self.families) - len(judged) + len(left))
+            bounds = self.plan.confirm_boundaries(alpha)
+            found = [f for f in left if f.fresh_z() >= bounds[f.fresh_rung]]
+            for family in found:
+                family.confirmed = True
+            if not found:
                 return
-            family.confirmed = family.fresh.delta <= -rules.family_loss
 
     def evidence(self) -> float:
         """Mean e-value over all critical tests; one that is not suspected counts as 1."""
@@ -526,12 +540,10 @@ class _Gate:
     def next_trials(self) -> tuple[dict[str, int], dict[str, int]]:
         """Trials in all that each case needs before the next look, and fresh ones."""
         looks, wanted = self.plan.looks, {}
-        stuck = (self.suite.rung + 1 == len(looks) and not self.suite.settled) or (
-            self.benign.rung + 1 == len(looks) and not self.benign.settled
-        )
+        hopeless = any(not q.settled and not q.open for q in (self.suite, self.benign))
         if self.suite.open:
             wanted |= {c.case.case_id: looks[self.suite.rung + 1] for c in self.suite.cases}
-        elif not stuck:
+        elif not hopeless:
             for family in self.unsettled():
                 if not family.suspected and family.rung + 1 < len(looks):
                     wanted |= {c.case.case_id: looks[family.rung + 1] for c in family.cases}

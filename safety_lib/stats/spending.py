@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from functools import lru_cache
+from functools import cache, lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -104,7 +104,7 @@ def _boundaries(alpha: float, fractions: tuple[float, ...]) -> tuple[float, ...]
     for fraction in fractions:
         allowed = spent(alpha, fraction)
         low, high = -1.0, _FAR
-        for _ in range(60):
+        for _ in range(45):
             middle = (low + high) / 2
             too_much = walk.beyond(middle, fraction) > allowed - before
             low, high = (middle, high) if too_much else (low, middle)
@@ -166,6 +166,12 @@ def _rising(fractions: Sequence[float]) -> tuple[float, ...]:
     return given
 
 
+@cache
+def _gauss_legendre() -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    nodes, weights = np.polynomial.legendre.leggauss(_NODES)
+    return nodes, weights
+
+
 class _Walk:
     """Density of z * sqrt(fraction) over the paths that have not crossed yet."""
 
@@ -187,7 +193,7 @@ class _Walk:
         """Go on to the next look on the paths that stay below the boundary."""
         spread = math.sqrt(fraction - self.fraction)
         mean = self.places + self.drift * (fraction - self.fraction)
-        nodes, weights = np.polynomial.legendre.leggauss(_NODES)
+        nodes, weights = _gauss_legendre()
         centre = self.drift * fraction
         low = centre - _FAR * math.sqrt(fraction)
         high = min(boundary * math.sqrt(fraction), centre + _FAR * math.sqrt(fraction))

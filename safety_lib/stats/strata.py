@@ -22,6 +22,8 @@ from safety_lib.text import Shown
 
 # Above so many failures the lattice is fine enough for a normal tail.
 _EXACT_FAILURES = 400
+# Wilson's z^2 / 2 at z = 2: where k of n failed, up to about two more could have.
+UNSEEN_FAILURES = 2.0
 
 
 @dataclass(frozen=True, slots=True, eq=False, repr=False)
@@ -98,9 +100,9 @@ def independent_loss(
     beyond that normal with a continuity correction. At one trial an arm it is McNemar's test on
     the tests that came out differently.
 
-    The standard error is that of two binomial arms a test, with rates (k + 1/2) / (n + 1), so that
-    tests on which nothing varied still say how often they were tried; at one trial a test it is
-    taken from the tests that came out differently.
+    The standard error is that of two binomial arms a test, unbiased (n - 1), as if two more
+    failures had been seen in each arm: where nothing varied it still says how often the tests were
+    tried. At one trial a test it is taken from the tests that came out differently.
 
     Parameters
     ----------
@@ -121,7 +123,8 @@ def independent_loss(
     References
     ----------
     Mantel and Haenszel, JNCI 22, 1959, 719-748; Cochran, Biometrics 10, 1954, 417-451; Mehta,
-    Patel and Gray, JASA 80, 1985, 969-973 (exact, by convolution).
+    Patel and Gray, JASA 80, 1985, 969-973 (exact, by convolution); Wilson, JASA 22, 1927, and
+    Agresti and Coull, American Statistician 52, 1998 (z^2 / 2 more failures, here 2).
 
     Examples
     --------
@@ -142,9 +145,9 @@ def independent_loss(
     if n1.max() == 1 and n2.max() == 1:
         variance = _one_trial_variance(k1, k2)
     else:
-        soft1, soft2 = (k1 + 0.5) / (n1 + 1), (k2 + 0.5) / (n2 + 1)
-        each = soft1 * (1 - soft1) / n1 + soft2 * (1 - soft2) / n2
+        each = _binomial_variance(k1, n1) + _binomial_variance(k2, n2)
         variance = float(each.sum()) / each.size**2
+    variance += UNSEEN_FAILURES * float(n1.sum() ** -2 + n2.sum() ** -2)
     return StrataLoss(
         tests=int(k1.size),
         baseline=float(base.mean()),
@@ -162,8 +165,8 @@ def shared_loss(
 
     A pair in which one version failed falls to either side like a coin where they do not differ,
     in every test; so does their sum over the tests, and the p-value is exact. The standard error
-    is that of the paired difference within each test, with the share of such pairs taken as
-    (k + 1/2) / (n + 1), so that tests on which nothing varied still say how often they were tried.
+    is that of the paired difference within each test, unbiased (n - 1), as if two more such pairs
+    had been seen: where nothing varied it still says how often the tests were tried.
 
     Parameters
     ----------
@@ -203,9 +206,10 @@ def shared_loss(
     if n.max() == 1:
         variance = _one_trial_variance(b, w)
     else:
-        differs = (w + b + 0.5) / (n + 1)
-        each = np.maximum(differs - change**2, 0.5 / (n + 1)) / n
+        # One pair alone says nothing of its variance, which is 1 at most.
+        each = np.where(n > 1, (w + b - (b - w) ** 2 / n) / (n * np.maximum(n - 1, 1)), 1.0)
         variance = float(each.sum()) / n.size**2
+    variance += UNSEEN_FAILURES * float(n.sum() ** -2)
     return StrataLoss(
         tests=int(n.size),
         baseline=float((1 - (b + f) / n).mean()),
@@ -226,12 +230,18 @@ def _counts(
     return k, n
 
 
+def _binomial_variance(failed: FloatArray, trials: FloatArray) -> FloatArray:
+    """Unbiased variance of each test's rate; one trial alone says nothing, and it is 1/4 at most."""
+    seen = failed * (trials - failed) / (trials**2 * np.maximum(trials - 1, 1))
+    return np.where(trials > 1, seen, 0.25)
+
+
 def _one_trial_variance(better: FloatArray, worse: FloatArray) -> float:
-    """Variance of the mean difference where each test was tried once: nothing within it varies."""
+    """Variance of the mean difference where each test was tried once: that between the tests."""
     tests = better.size
-    differs = (float(np.abs(better - worse).sum()) + 0.5) / (tests + 1)
-    change = float((better - worse).mean())
-    return max(differs - change**2, 0.5 / (tests + 1)) / tests
+    differs = float(np.abs(better - worse).sum())
+    change = float((better - worse).sum())
+    return (differs - change**2 / tests) / (tests * max(tests - 1, 1))
 
 
 def _coin_tail(heads: int, tails: int) -> float:
