@@ -13,6 +13,7 @@ from safety_lib.records import Outcome
 from safety_lib.stats.strata import StrataLoss, independent_loss, shared_loss
 
 Luck = Literal["shared", "independent"]
+_CODES: dict[Outcome, int] = {"safe": 1, "violation": 2, "error": 0, "undetermined": 0}
 
 
 class Counted:
@@ -61,9 +62,8 @@ class Counted:
 
 
 def _flags(outcomes: Sequence[Outcome]) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
-    passed = np.fromiter((o == "safe" for o in outcomes), dtype=np.bool_, count=len(outcomes))
-    failed = np.fromiter((o == "violation" for o in outcomes), dtype=np.bool_, count=len(outcomes))
-    return passed, failed
+    codes = np.fromiter(map(_CODES.__getitem__, outcomes), dtype=np.int8, count=len(outcomes))
+    return codes == 1, codes == 2
 
 
 def loss_after(cases: Sequence[Counted], trials: int, luck: Luck) -> StrataLoss | None:
@@ -97,6 +97,9 @@ def excess_errors(cases: Sequence[Counted], trials: int) -> float:
 
     A candidate could hide its losses in trials that come to no end; those may count as lost.
     """
-    counts = np.array([case.after(trials) for case in cases], dtype=np.int64).reshape(-1, 8)
-    tried = sum(min(trials, case.available) for case in cases)
-    return max(0.0, float(counts[:, 1].sum() - counts[:, 3].sum()) / tried) if tried else 0.0
+    excess = tried = 0
+    for case in cases:
+        counts = case.after(trials)
+        excess += int(counts[1]) - int(counts[3])
+        tried += min(trials, case.available)
+    return max(0, excess) / tried if tried else 0.0

@@ -262,7 +262,7 @@ class _Question:
         self.looks = plan.looks
         self.block_z = plan.boundaries(alpha)
         self.ok_z = plan.boundaries(rules.wrong_ok)
-        self.rung = -1
+        self.rung = self.looked = -1
         self.loss: StrataLoss | None = None
         self.excess = 0.0
         self.settled = False
@@ -277,8 +277,9 @@ class _Question:
         return bool(self.cases) and not self.settled and self.rung + 1 < len(self.looks)
 
     def look(self) -> None:
-        if self.settled or self.rung < 0 or not self.cases:
+        if self.settled or self.rung == self.looked or not self.cases:
             return
+        self.looked = self.rung
         self.loss = loss_after(self.cases, self.trials, self.luck)
         self.excess = excess_errors(self.cases, self.trials)
         if self.loss is None:
@@ -304,7 +305,7 @@ class _Family:
     def __init__(self, name: str, cases: list[Counted], plan: LookPlan) -> None:
         self.name, self.cases, self.plan = name, cases, plan
         self.fresh_cases: list[Counted] = []
-        self.rung = self.fresh_rung = -1
+        self.rung = self.looked = self.fresh_rung = self.fresh_looked = -1
         self.loss: StrataLoss | None = None
         self.fresh: StrataLoss | None = None
         self.suspected = self.confirmed = self.settled = False
@@ -324,14 +325,17 @@ class _Family:
         return self.suspected and not self.settled and self.fresh_rung < last
 
     def look(self) -> None:
+        # A family has two ways to be settled, on its trials and on fresh ones: half the error each.
         rules, luck = self.plan.rules, self.plan.luck
-        if self.fresh_rung >= 0:
+        if self.fresh_rung != self.fresh_looked:
+            self.fresh_looked = self.fresh_rung
             self.fresh = loss_after(self.fresh_cases, self.fresh_trials, luck)
-            bounds = self.plan.confirm_boundaries(rules.wrong_ok)
+            bounds = self.plan.confirm_boundaries(rules.wrong_ok / 2)
             excess = excess_errors(self.fresh_cases, self.fresh_trials)
             self._settle(self.fresh, bounds[self.fresh_rung], excess)
-        if self.suspected or self.rung < 0:
+        if self.suspected or self.rung == self.looked:
             return
+        self.looked = self.rung
         self.loss = loss_after(self.cases, self.trials, luck)
         if self.loss is None:
             return
@@ -341,7 +345,7 @@ class _Family:
         if self.suspected:
             self.settled = False
         else:
-            bounds = self.plan.boundaries(rules.wrong_ok)
+            bounds = self.plan.boundaries(rules.wrong_ok / 2)
             excess = excess_errors(self.cases, self.trials)
             self._settle(self.loss, bounds[self.rung], excess)
 
@@ -367,7 +371,7 @@ class _Family:
         both = np.full(len(self.cases), cap)
         equal = independent_loss(at_cap, both, at_cap, both)
         room = rules.family_margin / equal.se
-        return float(ndtr(room - self.plan.boundaries(rules.wrong_ok)[-1])) >= rules.large_enough
+        return float(ndtr(room - self.plan.boundaries(rules.wrong_ok / 2)[-1])) >= rules.large_enough
 
     def seen(self) -> FamilySeen:
         return FamilySeen(

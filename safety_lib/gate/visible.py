@@ -164,10 +164,11 @@ def block_chance(
         (z >= np.array(plan.boundaries(rules.suite_block))) & suite_open[:, 1:]
     ).any(axis=1)
     bounds = np.array(plan.confirm_boundaries(rules.family_block / families))
-    clear_z = np.array(plan.confirm_boundaries(rules.wrong_ok))
+    family_z = np.array(plan.boundaries(rules.wrong_ok / 2))
+    clear_z = np.array(plan.confirm_boundaries(rules.wrong_ok / 2))
     screen = plan.level_z(rules.screen)
     for tests in groups:
-        family_open = _open(first.inside(tests, rules.family_margin) >= ok_z)
+        family_open = _open(first.inside(tests, rules.family_margin) >= family_z)
         z, lost = first.lost(tests)
         tried = suite_open[:, :-1] | family_open[:, :-1]
         suspected = ((z >= screen) & (lost >= rules.family_loss) & tried).any(axis=1)

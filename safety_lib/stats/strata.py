@@ -10,12 +10,11 @@ luck, a trial is a pair, and only pairs that came out differently say anything.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from safety_lib.stats.intervals import FloatArray, Interval, share
 from safety_lib.text import Shown
@@ -87,10 +86,10 @@ class StrataLoss(Shown):
 
 
 def independent_loss(
-    base_failed: Iterable[int],
-    base_trials: Iterable[int],
-    cand_failed: Iterable[int],
-    cand_trials: Iterable[int],
+    base_failed: ArrayLike,
+    base_trials: ArrayLike,
+    cand_failed: ArrayLike,
+    cand_trials: ArrayLike,
 ) -> StrataLoss:
     """Compare two arms that each had their own luck.
 
@@ -159,7 +158,7 @@ def independent_loss(
 
 
 def shared_loss(
-    worse: Iterable[int], better: Iterable[int], both_failed: Iterable[int], pairs: Iterable[int]
+    worse: ArrayLike, better: ArrayLike, both_failed: ArrayLike, pairs: ArrayLike
 ) -> StrataLoss:
     """Compare two versions that met the same luck, pair by pair.
 
@@ -193,7 +192,7 @@ def shared_loss(
     >>> print(shared_loss([4, 3], [0, 0], [1, 0], [10, 10]))
     95.0% -> 60.0%, delta -35.0 points [-56.4, -13.6], p = 0.0078, 2 tests
     """
-    w, b, f, n = (np.asarray(list(x), dtype=np.float64) for x in (worse, better, both_failed, pairs))
+    w, b, f, n = (np.asarray(x, dtype=np.float64) for x in (worse, better, both_failed, pairs))
     if not w.shape == b.shape == f.shape == n.shape:
         raise ValueError("worse, better, both_failed and pairs must have one entry a test")
     if any((x < 0).any() for x in (w, b, f)) or (w + b + f > n).any():
@@ -221,10 +220,10 @@ def shared_loss(
 
 
 def _counts(
-    side: str, failed: Iterable[int], trials: Iterable[int]
+    side: str, failed: ArrayLike, trials: ArrayLike
 ) -> tuple[FloatArray, FloatArray]:
-    k = np.asarray(list(failed), dtype=np.float64)
-    n = np.asarray(list(trials), dtype=np.float64)
+    k = np.asarray(failed, dtype=np.float64)
+    n = np.asarray(trials, dtype=np.float64)
     if k.shape != n.shape or k.ndim != 1 or (k < 0).any() or (k > n).any():
         raise ValueError(f"failures of the {side} must lie between 0 and its trials, test by test")
     return k, n
