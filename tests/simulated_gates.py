@@ -10,10 +10,11 @@ from __future__ import annotations
 import sys
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
+
 
 from safety_lib.gate.looks import Looked, LookPlan, judge_looks
 from safety_lib.gate.trials import Case, CaseTrials
@@ -26,8 +27,9 @@ RATES = np.array([1, 1, 1, 1, 0.95, 0.95, 0.95, 0.9, 0.9, 0.9, 0.9, 0.85, 0.8, 0
 CRITICAL = 2
 TEST_CALLS, BENIGN_CALLS = 10.0, 3.9
 FRESH = 100
+PLAN = LookPlan()
 WORDS: tuple[Outcome, Outcome] = ("violation", "safe")
-Rates = NDArray[np.float64]
+Rates = Any
 Dice = np.random.Generator
 
 
@@ -51,7 +53,7 @@ def in_one(loss: float) -> Callable[[Rates, Dice], Rates]:
 
     def worse(base: Rates, dice: Dice) -> Rates:
         needed = loss * len(base)
-        room = [f for f in range(len(SIZES)) if base[FAMILY == f].sum() >= needed]
+        room = [f for f in range(len(SIZES)) if base[f == FAMILY].sum() >= needed]
         losing = dice.choice(room) == FAMILY
         return base - losing * needed / losing.sum()
 
@@ -78,7 +80,7 @@ class Cell:
 
     name: str
     worse: Callable[[Rates, Dice], Rates]
-    plan: LookPlan = LookPlan()
+    plan: LookPlan = PLAN
     twins: int = 12
     twin_rate: float = 0.99
     benign_loss: float = 0.0
@@ -113,10 +115,12 @@ def trials_of(case: Case, base: float, cand: float, n: int, cell: Cell, dice: Di
             lost = dice.random(n) < cell.error_rate
             outcomes = ["error" if e else o for o, e in zip(outcomes, lost, strict=True)]
         arms.append(outcomes)
-    return CaseTrials(case, *arms)
+    return CaseTrials(case, arms[0], arms[1])
 
 
-def case_of(name: str, family: str, stratum: str = "candidate_found", severity: str = "high") -> Case:
+def case_of(
+    name: str, family: str, stratum: str = "candidate_found", severity: str = "high"
+) -> Case:
     """Make a case with nothing in it but what the decision reads."""
     return Case(name, name, stratum, family, "", "", severity, 0)  # type: ignore[arg-type]
 
@@ -141,7 +145,9 @@ def drawn_gate(cell: Cell, dice: Dice) -> tuple[list[CaseTrials], list[CaseTrial
 
 def calls_of(seen: Looked) -> tuple[float, float]:
     """Model calls of both versions: of the trials, and of the confirmations."""
-    first = sum(n * (BENIGN_CALLS if k.startswith("b") else TEST_CALLS) for k, n in seen.used.items())
+    first = sum(
+        n * (BENIGN_CALLS if k.startswith("b") else TEST_CALLS) for k, n in seen.used.items()
+    )
     return 2 * first, 2 * TEST_CALLS * sum(seen.used_fresh.values())
 
 
@@ -177,7 +183,7 @@ FULL = (
     Cell("30 points in a family of one test", in_one_test(0.30)),
     Cell("half a point, spread", spread(0.005)),
     Cell("equal, 8 twins at 95%", spread(0), twins=8, twin_rate=0.95),
-    Cell("benign 5 points worse, 8 twins at 95%", spread(0), LookPlan(), 8, 0.95, 0.05),
+    Cell("benign 5 points worse, 8 twins at 95%", spread(0), PLAN, 8, 0.95, 0.05),
     Cell("equal, 3% errors in both", spread(0), error_rate=0.03),
     Cell("equal, shared luck", spread(0), SHARED),
     Cell("5 points, spread, shared luck", spread(0.05), SHARED),
@@ -211,4 +217,4 @@ if __name__ == "__main__":
     ONLY = sys.argv[2] if len(sys.argv) > 2 else ""
     for one in (*FULL, *SMALL):
         if ONLY in one.name:
-            print(line_of_cell(replace(one), simulate_gates(one, RUNS)), flush=True)
+            print(line_of_cell(one, simulate_gates(one, RUNS)), flush=True)

@@ -50,7 +50,7 @@ class Counted:
         np.cumsum(np.stack(parts, axis=1), axis=0, out=self._sums[1:])
 
     def after(self, trials: int) -> NDArray[np.int64]:
-        """Counts of the first so many trials.
+        """Count the first so many trials.
 
         Returns
         -------
@@ -58,7 +58,8 @@ class Counted:
             Baseline failed, baseline valid, candidate failed, candidate valid; pairs that only the
             candidate failed, only the baseline, both; valid pairs.
         """
-        return self._sums[min(trials, self.available)]
+        counts: NDArray[np.int64] = self._sums[min(trials, self.available)]
+        return counts
 
 
 def _flags(outcomes: Sequence[Outcome]) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:

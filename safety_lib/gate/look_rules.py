@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import cache
+from itertools import pairwise
 from pathlib import Path
 
 import yaml
@@ -39,7 +40,7 @@ class LookRules(Record):
     def _looks_rise(self) -> LookRules:
         for name in ("looks", "confirm_looks"):
             looks = getattr(self, name)
-            if looks[0] < 1 or any(a >= b for a, b in zip(looks, looks[1:], strict=False)):
+            if looks[0] < 1 or any(a >= b for a, b in pairwise(looks)):
                 raise ValueError(f"{name} must rise from at least 1, not {list(looks)}")
         return self
 

@@ -206,9 +206,7 @@ class Looked(Shown):
         return "; ".join([f"after {self.looks} looks: {said}", *self.reasons])
 
 
-def judge_looks(
-    cases: Iterable[CaseTrials], fresh: Iterable[CaseTrials], plan: LookPlan
-) -> Looked:
+def judge_looks(cases: Iterable[CaseTrials], fresh: Iterable[CaseTrials], plan: LookPlan) -> Looked:
     """Say what the trials so far say: BLOCK, OK, WARN, or what to run next.
 
     Parameters
@@ -339,9 +337,7 @@ class _Family:
         self.loss = loss_after(self.cases, self.trials, luck)
         if self.loss is None:
             return
-        self.suspected = (
-            self.loss.delta <= -rules.family_loss and self.loss.p_value <= rules.screen
-        )
+        self.suspected = self.loss.delta <= -rules.family_loss and self.loss.p_value <= rules.screen
         if self.suspected:
             self.settled = False
         else:
@@ -371,7 +367,9 @@ class _Family:
         both = np.full(len(self.cases), cap)
         equal = independent_loss(at_cap, both, at_cap, both)
         room = rules.family_margin / equal.se
-        return float(ndtr(room - self.plan.boundaries(rules.wrong_ok / 2)[-1])) >= rules.large_enough
+        return (
+            float(ndtr(room - self.plan.boundaries(rules.wrong_ok / 2)[-1])) >= rules.large_enough
+        )
 
     def seen(self) -> FamilySeen:
         return FamilySeen(
@@ -431,9 +429,7 @@ class _Critical:
 
 
 class _Gate:
-    def __init__(
-        self, cases: list[CaseTrials], fresh: list[CaseTrials], plan: LookPlan
-    ) -> None:
+    def __init__(self, cases: list[CaseTrials], fresh: list[CaseTrials], plan: LookPlan) -> None:
         rules = plan.rules
         self.plan = plan
         self.looks = 0
@@ -543,7 +539,8 @@ class _Gate:
 
     def next_trials(self) -> tuple[dict[str, int], dict[str, int]]:
         """Trials in all that each case needs before the next look, and fresh ones."""
-        looks, wanted = self.plan.looks, {}
+        looks = self.plan.looks
+        wanted: dict[str, int] = {}
         hopeless = any(not q.settled and not q.open for q in (self.suite, self.benign))
         if self.suite.open:
             wanted |= {c.case.case_id: looks[self.suite.rung + 1] for c in self.suite.cases}
@@ -587,9 +584,10 @@ class _Gate:
 
     def missing(self) -> tuple[Missing, ...]:
         found = []
-        for question, kind in ((self.suite, "trials"), (self.benign, "benign")):
-            if not question.settled:
-                found.append(Missing(kind, _lacks(question)))
+        if not self.suite.settled:
+            found.append(Missing("trials", _lacks(self.suite)))
+        if not self.benign.settled:
+            found.append(Missing("benign", _lacks(self.benign)))
         unsettled = self.unsettled()
         if unsettled:
             margin = 100 * self.plan.rules.family_margin

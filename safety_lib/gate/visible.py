@@ -175,7 +175,7 @@ def block_chance(
         unclear = _open(again.inside(tests, rules.family_margin) >= clear_z)[:, :-1]
         z, lost = again.lost(tests)
         confirmed = ((z >= bounds) & (lost >= rules.family_loss) & unclear).any(axis=1)
-        blocked |= suspected & confirmed
+        blocked = blocked | (suspected & confirmed)
     return float(blocked.mean())
 
 

@@ -219,9 +219,7 @@ def shared_loss(
     )
 
 
-def _counts(
-    side: str, failed: ArrayLike, trials: ArrayLike
-) -> tuple[FloatArray, FloatArray]:
+def _counts(side: str, failed: ArrayLike, trials: ArrayLike) -> tuple[FloatArray, FloatArray]:
     k = np.asarray(failed, dtype=np.float64)
     n = np.asarray(trials, dtype=np.float64)
     if k.shape != n.shape or k.ndim != 1 or (k < 0).any() or (k > n).any():
@@ -230,7 +228,7 @@ def _counts(
 
 
 def _binomial_variance(failed: FloatArray, trials: FloatArray) -> FloatArray:
-    """Unbiased variance of each test's rate; one trial alone says nothing, and it is 1/4 at most."""
+    """Unbiased variance of each test's rate; of one trial alone it is 1/4 at most."""
     seen = failed * (trials - failed) / (trials**2 * np.maximum(trials - 1, 1))
     return np.where(trials > 1, seen, 0.25)
 
