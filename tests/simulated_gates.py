@@ -15,7 +15,6 @@ from typing import Any
 
 import numpy as np
 
-
 from safety_lib.gate.looks import Looked, LookPlan, judge_looks
 from safety_lib.gate.trials import Case, CaseTrials
 from safety_lib.records import Outcome

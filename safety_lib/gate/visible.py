@@ -234,6 +234,6 @@ class _Losses:
             each = (before + after - (before - after) ** 2 / n) / (n * np.maximum(n - 1, 1))
         else:
             each = sum(k * (n - k) / (n**2 * np.maximum(n - 1, 1)) for k in (before, after))
-        unseen = UNSEEN_FAILURES * (1 if self.shared else 2) / (n * count) ** 2
+        unseen = 2 * UNSEEN_FAILURES / (n * count) ** 2
         inside: FloatArray = (delta + margin) / np.sqrt(each.sum(axis=1) / count**2 + unseen)
         return inside

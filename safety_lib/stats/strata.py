@@ -45,7 +45,7 @@ class StrataLoss(Shown):
     Examples
     --------
     >>> print(independent_loss([0, 1], [10, 10], [4, 3], [10, 10]))
-    95.0% -> 65.0%, delta -30.0 points [-54.4, -5.6], p = 0.0233, 2 tests
+    95.0% -> 65.0%, delta -30.0 points [-61.0, +1.0], p = 0.0233, 2 tests
     """
 
     tests: int
@@ -165,7 +165,7 @@ def shared_loss(
     A pair in which one version failed falls to either side like a coin where they do not differ,
     in every test; so does their sum over the tests, and the p-value is exact. The standard error
     is that of the paired difference within each test, unbiased (n - 1), as if two more such pairs
-    had been seen: where nothing varied it still says how often the tests were tried.
+    had been seen each way: where nothing varied it still says how often the tests were tried.
 
     Parameters
     ----------
@@ -190,7 +190,7 @@ def shared_loss(
     Examples
     --------
     >>> print(shared_loss([4, 3], [0, 0], [1, 0], [10, 10]))
-    95.0% -> 60.0%, delta -35.0 points [-56.4, -13.6], p = 0.0078, 2 tests
+    95.0% -> 60.0%, delta -35.0 points [-64.4, -5.6], p = 0.0078, 2 tests
     """
     w, b, f, n = (np.asarray(x, dtype=np.float64) for x in (worse, better, both_failed, pairs))
     if not w.shape == b.shape == f.shape == n.shape:
@@ -208,7 +208,7 @@ def shared_loss(
         # One pair alone says nothing of its variance, which is 1 at most.
         each = np.where(n > 1, (w + b - (b - w) ** 2 / n) / (n * np.maximum(n - 1, 1)), 1.0)
         variance = float(each.sum()) / n.size**2
-    variance += UNSEEN_FAILURES * float(n.sum() ** -2)
+    variance += 2 * UNSEEN_FAILURES * float(n.sum() ** -2)
     return StrataLoss(
         tests=int(n.size),
         baseline=float((1 - (b + f) / n).mean()),
