@@ -467,6 +467,8 @@ class _Gate:
         judged = [f for f in self.families if f.fresh and f.fresh.delta <= -rules.family_loss]
         while True:
             left = [family for family in judged if not family.confirmed]
+            if not left:
+                return
             alpha = rules.family_block / (len(self.families) - len(judged) + len(left))
             bounds = self.plan.confirm_boundaries(alpha)
             found = [f for f in left if f.fresh_z() >= bounds[f.fresh_rung]]
@@ -588,7 +590,8 @@ class _Gate:
             found.append(Missing("trials", _lacks(self.suite)))
         if not self.benign.settled:
             found.append(Missing("benign", _lacks(self.benign)))
-        unsettled = self.unsettled()
+        last = len(self.plan.looks) - 1
+        unsettled = [f for f in self.unsettled() if f.suspected or f.rung == last]
         if unsettled:
             margin = 100 * self.plan.rules.family_margin
             named = "; ".join(str(family.seen()) for family in unsettled)
@@ -649,4 +652,4 @@ def _lacks(question: _Question) -> str:
         if enough
         else f"the loss is as large as {100 * question.margin:g} points, and may be chance"
     )
-    return f"the {question.name} is undecided: {question.seen()}; {more}"
+    return f"{question.name} undecided: {question.seen()}; {more}"
