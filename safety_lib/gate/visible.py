@@ -160,9 +160,8 @@ def block_chance(
     suite_open = _open(first.inside(everything, rules.suite_margin) >= ok_z)
     z, _ = first.lost(everything)
     # At a look that settles the question nothing is blocked any more.
-    blocked: NDArray[np.bool_] = (
-        (z >= np.array(plan.boundaries(rules.suite_block))) & suite_open[:, 1:]
-    ).any(axis=1)
+    crosses = (z >= np.array(plan.boundaries(rules.suite_block))) & suite_open[:, 1:]
+    blocked = np.asarray(crosses.any(axis=1))
     bounds = np.array(plan.confirm_boundaries(rules.family_block / families))
     family_z = np.array(plan.boundaries(rules.wrong_ok / 2))
     clear_z = np.array(plan.confirm_boundaries(rules.wrong_ok / 2))
@@ -175,7 +174,7 @@ def block_chance(
         unclear = _open(again.inside(tests, rules.family_margin) >= clear_z)[:, :-1]
         z, lost = again.lost(tests)
         confirmed = ((z >= bounds) & (lost >= rules.family_loss) & unclear).any(axis=1)
-        blocked = blocked | (suspected & confirmed)
+        blocked |= suspected & confirmed
     return float(blocked.mean())
 
 
