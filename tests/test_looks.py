@@ -244,7 +244,8 @@ def test_without_benign_requests_there_is_no_ok_and_the_warning_says_so():
     seen = judge_looks(tests, [], PLAN)
     assert (seen.verdict, kinds(seen)) == ("WARN", ["benign"])
     assert seen.reasons == ("benign: there are no benign requests",)
-    assert max(seen.used.values()) < 60
+    assert set(seen.used.values()) == {seen.suite.trials}
+    assert seen.suite.settled
 
 
 def test_a_benign_loss_that_stays_open_warns_and_names_the_benign_requests():
@@ -279,6 +280,9 @@ def test_a_test_that_was_never_seen_keeps_the_ok_back():
         seen = judge_looks(changed(suite(), t0=arms), [], PLAN)
         assert seen.verdict == "WARN"
         assert set(kinds(seen)) == {"trials", "families"}
+    # Nor does its family pass on the strength of another test.
+    unseen = [*suite(), case("more", "e" * 60, GOOD, family="t0")]
+    assert set(kinds(judge_looks(unseen, [], PLAN))) == {"trials", "families"}
 
 
 def test_errors_of_the_candidate_count_against_it_beyond_those_of_the_baseline():
@@ -331,6 +335,28 @@ def test_a_suspicion_that_fresh_trials_do_not_bear_out_is_no_block():
     assert (seen.verdict, seen.used_fresh) == ("OK", {"t3": 40})
 
 
+OFTEN = "....x" * 12
+
+
+def test_a_family_that_is_cleared_is_tried_no_more():
+    noisy = {f"t{i}": (OFTEN, OFTEN) for i in range(12) if i != 3}
+    cases = changed(suite(), t3=(GOOD, "..xxxx" + "." * 54), **noisy)
+    seen = judge_looks(cases, fresh(t3=("." * 100, "." * 100)), PLAN)
+    assert (seen.used["t3"], seen.used_fresh) == (60, {"t3": 40})
+
+
+def test_a_family_stays_settled_unless_it_is_suspected():
+    # Inside its margin at 40 trials; five more failures by 60, which raise no suspicion.
+    late = OFTEN[:40] + "x.x.x.x.x" + OFTEN[49:]
+    cases = [case(f"t{i}", OFTEN, late if i == 0 else OFTEN) for i in range(13)]
+    seen = judge_looks([*cases, *suite()[12:]], [], PLAN)
+    assert (seen.used["t0"], seen.families[0].suspected, seen.families[0].settled) == (
+        60,
+        False,
+        True,
+    )
+
+
 def test_a_loss_that_is_neither_confirmed_nor_cleared_warns_after_a_hundred_trials():
     cases = changed(suite(), t3=(GOOD, LOST))
     some = fresh(t3=("....." * 20, "x...." * 20))
@@ -341,7 +367,7 @@ def test_a_loss_that_is_neither_confirmed_nor_cleared_warns_after_a_hundred_tria
 
 def test_a_suspected_family_is_not_passed_over_for_being_small():
     # At eight trials no family is large enough to say; a suspicion must be cleared all the same.
-    cases = changed(suite(40), t3=("....x" * 12, "xxxxxx.." * 8))
+    cases = changed(suite(40), t3=("....x" * 12, (".xxxxxxx" * 8)[:60]))
     some = fresh(t3=("." * 100, "x...." * 20))
     plan = replace(quiet(family_block=1e-9), cap=8)
     seen = judge_looks(cases, some, plan)
@@ -400,11 +426,10 @@ def test_a_settled_family_can_be_suspected_later():
 
 
 def test_a_family_too_small_to_say_is_named_and_one_that_is_large_enough_must_pass():
-    # One test that the baseline holds six times in ten says nothing within 25 points, at any look.
+    # One test that holds six times in ten: an equal candidate would pass in two of three runs.
     six = "..x.x..x.x" * 6
-    seen = judge_looks(changed(suite(), t0=(six, six)), [], PLAN)
-    if not seen.families[0].settled:
-        assert (seen.verdict, seen.too_small) == ("OK", ("t0",))
+    seen = judge_looks(changed(suite(), t0=(six, six[:50] + "xxx" + six[53:])), [], PLAN)
+    assert (seen.verdict, seen.too_small) == ("OK", ("t0",))
     seen = judge_looks(suite(), [], replace(PLAN, cap=12))
     assert (seen.verdict, len(seen.too_small)) == ("OK", 12)
     # Errors keep a family open that an equal candidate would have passed.
