@@ -39,6 +39,12 @@ def test_shared_luck_and_more_trials_show_smaller_losses():
     assert noisy.spread > shared.spread
 
 
+def test_a_loss_that_is_soon_shown_to_be_inside_the_margin_is_not_seen():
+    # One point on shared luck is beyond doubt at 60 trials, and settled long before.
+    assert block_chance(SHARED, 0.01, "spread", seed=4) < 0.3
+    assert block_chance(SHARED, 0.10, "spread", seed=4) > 0.99
+
+
 def test_a_suite_of_one_trial_cannot_see_a_loss_in_one_family():
     alone = replace(DESIGN, plan=LookPlan(cap=1))
     seen = visible_loss(alone, seed=0, runs=100)

@@ -72,6 +72,13 @@ def test_one_trial_a_test_is_decided_by_the_tests_that_came_out_differently():
     assert seen.se == pytest.approx(math.sqrt((10 - 64 / 20) / (20 * 19) + 4 / 400))
 
 
+def test_the_standard_error_is_unbiased_and_counts_two_more_failures_an_arm():
+    seen = independent_loss([2, 0], [5, 4], [3, 1], [5, 1])
+    # One trial alone says nothing of its variance, which is 1/4 at most.
+    within = 0.4 * 0.6 / 4 + 0.6 * 0.4 / 4 + 0 + 0.25
+    assert seen.se == pytest.approx(math.sqrt(within / 4 + 2 / 81 + 2 / 36))
+
+
 def test_pairs_are_judged_by_those_that_came_out_differently():
     seen = shared_loss([5, 4, 0], [1, 0, 1], [0, 2, 0], [12, 9, 12])
     assert seen.p_value == pytest.approx(binomtest(9, 11, 0.5, alternative="greater").pvalue)
