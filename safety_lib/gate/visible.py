@@ -14,7 +14,7 @@ from safety_lib.stats.intervals import FloatArray, share
 from safety_lib.stats.strata import UNSEEN_FAILURES
 from safety_lib.text import Shown
 
-Spread = Literal["spread", "half", "one"]
+LossPlace = Literal["spread", "half", "one"]
 _STEPS = 8
 
 
@@ -108,7 +108,7 @@ def visible_loss(
     """
     share("power", power)
 
-    def smallest(where: Spread) -> float | None:
+    def smallest(where: LossPlace) -> float | None:
         low, high = 0.0, 1.0
         if block_chance(design, high, where, seed, runs=runs) < power:
             return None
@@ -122,7 +122,7 @@ def visible_loss(
 
 
 def block_chance(
-    design: VisibleDesign, loss: float, where: Spread, seed: int, *, runs: int = 400
+    design: VisibleDesign, loss: float, where: LossPlace, seed: int, *, runs: int = 400
 ) -> float:
     """Chance that the suite's question or the family rule blocks a loss.
 
