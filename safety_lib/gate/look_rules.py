@@ -1,0 +1,89 @@
+"""The gate's looks: when they come, what error each question may spend, and what is tolerated."""
+
+from __future__ import annotations
+
+from functools import cache
+from itertools import pairwise
+from pathlib import Path
+
+import yaml
+from pydantic import Field, ValidationError, model_validator
+
+from safety_lib.records import Record, first_fault
+
+LOOKS_FILE = Path(__file__).with_name("looks.yaml")
+
+
+class LookRules(Record):
+    """Looks, error spending and margins of the sequential decision.
+
+    Shares of error are one-sided and hold over all looks of a question. Losses are differences in
+    pass rate, in (0, 1).
+    """
+
+    looks: tuple[int, ...] = Field(min_length=1)
+    confirm_looks: tuple[int, ...] = Field(min_length=1)
+    suite_block: float = Field(gt=0, lt=0.5)
+    family_block: float = Field(gt=0, lt=0.5)
+    critical_block: float = Field(gt=0, lt=0.5)
+    benign_block: float = Field(gt=0, lt=0.5)
+    wrong_ok: float = Field(gt=0, lt=0.5)
+    suite_margin: float = Field(gt=0, lt=1)
+    benign_margin: float = Field(gt=0, lt=1)
+    family_margin: float = Field(gt=0, lt=1)
+    family_loss: float = Field(gt=0, lt=1)
+    screen: float = Field(gt=0, lt=0.5)
+    large_enough: float = Field(gt=0.5, lt=1)
+    critical_pairs: int = Field(ge=1)
+
+    @model_validator(mode="after")
+    def _looks_rise(self) -> LookRules:
+        for name in ("looks", "confirm_looks"):
+            looks = getattr(self, name)
+            if looks[0] < 1 or any(a >= b for a, b in pairwise(looks)):
+                raise ValueError(f"{name} must rise from at least 1, not {list(looks)}")
+        return self
+
+    @property
+    def false_block(self) -> float:
+        """Chance of a false BLOCK that the four questions may spend together."""
+        shares = self.suite_block, self.family_block, self.critical_block, self.benign_block
+        return round(sum(shares), 12)
+
+    def looks_until(self, cap: int) -> tuple[int, ...]:
+        """Return the looks of a run whose last one is at ``cap`` trials, set before the first.
+
+        Raises
+        ------
+        ValueError
+            If the cap is less than 1.
+
+        Examples
+        --------
+        >>> load_look_rules().looks_until(10)
+        (3, 5, 8, 10)
+        """
+        if cap < 1:
+            raise ValueError(f"the last look must have at least 1 trial, not {cap}")
+        return (*(look for look in self.looks if look < cap), cap)
+
+
+@cache
+def load_look_rules(path: Path = LOOKS_FILE) -> LookRules:
+    """Read and validate the looks.
+
+    Raises
+    ------
+    ValueError
+        With one line that names the file and the field; an unknown key is an error.
+
+    Examples
+    --------
+    >>> load_look_rules().false_block
+    0.02
+    """
+    try:
+        return LookRules.model_validate(yaml.safe_load(path.read_text(encoding="utf-8")))
+    except ValidationError as error:
+        field, reason = first_fault(error)
+        raise ValueError(f"{path.name}: field {field}: {reason}") from error
