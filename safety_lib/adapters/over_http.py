@@ -31,6 +31,7 @@ import threading
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from http.client import HTTPException
 from typing import Any, NamedTuple
 from urllib.error import HTTPError, URLError
 from urllib.parse import urlsplit
@@ -48,6 +49,9 @@ from safety_lib.world.target import Effects, Heard, Target, TargetError
 MAX_ANSWER = 4_000_000  # bytes
 FIRST_WAIT = 0.5  # seconds, about, before the second try
 LONGEST_WAIT = 30.0  # seconds between two tries
+_SHOWN = 4000  # bytes; far more than is shown, so that no secret is cut in two
+_LONG = 8  # characters of a secret; shorter ones are words that replies may hold
+_PIECE = 1 << 16
 _ASKED_AGAIN = frozenset({"rate_limit", "server_error", "timeout", "connection"})
 _LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1"})
 _VARIABLE = re.compile(r"\$\{(\w+)\}")
@@ -251,30 +255,51 @@ class _Endpoint:
         request = Request(self._url, data, self._headers, method="POST")  # noqa: S310 - checked
         try:
             with self._opener().open(request, timeout=self._timeout) as answer:
-                text = answer.read(MAX_ANSWER + 1)
+                text = self._whole(answer)
         except HTTPError as error:
             with error:
                 return self._refused(error)
         except TimeoutError:
             return _Trouble("timeout", f"no answer in {self._timeout:g} s")
-        except (URLError, OSError, ValueError) as error:
+        except (URLError, OSError, ValueError, HTTPException) as error:
             reason = getattr(error, "reason", error)
             if isinstance(reason, TimeoutError):
                 return _Trouble("timeout", f"no answer in {self._timeout:g} s")
-            return _Trouble("connection", self._public(str(reason)))
+            return _Trouble("connection", self._public(f"{type(reason).__name__}: {reason}"))
         if len(text) > MAX_ANSWER:
             return _Trouble("bad_response", f"an answer of more than {MAX_ANSWER:,} bytes")
         try:
-            return json.loads(text)
+            return self._blanked(json.loads(text))
         except (ValueError, RecursionError):
-            shown = self._public(text[:200].decode("utf-8", "replace"))
+            shown = self._public(text[:_SHOWN].decode("utf-8", "replace"))
             return _Trouble("bad_response", f"the answer is not JSON: {shown!r}")
+
+    def _whole(self, answer: Any) -> bytes:
+        # The time of a socket is for each piece; who sends piece by piece could go on for ever.
+        until = time.monotonic() + self._timeout
+        text = b""
+        while len(text) <= MAX_ANSWER and (piece := answer.read1(_PIECE)):
+            text += piece
+            if time.monotonic() > until:
+                raise TimeoutError
+        return text
+
+    def _blanked(self, tree: Any) -> Any:
+        """Return an answer without the secrets that the endpoint may have sent back in it."""
+        if isinstance(tree, str):
+            for secret in self._secrets:
+                if len(secret) >= _LONG:
+                    tree = tree.replace(secret, "***")
+            return tree
+        if isinstance(tree, dict):
+            return {self._blanked(key): self._blanked(value) for key, value in tree.items()}
+        return list(map(self._blanked, tree)) if isinstance(tree, list) else tree
 
     def _refused(self, error: HTTPError) -> _Trouble:
         status = error.code
         said = ""
         with suppress(OSError):
-            said = self._public(error.read(400).decode("utf-8", "replace"))
+            said = self._public(error.read(_SHOWN).decode("utf-8", "replace"))
         kind = "bad_request"
         if status == 429:
             kind = "rate_limit"
@@ -300,6 +325,12 @@ class _Endpoint:
         if not value:
             raise ValueError(
                 f"over_http: a header needs the environment variable {found.group(1)}; set it"
+            )
+        value = value.strip()  # files end with a line end, headers must not
+        if not value.isprintable():
+            raise ValueError(
+                f"over_http: no header can hold the environment variable {found.group(1)}; "
+                "it has line ends or control characters in it"
             )
         self._secrets.append(value)
         return value

@@ -26,7 +26,7 @@ import json
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from http.client import HTTPConnection, HTTPResponse, HTTPSConnection
+from http.client import HTTPConnection, HTTPException, HTTPResponse, HTTPSConnection
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from itertools import count
 from typing import Any
@@ -35,6 +35,7 @@ from urllib.parse import urlsplit
 from safety_lib.adapters.reading import calls_of
 from safety_lib.agent.backends.calls import CallsSpent, count_request
 from safety_lib.records import Plant
+from safety_lib.text import one_line
 from safety_lib.world.target import Called, TargetError
 
 TIMEOUT = 120.0  # seconds for the model to say something
@@ -164,18 +165,25 @@ class _Notes:
         self._lock = threading.Lock()
         self._asked: dict[str, Mapping[str, Any]] = {}
         self._done: dict[str, str] = {}
+        self._known: set[str] = set()
         self._unread = ""
 
     def unread(self, why: str) -> None:
         with self._lock:
             self._unread = self._unread or why
 
-    def asked(self, calls: Any) -> None:
+    def asked(self, calls: list[Any]) -> None:
         """Note what the model proposed."""
-        with self._lock:
-            for call in calls if isinstance(calls, list) else ():
-                if isinstance(call, Mapping) and isinstance(call.get("function"), Mapping):
-                    self._asked.setdefault(str(call.get("id", "")), call["function"])
+        for call in calls:
+            if not isinstance(call, Mapping) or not isinstance(call.get("function"), Mapping):
+                self.unread("the model proposed a call that is no call of a function")
+                continue
+            name = str(call.get("id", ""))
+            if name in self._known:  # whose result came back could not be told
+                self.unread(f"the model gave two calls the id {one_line(name, 60)!r}")
+            with self._lock:
+                self._known.add(name)
+                self._asked[name] = call["function"]
 
     def answered(self, messages: Any) -> None:
         """Note which results go back to the model."""
@@ -185,6 +193,11 @@ class _Notes:
                     name = str(said.get("tool_call_id", ""))
                     if name in self._asked:
                         self._done.setdefault(name, _text_of(said.get("content")))
+                    elif name not in self._known:
+                        self._unread = self._unread or (
+                            f"a result came back of {one_line(name, 60)!r}, which no answer that "
+                            "was heard proposed"
+                        )
 
     def take(self) -> tuple[Called, ...]:
         with self._lock:
@@ -223,9 +236,13 @@ class _Server(ThreadingHTTPServer):
         self.spent: CallsSpent | None = None
         self.notes_of = notes_of
 
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """Say nothing: an agent that hung up knows it."""
+
 
 class _Handler(BaseHTTPRequestHandler):
     server: _Server
+    _begun = False
     disable_nagle_algorithm = True
 
     def do_GET(self) -> None:
@@ -234,8 +251,8 @@ class _Handler(BaseHTTPRequestHandler):
 
     def do_POST(self) -> None:
         """Pass a request on, and note what it and its answer hold."""
-        length = int(self.headers.get("Content-Length") or 0)
-        self._pass_on(self.rfile.read(length))
+        length = self.headers.get("Content-Length") or "0"
+        self._pass_on(self.rfile.read(int(length) if length.isdigit() else 0))
 
     def log_message(self, *_: Any) -> None:
         """Say nothing: a path names a conversation."""
@@ -249,7 +266,7 @@ class _Handler(BaseHTTPRequestHandler):
         except CallsSpent as error:
             self.server.spent = error
             notes.unread("no more calls may be made")
-            self.send_error(429)
+            self._refuse(429)
             return
         if body is not None:
             self._read_request(notes, path, body)
@@ -260,11 +277,17 @@ class _Handler(BaseHTTPRequestHandler):
         try:
             connection.request(self.command, f"{up.path.rstrip('/')}/{path}", body, kept)
             self._hand_back(notes, connection.getresponse())
-        except OSError as error:
+        except (OSError, ValueError, HTTPException) as error:
             notes.unread(f"the model could not be asked: {type(error).__name__}")
-            self.send_error(502)
+            self._refuse(502)
         finally:
             connection.close()
+
+    def _refuse(self, status: int) -> None:
+        self.close_connection = True
+        if not self._begun:  # else the agent sees an answer that breaks off
+            with suppress(OSError):  # it may have gone
+                self.send_error(status)
 
     def _read_request(self, notes: _Notes, path: str, body: bytes) -> None:
         if not path.partition("?")[0].endswith("chat/completions"):
@@ -274,6 +297,7 @@ class _Handler(BaseHTTPRequestHandler):
             notes.answered(json.loads(body).get("messages"))
 
     def _hand_back(self, notes: _Notes, answer: HTTPResponse) -> None:
+        self._begun = True
         self.send_response(answer.status)
         kind = answer.headers.get("Content-Type", "application/json")
         self.send_header("Content-Type", kind)
@@ -286,26 +310,33 @@ class _Handler(BaseHTTPRequestHandler):
             self.wfile.flush()
             whole += piece
         if answer.status == 200:
-            notes.asked(_streamed(whole) if streamed else _proposed(whole))
+            try:
+                notes.asked(_streamed(whole) if streamed else _proposed(whole))
+            except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
+                if self.command == "POST":
+                    notes.unread("the model's answer is no chat completion, so it is not read")
 
 
 def _proposed(body: bytes) -> list[Any]:
-    with suppress(ValueError, LookupError, TypeError, AttributeError):
-        tree = json.loads(body)
-        return [
-            call for choice in tree["choices"] for call in choice["message"].get("tool_calls") or ()
-        ]
-    return []
+    messages = [choice["message"] for choice in json.loads(body)["choices"]]
+    if any(message.get("function_call") for message in messages):
+        return [None]  # as endpoints told calls before they had ids
+    return [call for message in messages for call in message.get("tool_calls") or ()]
 
 
 def _streamed(body: bytes) -> list[Any]:
     """Put the pieces of streamed calls together again."""
     calls: dict[tuple[int, int], dict[str, Any]] = {}
     for choice, delta in _deltas(body):
+        if delta.get("function_call"):
+            return [None]
         for piece in delta.get("tool_calls") or ():
             place = (choice, int(piece.get("index", 0)))
             call = calls.setdefault(place, {"id": "", "function": {"name": "", "arguments": ""}})
             call["id"] = call["id"] or piece.get("id") or ""
+            if piece.get("type", "function") not in ("function", None):
+                call["function"] = None
+                continue
             function = piece.get("function") or {}
             for part in ("name", "arguments"):
                 call["function"][part] += function.get(part) or ""
@@ -315,6 +346,5 @@ def _streamed(body: bytes) -> list[Any]:
 def _deltas(body: bytes) -> Iterator[tuple[int, Mapping[str, Any]]]:
     for line in body.decode("utf-8", "replace").splitlines():
         if line.startswith("data:") and "[DONE]" not in line:
-            with suppress(ValueError, LookupError, TypeError):
-                for choice in json.loads(line[5:])["choices"]:
-                    yield int(choice.get("index", 0)), choice.get("delta") or {}
+            for choice in json.loads(line[5:]).get("choices") or ():
+                yield int(choice.get("index", 0)), choice.get("delta") or {}
