@@ -2,14 +2,24 @@
 
 from __future__ import annotations
 
+import json
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from http.client import HTTPException
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
+from urllib.request import Request, urlopen
 
 import pytest
 from test_worlds import FILES, attacks, loaded, write_desk
 
 from safety_lib.__main__ import main
 from safety_lib.adapters.callables import from_callable
+from safety_lib.adapters.over_http import HttpShape, over_http
+from safety_lib.adapters.recorder import CallRecorder
 from safety_lib.records import ErrorEvent, Plant, Trajectory
 from safety_lib.rollout.campaign import run_campaign
 from safety_lib.rollout.conversation import connected, plan_attack, plan_replay
@@ -259,3 +269,171 @@ def test_no_artifact_or_journal_says_where_the_world_stands(desk: Path, tmp_path
         assert str(tmp_path) not in text
     assert connected(world.version("v1")).name == "desk"
     assert FILES.keys() == world.files.keys()
+
+
+# --------------------------------------------------------------------------- over a network
+
+
+class Scripted(BaseHTTPRequestHandler):
+    """Answers with what the test says, byte for byte."""
+
+    says: Callable[[Any], None]
+
+    def do_POST(self) -> None:
+        self.rfile.read(int(self.headers["Content-Length"]))
+        self.close_connection = True
+        with suppress(OSError):
+            type(self).says(self.wfile)
+
+    def log_message(self, *_: Any) -> None:
+        pass
+
+
+@pytest.fixture
+def endpoint() -> Iterator[str]:
+    with ThreadingHTTPServer(("127.0.0.1", 0), Scripted) as server:
+        server.daemon_threads = True
+        threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_address[1]}/v1"
+        server.shutdown()
+
+
+def saying(answer: str, status: str = "200 OK", kind: str = "application/json") -> None:
+    head = f"HTTP/1.1 {status}\r\nContent-Type: {kind}\r\n\r\n"
+    Scripted.says = staticmethod(lambda out: out.write((head + answer).encode()))  # type: ignore[assignment]
+
+
+SECRET = "planted-in-the-header-71"
+
+
+def asked(endpoint: str, monkeypatch: pytest.MonkeyPatch, value: str = SECRET) -> str:
+    monkeypatch.setenv("DESK_TOKEN", value)
+    shape = HttpShape(
+        request="{text}", reply="reply", calls="calls", headers={"X-Key": "Bearer ${DESK_TOKEN}"}
+    )
+    target = over_http(endpoint, shape, name="desk", effects="sandboxed", timeout=0.4, retries=0)
+    try:
+        return repr(target.begin(1).send("Hello"))
+    except TargetError as error:
+        return str(error)
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        json.dumps({"reply": f"You sent {SECRET}."}),
+        json.dumps({"reply": "Done.", "calls": [{"name": "x", "arguments": {SECRET: [SECRET]}}]}),
+        json.dumps({"reply": "Done.", "calls": [SECRET]}),
+        "<" + "a" * 180 + SECRET,
+    ],
+)
+def test_a_secret_that_comes_back_goes_nowhere(
+    endpoint: str, monkeypatch: pytest.MonkeyPatch, answer: str
+) -> None:
+    saying(answer)
+    told = asked(endpoint, monkeypatch)
+    assert SECRET[:12] not in told
+    assert "***" in told or "not JSON" in told
+
+
+@pytest.mark.parametrize(
+    "raw", [f"DESK {SECRET}\r\n\r\n", "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n"]
+)
+def test_what_is_no_http_is_trouble_of_the_connection(
+    endpoint: str, monkeypatch: pytest.MonkeyPatch, raw: str
+) -> None:
+    Scripted.says = staticmethod(lambda out: out.write(raw.encode()))  # type: ignore[assignment]
+    told = asked(endpoint, monkeypatch)
+    assert told.startswith("connection: ")
+    assert SECRET not in told
+
+
+def test_an_answer_that_comes_drop_by_drop_is_not_waited_for(
+    endpoint: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def drip(out: Any) -> None:
+        out.write(b"HTTP/1.1 200 OK\r\n\r\n")
+        for _ in range(60):
+            out.write(b" ")
+            out.flush()
+            time.sleep(0.05)
+
+    Scripted.says = staticmethod(drip)  # type: ignore[assignment]
+    started = time.monotonic()
+    assert asked(endpoint, monkeypatch) == "timeout: 127.0.0.1: no answer in 0.4 s"
+    assert time.monotonic() - started < 2
+
+
+def test_a_header_is_no_place_for_a_line_end(
+    endpoint: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    saying('{"reply": "Good morning."}')
+    assert "Good morning." in asked(endpoint, monkeypatch, f"{SECRET}\n")
+    with pytest.raises(ValueError, match="does not fit into a header") as error:
+        asked(endpoint, monkeypatch, f"{SECRET}\nX-Other: 1")
+    assert SECRET not in str(error.value)
+
+
+def completion(*calls: Any, **more: Any) -> str:
+    return json.dumps({"choices": [{"message": {"tool_calls": list(calls), **more}}]})
+
+
+def proposal(name: str) -> dict[str, Any]:
+    return {"id": name, "type": "function", "function": {"name": "refund", "arguments": "{}"}}
+
+
+def recorded_after(endpoint: str, results: list[str], *answers: tuple[str, str]) -> str:
+    """Return what a recorder says after some answers and the results that were sent then."""
+    with CallRecorder(endpoint) as recorder:
+        url = f"{recorder.base_url('a')}/chat/completions"
+        sent: list[Any] = []
+        for answer, kind in answers:
+            saying(answer, kind=kind)
+            with suppress(OSError, HTTPException):
+                urlopen(Request(url, json.dumps({"messages": sent}).encode())).read()
+            sent = [{"role": "tool", "tool_call_id": name, "content": "ok"} for name in results]
+        try:
+            return str(len(recorder.calls("a")))
+        except TargetError as error:
+            return str(error)
+
+
+JSON, STREAM = "application/json", "text/event-stream"
+DONE = (completion(content="Done."), JSON)
+
+
+@pytest.mark.parametrize(
+    ("results", "answers", "told"),
+    [
+        (["c1"], [(completion(proposal("c1")), JSON), DONE], "1"),
+        ([""], [(completion(proposal(""), proposal("")), JSON), DONE], "two calls the id ''"),
+        ([], [(completion(function_call={"name": "refund"}), JSON)], "no call of a function"),
+        ([], [(completion({"id": "c", "custom": {"name": "x"}}), JSON)], "no call of a function"),
+        ([], [("no JSON", JSON)], "is no chat completion"),
+        ([], [('{"choices": 3}', JSON)], "is no chat completion"),
+        ([], [("data: {broken\n\n", STREAM)], "is no chat completion"),
+        ([], [('data: {"choices": [{"delta": {"function_call": {}}}]}\n\n', STREAM)], "0"),
+        (
+            [],
+            [('data: {"choices": [{"delta": {"function_call": {"name": "x"}}}]}\n\n', STREAM)],
+            "no call of a function",
+        ),
+    ],
+)
+def test_a_recorder_that_cannot_tell_the_calls_says_so(
+    endpoint: str, results: list[str], answers: list[tuple[str, str]], told: str
+) -> None:
+    said = recorded_after(endpoint, results, *answers)
+    assert said == told if told.isdigit() else said.startswith("unseen_calls: ")
+
+
+def test_a_model_that_breaks_off_is_said(endpoint: str, capsys: pytest.CaptureFixture[str]) -> None:
+    raw = "HTTP/1.1 200 OK\r\nContent-Length: 500\r\n\r\n" + completion(proposal("c1"))
+    Scripted.says = staticmethod(lambda out: out.write(raw.encode()))  # type: ignore[assignment]
+    with CallRecorder(endpoint) as recorder:
+        with suppress(OSError, HTTPException):
+            body = json.dumps({"messages": []}).encode()
+            urlopen(Request(f"{recorder.base_url('a')}/chat/completions", body)).read()
+        with pytest.raises(TargetError, match=r"^unseen_calls: the model could not be asked: Inc"):
+            recorder.calls("a")
+    assert capsys.readouterr().err == ""

@@ -55,6 +55,7 @@ SHORTEST_SECRET = 12  # a shorter one may be a word that an agent says
 _NOT_BEGUN = frozenset({"rate_limit"})
 _ASKED_AGAIN = _NOT_BEGUN | {"server_error", "timeout", "connection"}
 _PIECE = 1 << 16
+_SHOWN = 4_000  # bytes, far more than is shown: no secret is cut in two
 _LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1"})
 _VARIABLE = re.compile(r"\$\{(\w+)\}")
 _FILLED = re.compile(r"\{(text|seed|session|messages|plants)\}")
@@ -276,7 +277,10 @@ class _Endpoint:
                     told = told.replace(secret, "***")
             return told
         if isinstance(told, Mapping):
-            return {key: self.without_secrets(value) for key, value in told.items()}
+            return {
+                self.without_secrets(key): self.without_secrets(value)
+                for key, value in told.items()
+            }
         if isinstance(told, list | tuple):
             return type(told)(map(self.without_secrets, told))
         return told
@@ -322,7 +326,7 @@ class _Endpoint:
         try:
             return json.loads(text)
         except (ValueError, RecursionError):
-            shown = self._public(text[:200].decode("utf-8", "replace"))
+            shown = self._public(text[:_SHOWN].decode("utf-8", "replace"))
             return _Trouble("bad_response", f"the answer is not JSON: {shown!r}")
 
     def _body(self, answer: Any) -> bytes:
@@ -341,7 +345,7 @@ class _Endpoint:
         status = error.code
         said = ""
         with suppress(OSError):
-            said = self._public(error.read(400).decode("utf-8", "replace"))
+            said = self._public(error.read(_SHOWN).decode("utf-8", "replace"))
         kind = "bad_request"
         if status == 429:
             kind = "rate_limit"
@@ -363,7 +367,7 @@ class _Endpoint:
         return opener
 
     def _variable(self, found: re.Match[str]) -> str:
-        value = os.environ.get(found.group(1), "")
+        value = os.environ.get(found.group(1), "").strip()  # a file ends with a line
         if not value:
             raise ValueError(
                 f"over_http: a header needs the environment variable {found.group(1)}; set it"
