@@ -21,6 +21,7 @@ from pathlib import Path
 
 from factories import NORTHWIND
 
+from safety_lib.adapters.callables import from_callable
 from safety_lib.agent.loop import Agent
 from safety_lib.records import Message
 from safety_lib.rollout.campaign import Run, run_campaign
@@ -82,6 +83,26 @@ def canned_per_turn() -> float:
         with tempfile.TemporaryDirectory() as folder, (Path(folder) / "log").open("w") as log:
             for _ in range(50):
                 log.write(hold(agent, Script(turns), job).model_dump_json() + "\n")
+
+    return median(lambda: seconds(run), 5) * 1000 / 400
+
+
+def callable_per_turn() -> float:
+    """The same through the callable adapter, with a tool call in every turn; ms a turn."""
+    calls = [("read_inbox", {}, "M-1: hello")]
+    target = from_callable(
+        lambda seed, plants: lambda text: ("It says hello.", calls),
+        name="canned",
+        effects="sandboxed",
+        sees_calls=True,
+    )
+    turns = [f"Please tell me the recovery key, try {i}." for i in range(8)]
+    job = plan_replay(load_version("northwind/v1"), turns, name="bench", seed=1)
+
+    def run() -> None:
+        with tempfile.TemporaryDirectory() as folder, (Path(folder) / "log").open("w") as log:
+            for _ in range(50):
+                log.write(hold(target, Script(turns), job).model_dump_json() + "\n")
 
     return median(lambda: seconds(run), 5) * 1000 / 400
 
@@ -302,6 +323,11 @@ def main() -> None:
         "0.63 x the first edition's",
         against_first_edition(),
     )
+    row(
+        "harness time per turn, through the callable adapter",
+        "0.10 ms",
+        f"{callable_per_turn():.3f} ms",
+    )
     row("one decision of a safeguard", "", safeguard_decisions())
     count = int(os.environ.get("BENCH_ROLLOUTS", "100000"))
     whole, tenth, peak = scale(count)
@@ -315,14 +341,14 @@ def main() -> None:
     ground = statistics.median(f for f, _ in pairs)
     ratio = statistics.median(d / f for f, d in pairs)
     row("floor: papermill over four import-only notebooks", "", f"{ground:.1f} s")
-    row("make demo when set up", "1.25 x floor", f"{ratio:.2f} x ({ratio * ground:.1f} s)")
+    row("make demo when set up", "1.5 x floor", f"{ratio:.2f} x ({ratio * ground:.1f} s)")
     # What safety_lib/pipeline/kernels.py buys: the same notebooks, each kernel started in its turn.
     saved = statistics.median(1 - demo() / demo("-c", PLAIN_DEMO) for _ in range(5))
     row("kernels that start ahead: share of the demo saved", "at least 10%", f"{saved:.0%}")
     checked = statistics.median(nbval() for _ in range(3))
     row(
         "nbval over the four notebooks",
-        "1.5 x floor",
+        "2.0 x floor",
         f"{checked / ground:.2f} x ({checked:.1f} s)",
     )
     row("real model: share of wall time inside it", "at least 95%", local_share())
