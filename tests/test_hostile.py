@@ -21,8 +21,8 @@ from safety_lib.adapters.callables import from_callable
 from safety_lib.adapters.over_http import HttpShape, over_http
 from safety_lib.adapters.recorder import CallRecorder
 from safety_lib.records import ErrorEvent, Plant, Trajectory
-from safety_lib.rollout.campaign import run_campaign
-from safety_lib.rollout.conversation import connected, plan_attack, plan_replay
+from safety_lib.rollout.campaign import JournalError, Run, run_campaign
+from safety_lib.rollout.conversation import plan_replay
 from safety_lib.rollout.permission import LiveTargetError, live_allowed
 from safety_lib.stress.discovery import discover
 from safety_lib.world import PACKAGED, WorldError, load_version, load_world, world_of
@@ -258,17 +258,47 @@ def test_two_worlds_of_one_name_do_not_meet(desk: Path, tmp_path: Path) -> None:
         world_of(load_world(desk).version("v1"), load_world(other).version("v2"))
 
 
+class Killed(Exception):
+    pass
+
+
+def half_done(desk: Path, runs: Path) -> str:
+    """Discover in a world until somebody kills it, and return what its journal holds."""
+    world = load_world(desk)
+    left = iter(range(3))
+
+    def kill(_: Trajectory) -> None:
+        if next(left, None) is None:
+            raise Killed
+
+    with pytest.raises(Killed):
+        discover(
+            world.version("v1"), world.version("v2"), Run(progress=kill), rollouts=4, journal=runs
+        )
+    (path,) = runs.glob("*.jsonl")
+    return path.read_text(encoding="utf-8")
+
+
 def test_no_artifact_or_journal_says_where_the_world_stands(desk: Path, tmp_path: Path) -> None:
     world = load_world(desk)
     found = discover(world.version("v1"), world.version("v2"), rollouts=4)
-    rollouts = [plan_attack(world.version("v2"), s, "adaptive", 7, 4) for s in world.scenarios]
-    assert len(list(run_campaign(rollouts, journal=tmp_path / "j.jsonl"))) > 0
-    written = (tmp_path / "j.jsonl").read_text(encoding="utf-8")
-    assert len(written.splitlines()) == 1 + len(rollouts)
-    for text in (found.artifact().model_dump_json(), written):
+    for text in (found.artifact().model_dump_json(), half_done(desk, tmp_path / "runs")):
         assert str(tmp_path) not in text
-    assert connected(world.version("v1")).name == "desk"
-    assert FILES.keys() == world.files.keys()
+
+
+@pytest.mark.parametrize("file", FILES)
+def test_discovery_that_goes_on_after_an_edit_is_refused(
+    desk: Path, tmp_path: Path, file: str
+) -> None:
+    runs = tmp_path / "runs"
+    before = half_done(desk, runs)
+    edited = write_desk(tmp_path / "again" / "desk")
+    change = ("patience: ", "patience: 1") if file == "versions/v1.yaml" else ("\n", "\n# edited\n")
+    edit(edited, file, *change)
+    world = load_world(edited)
+    with pytest.raises(JournalError, match=f"was written before {file} of the world desk changed"):
+        discover(world.version("v1"), world.version("v2"), rollouts=4, journal=runs)
+    assert [path.read_text(encoding="utf-8") for path in runs.iterdir()] == [before]
 
 
 # --------------------------------------------------------------------------- over a network

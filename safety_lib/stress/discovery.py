@@ -289,13 +289,11 @@ def discover(
         return done
 
     def planned(batch: Sequence[Rollout]) -> tuple[Trajectory, ...]:
-        return held(
-            batch, [(j.rollout_id, j.version.sha256, j.seed, j.max_turns, j.turns) for j in batch]
-        )
+        return held(batch, [(j.rollout_id, j.seed, j.max_turns, j.turns) for j in batch])
 
     if attacker == "search":
         chosen = chain.from_iterable(_search(v, rollouts, turns, seed, told) for v in versions)
-        identity = ["search", [v.sha256 for v in versions], rollouts, turns, seed]
+        identity = ["search", [v.version for v in versions], rollouts, turns, seed]
         attacks = held(chosen, identity, one_by_one=True)
     else:
         make_attacker(attacker, plan[0][0], seed)  # an unknown name stops here, before a journal
@@ -379,4 +377,5 @@ def _summary(
 
 
 def _plan_hash(identity: object, model: str, world: World) -> str:
+    # Names alone: a run that goes on after an edit has to meet its journal, which refuses it.
     return sha256_of([model, world.name, identity])[:16]
