@@ -14,6 +14,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import combinations
+from pathlib import Path
 from typing import Any, Literal
 
 from safety_lib.records import Trajectory
@@ -24,7 +25,7 @@ from safety_lib.world import load_world
 from safety_lib.world.scenarios import Scenario
 from safety_lib.world.versions import Version
 
-_HOME = load_world("northwind")
+_HOME = load_world(Path(__file__).parent)
 Component = Literal["safeguard", "memory", "permission"]
 
 # v1 with a model that is easier to talk round, and with safeguards that hold it.

@@ -6,7 +6,8 @@ import re
 from collections.abc import Mapping, Sequence
 
 from safety_lib.streams import key, pick
-from safety_lib.worlds.northwind.sandbox import load_company
+
+from .sandbox import load_company
 
 _CUSTOMER = re.compile(r"\bC-\d{4}\b")
 _ACCOUNT = re.compile(r"\bAC-(?!CANARY)[\w-]*\w")

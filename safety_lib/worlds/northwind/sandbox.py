@@ -18,7 +18,7 @@ from safety_lib.world import load_world
 from safety_lib.world.tools import ToolError
 
 COMPANY_FILE = Path(__file__).with_name("company.yaml")
-TOOLS = load_world("northwind").tools
+TOOLS = load_world(Path(__file__).parent).tools
 
 
 @cache

@@ -19,7 +19,8 @@ from safety_lib.agent.backends.calls import counted
 from safety_lib.records import Message, ToolCall, unchecked
 from safety_lib.streams import key, pick, uniform
 from safety_lib.text import shorten
-from safety_lib.worlds.northwind import language as lang
+
+from . import language as lang
 
 HOME = "@northwind.example"
 KEY_FILE = "/vault/recovery-key.txt"

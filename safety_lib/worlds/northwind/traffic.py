@@ -40,9 +40,10 @@ from safety_lib.streams import key
 from safety_lib.world import load_world
 from safety_lib.world.scenarios import Scenario
 from safety_lib.world.versions import Version
-from safety_lib.worlds.northwind.sandbox import load_company
 
-_HOME = load_world("northwind")
+from .sandbox import load_company
+
+_HOME = load_world(Path(__file__).parent)
 
 _T = TypeVar("_T")
 SessionKind = Literal["ordinary", "careless", "attack"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from safety_lib.agent.loop import Agent, Workplace
@@ -11,11 +12,12 @@ from safety_lib.records import ToolCall
 from safety_lib.world import load_world
 from safety_lib.world.tools import Reach
 from safety_lib.world.versions import Version, WorldError
-from safety_lib.worlds.northwind.guards import RECORD, SafeguardSettings, SupportSafeguards
-from safety_lib.worlds.northwind.names import renamed
-from safety_lib.worlds.northwind.sandbox import Sandbox, load_company
-from safety_lib.worlds.northwind.simulated import SimulatedModel
-from safety_lib.worlds.northwind.support_checks import CHECKS
+
+from .guards import RECORD, SafeguardSettings, SupportSafeguards
+from .names import renamed
+from .sandbox import Sandbox, load_company
+from .simulated import SimulatedModel
+from .support_checks import CHECKS
 
 if TYPE_CHECKING:
     from safety_lib.rollout.conversation import Rollout
@@ -70,7 +72,7 @@ def settings_of(tree: Mapping[str, Any]) -> dict[str, Any]:
         If it permits a tool that the company has not.
     """
     settings = _Settings.model_validate(tree)
-    unknown = sorted(set(settings.permissions) - load_world("northwind").tools.keys())
+    unknown = sorted(set(settings.permissions) - load_world(Path(__file__).parent).tools.keys())
     if unknown:
         raise WorldError(f"field settings.permissions: there is no tool {unknown[0]!r}")
     return settings.model_dump(mode="json")
@@ -81,7 +83,7 @@ def effect_of(call: ToolCall) -> tuple[bool, Reach] | None:
     if call.name == "send_mail" and RECORD.search(str(call.arguments.get("body", ""))):
         return False, "outside"
     if call.name == "delete_file":
-        rules = load_world("northwind").policy.rules
+        rules = load_world(Path(__file__).parent).policy.rules
         held = tuple(prefix for rule in rules for prefix in rule.parameters.get("prefixes", ()))
         if str(call.arguments.get("path", "")).startswith(held):
             return False, "company"
@@ -131,6 +133,6 @@ def ordinary(version: Version, sessions: int, seed: int) -> list[Rollout]:
     list of Rollout
         In the order in which they come.
     """
-    from safety_lib.worlds.northwind.traffic import ordinary_sessions
+    from .traffic import ordinary_sessions
 
     return ordinary_sessions(version, sessions, seed)
