@@ -9,19 +9,21 @@
             return create_react_agent(chat_model(version.settings), desk_tools(plants))
         return from_langgraph(make_graph, name="desk", effects="sandboxed")
 
-The graph has a state with ``messages``. The calls of a turn are those of its new messages: what the
-model proposed, with what the tools gave back. A proposed call that nothing came back for is not
-known to have run, and its conversation is an error; so is one that waits for a person. A graph with
-a checkpointer keeps its own history, else the history is handed to it each turn. Nothing is sent to
-a tracing service unless the graph's own environment asks for that.
+The graph has a state with ``messages``. The calls of a turn are those of the messages that were new
+in any of its steps, also of graphs inside it and of messages that the graph took out again, and
+those of LangChain tools that ran without a message. A call that nothing came back for is not known
+to have run, and its conversation is an error; so is one that waits for a person. A graph with a
+checkpointer keeps its own history, else the history is handed to it each turn. Nothing is sent to a
+tracing service, whatever the environment says: it would hold what the attacks made the agent say.
 """
 
 from __future__ import annotations
 
 import inspect
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from itertools import count
-from typing import Any
+from typing import Any, NamedTuple
 
 from safety_lib.adapters.callables import from_callable
 from safety_lib.adapters.reading import calls_of
@@ -101,38 +103,111 @@ class _Thread:
         self._keeps_history = getattr(graph, "checkpointer", None) not in (None, False)
         self._config = {"recursion_limit": limit, "configurable": {"thread_id": name}}
         self._messages: list[Any] = []
+        self._seen: set[Any] = set()
 
     async def send(self, text: str) -> Heard:
         from langgraph.errors import GraphRecursionError
+        from langsmith.run_helpers import tracing_context
 
         said: list[Any] = [{"role": "user", "content": text}]
-        before = len(self._messages)
         given = said if self._keeps_history else [*self._messages, *said]
-        ended = ""
+        new: list[dict[str, Any]] = []
+        ran = _tools_that_ran(new)
+        ended, own = "", len(self._messages)
+        config = {**self._config, "callbacks": [ran]}
         try:
-            async for state in self._graph.astream(
-                {"messages": given}, self._config, stream_mode="values"
-            ):
-                if state.get("__interrupt__"):
-                    raise TargetError(
-                        "interrupted", "the graph waits for a person, and there is none here"
-                    )
-                self._messages = list(state.get("messages", ()))
+            with tracing_context(enabled=False):
+                async for place, state in self._graph.astream(
+                    {"messages": given}, config, stream_mode="values", subgraphs=True
+                ):
+                    self._note(place, state, new)
         except GraphRecursionError:
             ended = "step_limit"
         except TargetError:
             raise
         except Exception as error:
             raise trouble_of(error) or error from None
-        new = [message.model_dump(mode="json") for message in self._messages[before:]]
-        answers = [message for message in new if message["type"] == "ai"]
-        calls = calls_of_messages(new, cut=bool(ended))
-        reply = text_of_content(answers[-1]["content"]) if answers and not ended else ""
-        return Heard(reply, calls, ended, model_calls=max(1, len(answers)))
+        calls = calls_of_messages(new, ran.runs, cut=bool(ended))
+        answers = [m for m in self._messages[own:] or self._messages[-1:] if m.type == "ai"]
+        reply = text_of_content(answers[-1].content) if answers and not ended else ""
+        asked = sum(message["type"] == "ai" for message in new)
+        return Heard(reply, calls, ended, model_calls=max(1, asked))
+
+    def _note(self, place: Sequence[str], state: Any, new: list[dict[str, Any]]) -> None:
+        """Note the messages of a step that no step before it had."""
+        held = state if isinstance(state, Mapping) else getattr(state, "__dict__", {})
+        if not place and held.get("__interrupt__"):
+            raise TargetError("interrupted", "the graph waits for a person, and there is none here")
+        messages = [m for m in held.get("messages") or () if hasattr(m, "model_dump")]
+        if not place:
+            self._messages = messages
+        nameless: Counter[str] = Counter()
+        for message in messages:
+            key = message.id
+            if key is None:
+                if place:  # a graph inside was handed it, or its tools are seen as they run
+                    continue
+                written = message.model_dump_json()
+                nameless[written] += 1
+                key = (written, nameless[written])
+            if key not in self._seen:
+                self._seen.add(key)
+                new.append(message.model_dump(mode="json"))
+
+
+class ToolRun(NamedTuple):
+    """A tool that LangChain ran: how many messages were new before it, and what came of it."""
+
+    after: int
+    id: str | None
+    name: str
+    arguments: dict[str, Any]
+    result: str | None = None
+    failed: bool = False
+
+
+def _tools_that_ran(new: Sequence[Any]) -> Any:
+    """Return a callback handler that keeps, as ``runs``, each tool that LangChain runs."""
+    from langchain_core.callbacks import BaseCallbackHandler
+
+    class ToolsThatRan(BaseCallbackHandler):  # type: ignore[misc]
+        run_inline = True  # in the order in which they start, not in that of a pool's threads
+
+        def __init__(self) -> None:
+            self._runs: dict[Any, ToolRun] = {}
+
+        @property
+        def runs(self) -> tuple[ToolRun, ...]:
+            return tuple(self._runs.values())
+
+        def on_tool_start(self, serialized: Any, input_str: str, **told: Any) -> None:
+            arguments = told.get("inputs")
+            self._runs[told["run_id"]] = ToolRun(
+                len(new),
+                told.get("tool_call_id"),
+                str((serialized or {}).get("name") or told.get("name")),
+                arguments if isinstance(arguments, dict) else {"input": input_str},
+            )
+
+        def on_tool_end(self, output: Any, **told: Any) -> None:
+            run = self._runs[told["run_id"]]
+            content = getattr(output, "content", output)
+            said = text_of_content(content) if isinstance(content, str | list) else str(content)
+            failed = getattr(output, "status", "") == "error"
+            self._runs[told["run_id"]] = run._replace(
+                id=run.id or getattr(output, "tool_call_id", None), result=said, failed=failed
+            )
+
+        def on_tool_error(self, error: BaseException, **told: Any) -> None:
+            run = self._runs[told["run_id"]]
+            said = f"{type(error).__name__}: {error}"
+            self._runs[told["run_id"]] = run._replace(result=said, failed=True)
+
+    return ToolsThatRan()
 
 
 def calls_of_messages(
-    messages: Sequence[Mapping[str, Any]], *, cut: bool = False
+    messages: Sequence[Mapping[str, Any]], runs: Sequence[ToolRun] = (), *, cut: bool = False
 ) -> tuple[Called, ...]:
     """Return the tool calls of a turn, in the order in which they were proposed.
 
@@ -140,6 +215,8 @@ def calls_of_messages(
     ----------
     messages : sequence of Mapping
         The new messages of the turn, as LangChain's messages dump themselves.
+    runs : sequence of ToolRun, optional
+        The tools that LangChain ran meanwhile: one without a message is a call as well.
     cut : bool, optional
         Whether the turn was cut off: calls that were still to run are then left out.
 
@@ -161,25 +238,59 @@ def calls_of_messages(
     >>> calls_of_messages([asked, told])
     (Called(name='refund', arguments={'amount': 20}, result='done', status='executed'),)
     """
-    answers = {m["tool_call_id"]: m for m in messages if m["type"] == "tool"}
-    found = []
+    answers: dict[Any, list[Mapping[str, Any]]] = {}
     for message in messages:
+        if message["type"] == "tool":
+            answers.setdefault(message["tool_call_id"], []).append(message)
+    left = list(runs)
+    found: list[tuple[int, dict[str, Any]]] = []
+    for place, message in enumerate(messages, start=1):
         for call in message.get("tool_calls") or ():
-            answer = answers.get(call["id"])
-            if answer is None and cut:
+            run = _run_of(call, left)
+            if run is not None:
+                left.remove(run)
+            told = _answer_to(call, answers.get(call["id"], []))
+            if told is not None:
+                said, failed = text_of_content(told["content"]), told.get("status") == "error"
+            elif run is not None and run.result is not None:
+                said, failed = run.result, run.failed
+            elif cut and run is None:
                 continue
-            if answer is None:
+            else:
                 raise TargetError("unseen_calls", f"nothing came back for a call of {call['name']}")
-            failed = answer.get("status") == "error"
-            found.append(
-                {
-                    "name": call["name"],
-                    "arguments": call["args"],
-                    "result": text_of_content(answer["content"]),
-                    "status": "failed" if failed else "executed",
-                }
-            )
-    return calls_of(found)
+            found.append((place, _told(call["name"], call["args"], said, failed)))
+    for run in left:
+        if run.result is None:
+            raise TargetError("unseen_calls", f"nothing came back for a call of {run.name}")
+        found.append((run.after, _told(run.name, run.arguments, run.result, run.failed)))
+    return calls_of([call for _, call in sorted(found, key=lambda pair: pair[0])])
+
+
+def _run_of(call: Mapping[str, Any], runs: Sequence[ToolRun]) -> ToolRun | None:
+    """Return the run that a proposed call led to: the one with its id, or the first like it."""
+    named = (run for run in runs if run.id is not None and run.id == call["id"])
+    alike = (
+        run
+        for run in runs
+        if run.id is None and (run.name, run.arguments) == (call["name"], call["args"])
+    )
+    return next(named, None) or next(alike, None)
+
+
+def _answer_to(
+    call: Mapping[str, Any], answers: list[Mapping[str, Any]]
+) -> Mapping[str, Any] | None:
+    """Take a call's answer from those of its id, which may be used twice."""
+    for answer in answers:
+        if answer.get("name") in (None, call["name"]):
+            answers.remove(answer)
+            return answer
+    return None
+
+
+def _told(name: str, arguments: Any, result: str, failed: bool) -> dict[str, Any]:
+    status = "failed" if failed else "executed"
+    return {"name": name, "arguments": arguments, "result": result, "status": status}
 
 
 def text_of_content(content: Any) -> str:

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from importlib.metadata import version
 from pathlib import Path
+from threading import Thread
+from time import sleep
 from typing import Annotated, Any, TypedDict
 
 import pytest
@@ -16,10 +19,13 @@ from safety_lib.world.target import TargetError
 
 pytest.importorskip("langgraph", reason="LangGraph is not installed")
 
-from langchain_core.messages import AIMessage, HumanMessage, ToolMessage
+from langchain_core.messages import AIMessage, HumanMessage, RemoveMessage, ToolMessage
+from langchain_core.tools import tool
+from langchain_core.tracers.langchain import wait_for_all_tracers
 from langgraph.checkpoint.memory import InMemorySaver
 from langgraph.graph import END, START, StateGraph
-from langgraph.graph.message import add_messages
+from langgraph.graph.message import REMOVE_ALL_MESSAGES, add_messages
+from langgraph.prebuilt import ToolNode
 from langgraph.types import interrupt
 
 STORED = Path(__file__).parent.parent / "data" / "langgraph.json"
@@ -149,6 +155,106 @@ def test_a_graph_that_waits_for_a_person_is_an_error() -> None:
 def test_a_graph_that_breaks_is_an_error() -> None:
     with pytest.raises(TargetError, match="agent_error"):
         talk_with(graph_of(Fixed(), refund)).send("Hi")
+
+
+@tool
+def pay(booking: str) -> str:
+    """Pay money back."""
+    return f"{booking} paid"
+
+
+@tool
+def ask_desk(question: str) -> str:
+    """Let a graph of its own look after it."""
+    inner = steps_of([pay], "pay", {"booking": question})
+    return str(inner.invoke({"messages": [("user", question)]})["messages"][-1].content)
+
+
+@tool
+def ask_quietly(question: str) -> str:
+    """Use another tool and say nothing of it in any message."""
+    return f"desk: {pay.invoke({'booking': question})}"
+
+
+def steps_of(tools: Any, name: str, arguments: Any, tail: Any = None) -> Any:
+    """A graph that calls one tool and then says what it said; its call ids are used again."""
+
+    def ask(state: State) -> dict[str, Any]:
+        last = state["messages"][-1]
+        if isinstance(last, ToolMessage):
+            return {"messages": [AIMessage(f"Done: {last.content}")]}
+        return {
+            "messages": [AIMessage("", tool_calls=[{"name": name, "args": arguments, "id": "c"}])]
+        }
+
+    made = StateGraph(State)
+    made.add_node("ask", ask)
+    made.add_node("act", ToolNode(tools))
+    made.add_node("tail", tail or (lambda state: {}))
+    made.add_edge(START, "ask")
+    made.add_conditional_edges("ask", lambda s: "act" if s["messages"][-1].tool_calls else "tail")
+    made.add_edge("act", "ask")
+    made.add_edge("tail", END)
+    return made.compile()
+
+
+def test_the_calls_of_messages_that_a_graph_takes_out_again_are_seen() -> None:
+    def tail(state: State) -> dict[str, Any]:
+        return {"messages": [RemoveMessage(id=REMOVE_ALL_MESSAGES), state["messages"][-1]]}
+
+    talk = talk_with(steps_of([pay], "pay", {"booking": "AB"}, tail))
+    for _ in range(2):
+        heard = talk.send("Pay")
+        assert [(c.name, c.result) for c in heard.calls] == [("pay", "AB paid")]
+        assert heard.text == "Done: AB paid"
+
+
+@pytest.mark.parametrize(("outer", "inner"), [(ask_desk, "Done: "), (ask_quietly, "desk: ")])
+def test_the_calls_that_a_tool_makes_are_seen(outer: Any, inner: str) -> None:
+    talk = talk_with(steps_of([outer], outer.name, {"question": "AB"}))
+    heard = talk.send("Pay")
+    assert [(c.name, c.arguments, c.result) for c in heard.calls] == [
+        (outer.name, {"question": "AB"}, f"{inner}AB paid"),
+        ("pay", {"booking": "AB"}, "AB paid"),
+    ]
+
+
+def test_nothing_reaches_a_tracing_service(monkeypatch: pytest.MonkeyPatch) -> None:
+    sent: list[str] = []
+
+    class Service(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            sent.append(self.path)
+            self.rfile.read(int(self.headers.get("Content-Length") or 0))
+            self.send_response(200)
+            self.send_header("Content-Length", "2")
+            self.end_headers()
+            self.wfile.write(b"{}")
+
+        do_GET = do_PATCH = do_POST
+
+        def log_message(self, *_: Any) -> None:
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Service) as server:
+        Thread(target=server.serve_forever, daemon=True).start()
+        place = f"http://127.0.0.1:{server.server_address[1]}"
+        monkeypatch.setenv("LANGSMITH_TRACING", "true")
+        monkeypatch.setenv("LANGSMITH_API_KEY", "none")
+        monkeypatch.setenv("LANGSMITH_ENDPOINT", place)
+        graph = steps_of([pay], "pay", {"booking": "AB"})
+        talk_with(graph).send("Pay")
+        wait_for_all_tracers()
+        assert sent == []
+        graph.invoke({"messages": [("user", "Pay")]})  # it would have been seen
+        wait_for_all_tracers()
+        for _ in range(100):
+            if sent:
+                break
+            sleep(0.1)
+        wait_for_all_tracers()
+        server.shutdown()
+    assert sent
 
 
 def test_what_langgraph_wrote_is_what_is_stored(request: pytest.FixtureRequest) -> None:
