@@ -25,6 +25,7 @@ import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from concurrent.futures import TimeoutError as NotInTime
+from operator import methodcaller
 from typing import Any
 
 from pydantic import Field, model_validator
@@ -136,13 +137,20 @@ class McpToolbox:
 
     def tools(self) -> dict[str, dict[str, Any]]:
         """Return what the server lists: name to description and JSON schema of the arguments."""
-        listed = self._session.ask(lambda client: client.list_tools())
+        listed: list[Any] = []
+        cursor: str | None = None
+        while True:  # a large server lists page by page
+            page = self._session.ask(methodcaller("list_tools", cursor=cursor))
+            listed += page.tools
+            cursor = getattr(page, "next_cursor", None) or getattr(page, "nextCursor", None)
+            if not cursor:
+                break
         return {
             tool.name: {
                 "description": tool.description or "",
                 "schema": getattr(tool, "input_schema", None) or getattr(tool, "inputSchema", {}),
             }
-            for tool in listed.tools
+            for tool in listed
         }
 
     def close(self) -> None:

@@ -187,6 +187,32 @@ def test_a_skeleton_leaves_open_what_only_a_person_knows() -> None:
     assert "default" in tree["refund"]["arguments"]["approval"]
 
 
+PAGED = """
+import asyncio
+from mcp.server.lowlevel import Server
+from mcp.server.stdio import stdio_server
+from mcp.types import ListToolsResult, Tool
+
+async def listed(ctx, params):
+    page = int(params.cursor) if params and params.cursor else 0
+    tool = Tool(name=f"tool_{page}", inputSchema={"type": "object"})
+    return ListToolsResult(tools=[tool], nextCursor=str(page + 1) if page < 2 else None)
+
+async def main():
+    server = Server("paged", on_list_tools=listed)
+    async with stdio_server() as (read, write):
+        await server.run(read, write, server.create_initialization_options())
+
+asyncio.run(main())
+"""
+
+
+def test_a_skeleton_holds_the_tools_of_every_page(tmp_path: Path) -> None:
+    (tmp_path / "paged.py").write_text(PAGED, encoding="utf-8")
+    server = McpServer(command=(sys.executable, str(tmp_path / "paged.py")))
+    assert list(yaml.safe_load(tools_skeleton(server))) == ["tool_0", "tool_1", "tool_2"]
+
+
 def test_what_is_live_and_final_is_held_back() -> None:
     workplace = mcp_workplace(STDIO, effects="live")
     assert workplace.effects == "live"
