@@ -175,6 +175,62 @@ def test_too_many_steps_are_a_step_limit() -> None:
     assert (heard.ended, len(heard.calls)) == ("step_limit", 3)
 
 
+def test_the_calls_of_an_agent_that_is_a_tool_are_seen() -> None:
+    inner = agents.Agent(
+        name="desk", model=Fixed(call("refund", amount=5), "Paid."), tools=[refund]
+    )
+    model = Fixed(call("ask_desk", input="Pay"), "Done.")
+    tool = inner.as_tool(tool_name="ask_desk", tool_description="Asks the desk.")
+    heard = held(agents.Agent(name="a", model=model, tools=[tool]), "Pay")
+    assert [(c.name, c.result) for c in heard.calls] == [
+        ("ask_desk", "Paid."),
+        ("refund", "5 paid"),
+    ]
+
+
+def test_the_calls_after_a_handoff_are_seen_and_the_next_turn_is_its_agents() -> None:
+    model = Fixed("Hello.", call("refund", amount=5), "Paid.")
+    desk = agents.Agent(name="desk", model=model, tools=[refund])
+    front = agents.Agent(name="front", model=Fixed(call("transfer_to_desk")), handoffs=[desk])
+    heard = held(front, "Hi", "Pay")
+    assert heard.text == "Paid."
+    assert [(c.name, c.result) for c in heard.calls] == [("refund", "5 paid")]
+
+
+def test_a_call_that_its_own_guardrail_turns_away_is_blocked() -> None:
+    @agents.tool_input_guardrail
+    def never(data: Any) -> Any:
+        return agents.ToolGuardrailFunctionOutput.reject_content("not today")
+
+    @agents.function_tool(tool_input_guardrails=[never])
+    def wire(amount: int) -> str:
+        """Send money."""
+        raise AssertionError("it ran")
+
+    model = Fixed(call("wire", amount=5), "No.")
+    heard = held(agents.Agent(name="a", model=model, tools=[wire]), "Pay")
+    assert [(c.name, c.status, c.result) for c in heard.calls] == [("wire", "blocked", "not today")]
+
+
+def test_no_trace_leaves_the_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    sent: list[Any] = []
+    exporter = agents.tracing.processors.BackendSpanExporter
+    monkeypatch.setattr(exporter, "export", lambda self, items: sent.extend(items))
+    ear = agents.tracing.processors.BatchTraceProcessor(exporter(api_key="none"))
+    agents.set_trace_processors([ear])
+    agents.set_tracing_disabled(False)
+    agent = agents.Agent(name="a", model=Fixed(call("refund", amount=5), "Done."), tools=[refund])
+    heard = held(agent, "Pay", run_config=agents.RunConfig(tracing_disabled=True))
+    ear.force_flush()
+    assert (len(heard.calls), sent) == (1, [])
+    agents.set_trace_processors([ear])
+    agents.set_tracing_disabled(False)
+    agent.model = Fixed("Hello.")
+    agents.Runner.run_sync(agent, "Hi")
+    ear.force_flush()
+    assert sent  # it would have been seen
+
+
 def test_an_agent_that_breaks_is_an_error() -> None:
     class Broken(Fixed):
         def step(self, said: Any) -> Any:
