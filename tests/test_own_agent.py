@@ -10,13 +10,15 @@ import pytest
 
 from safety_lib.__main__ import main
 from safety_lib.artifacts import read_artifact
-from safety_lib.records import GateReport, StressFailures
+from safety_lib.records import GateReport, IncidentReport, StressFailures
 
 ROOT = Path(__file__).resolve().parent.parent
 SECTION = (ROOT / "README.md").read_text(encoding="utf-8").split("## Your own agent\n")[1]
 SECTION = SECTION.split("\n## ")[0]
 FILES = dict(re.findall(r"```(?:python|yaml)\n# (desk/\S+)\n(.*?)```", SECTION, re.DOTALL))
-COMMANDS = re.findall(r"^python -m safety_lib (.*?)(?:;.*)?$", SECTION, re.MULTILINE)
+COMMANDS = re.findall(r"^python -m safety_lib (.*)$", SECTION, re.MULTILINE)
+(CHAT,) = re.findall(r"```json\n(.*?)```", SECTION, re.DOTALL)
+(REPLAY,) = re.findall(r"`safety_lib (replay .*?)`", SECTION)
 
 
 @pytest.fixture(scope="module")
@@ -29,7 +31,7 @@ def judged(tmp_path_factory: pytest.TempPathFactory) -> Path:
         path.write_text(text, encoding="utf-8")
     with pytest.MonkeyPatch.context() as here:
         here.chdir(folder)
-        codes = [main(shlex.split(command)) for command in COMMANDS]
+        codes = [main(shlex.split(command, comments=True)) for command in COMMANDS]
     assert codes[:2] == [0, 0]
     assert codes[2] in (1, 2)
     return folder / "artifacts" / "desk"
@@ -37,7 +39,7 @@ def judged(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_what_stands_beside_the_agent_is_at_most_forty_lines() -> None:
     beside = [text for name, text in FILES.items() if name != "desk/agent.py"]
-    assert len(beside) == 6
+    assert len(beside) == 7
     assert sum(bool(line.strip()) for text in beside for line in text.splitlines()) <= 40
 
 
@@ -57,3 +59,14 @@ def test_both_rules_were_broken_one_of_them_over_several_turns(judged: Path) -> 
     found = read_artifact(judged, StressFailures)
     assert {failure.rule_id for failure in found.failures} == {"large_refund", "refunds_add_up"}
     assert any(f.delayed for f in found.failures if f.rule_id == "refunds_add_up")
+
+
+def test_a_conversation_as_chat_messages_is_enough_of_an_incident(
+    judged: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(judged.parent.parent)
+    Path("chat.jsonl").write_text(CHAT, encoding="utf-8")
+    assert main(shlex.split(REPLAY)) == 0
+    report = read_artifact(judged, IncidentReport)
+    assert (report.rule_id, report.root_cause) == ("large_refund", "patience")
+    assert report.blast_radius is None

@@ -339,7 +339,10 @@ class World(Shown):
             If there is none.
         """
         if REFERENCE not in self.releases:
-            raise self.fault(f"versions/{REFERENCE}.yaml", "is missing; every test must pass on it")
+            raise self.fault(
+                f"versions/{REFERENCE}.yaml",
+                "is missing: the most careful agent that you can set up, which every test must pass",
+            )
         return self.version(REFERENCE)
 
     def connect(self, version: Version, model: str = "") -> Target:
