@@ -341,7 +341,7 @@ class World(Shown):
         if REFERENCE not in self.releases:
             raise self.fault(
                 f"versions/{REFERENCE}.yaml",
-                "is missing: the most careful agent that you can set up, which every test must pass",
+                "is missing: the most careful agent that you can set up; what it fails is no test",
             )
         return self.version(REFERENCE)
 
