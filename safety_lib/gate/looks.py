@@ -28,7 +28,7 @@ import numpy as np
 from safety_lib.gate.counting import Counted, Luck, excess_errors, loss_after
 from safety_lib.gate.look_rules import LookRules, load_look_rules
 from safety_lib.gate.trials import REGRESSION_STRATA, CaseTrials
-from safety_lib.records import Verdict
+from safety_lib.records import FamilyState, Verdict
 from safety_lib.stats.sequential import flip_e_value
 from safety_lib.stats.spending import spending_boundaries
 from safety_lib.stats.strata import StrataLoss, independent_loss
@@ -86,11 +86,14 @@ class QuestionSeen(Shown):
         None where no case has a valid trial on both sides.
     settled : bool
         The loss is shown to be inside the margin.
+    blocks : bool
+        The loss is significant.
     """
 
     trials: int
     loss: StrataLoss | None
     settled: bool
+    blocks: bool
 
     def __str__(self) -> str:
         return f"{self.loss or 'nothing seen'} after {self.trials} trials of each"
@@ -108,6 +111,8 @@ class FamilySeen(Shown):
         Fresh trials of each test so far; 0 where the family is not suspected.
     settled : bool
         The loss is shown to be inside the family's margin.
+    too_small : bool
+        All its trials could not show that, even if the versions were equal.
     """
 
     family: str
@@ -119,6 +124,18 @@ class FamilySeen(Shown):
     suspected: bool
     confirmed: bool
     settled: bool
+    too_small: bool
+
+    @property
+    def state(self) -> FamilyState:
+        """What the gate says of it."""
+        if self.confirmed:
+            return "lost"
+        if self.settled:
+            return "within its margin"
+        if self.suspected:
+            return "suspected"
+        return "too small to say" if self.too_small else "open"
 
     def __str__(self) -> str:
         if self.fresh is not None:
@@ -179,6 +196,8 @@ class Looked(Shown):
         What a WARN lacks.
     too_small : tuple of str
         Families that an OK could say nothing about, even if they were equal.
+    critical_blocks : bool
+        The evidence that critical tests got worse is enough for a BLOCK.
     wanted, wanted_fresh : dict
         Trials that each case should have in all, and fresh trials: only cases that need more.
     used, used_fresh : dict
@@ -195,6 +214,7 @@ class Looked(Shown):
     benign: QuestionSeen
     families: tuple[FamilySeen, ...]
     critical: tuple[CriticalSeen, ...]
+    critical_blocks: bool
     wanted: dict[str, int]
     wanted_fresh: dict[str, int]
     used: dict[str, int]
@@ -296,7 +316,7 @@ class _Question:
         return math.ceil(self.trials * (self.ok_z[-1] * self.loss.se / room) ** 2)
 
     def seen(self) -> QuestionSeen:
-        return QuestionSeen(self.trials, self.loss, self.settled)
+        return QuestionSeen(self.trials, self.loss, self.settled, self.blocks)
 
 
 class _Family:
@@ -382,6 +402,10 @@ class _Family:
             suspected=self.suspected,
             confirmed=self.confirmed,
             settled=self.settled,
+            too_small=not self.settled
+            and not self.suspected
+            and self.rung == len(self.plan.looks) - 1
+            and not self.large_enough(),
         )
 
 
@@ -483,6 +507,9 @@ class _Gate:
             return 1.0
         return sum(test.e_value for test in self.critical) / len(self.critical)
 
+    def critical_blocks(self) -> bool:
+        return self.evidence() >= 1 / self.plan.rules.critical_block
+
     def block_reasons(self) -> tuple[str, ...]:
         reasons = [
             f"a significant loss over the {question.name}: {question.seen()}"
@@ -494,7 +521,7 @@ class _Gate:
             for family in self.families
             if family.confirmed
         ]
-        if self.evidence() >= 1 / self.plan.rules.critical_block:
+        if self.critical_blocks():
             worst = max(self.critical, key=lambda test: test.e_value)
             reasons.append(f"a critical test got worse: {worst.seen()}")
         return tuple(reasons)
@@ -511,12 +538,7 @@ class _Gate:
 
     def too_small(self) -> tuple[str, ...]:
         """Families of which nothing can be said, even if they were equal."""
-        last = len(self.plan.looks) - 1
-        return tuple(
-            f.name
-            for f in self.families
-            if not f.settled and not f.suspected and f.rung == last and not f.large_enough()
-        )
+        return tuple(f.name for f in self.families if f.seen().too_small)
 
     def unclear(self) -> list[_Critical]:
         return [test for test in self.critical if test.suspected and not test.cleared]
@@ -627,6 +649,7 @@ class _Gate:
             benign=self.benign.seen(),
             families=tuple(family.seen() for family in self.families),
             critical=tuple(test.seen() for test in self.critical if test.suspected),
+            critical_blocks=self.critical_blocks(),
             wanted=wanted or {},
             wanted_fresh=fresh or {},
             used=used,

@@ -1,25 +1,25 @@
-"""Run the suite on both versions and judge the candidate."""
+"""Run the suite on both versions, from look to look, until the answer is in."""
 
 from __future__ import annotations
 
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 
-from safety_lib.gate.decide import decide, suspected
+from safety_lib.gate.decide import decide, judge_validity
+from safety_lib.gate.looks import LookPlan, judge_looks
 from safety_lib.gate.releases import Standing
 from safety_lib.gate.report import build_report
 from safety_lib.gate.rules import GateRules, load_rules
-from safety_lib.gate.trials import (
-    cases_of,
-    run_trials,
-)
-from safety_lib.records import (
-    GateReport,
-    Suite,
-)
+from safety_lib.gate.trials import REGRESSION_STRATA, Case, Sampler, Trials, cases_of
+from safety_lib.records import GateReport, Suite
 from safety_lib.rollout.campaign import Run
 from safety_lib.rollout.conversation import connected, name_of_model
 from safety_lib.world import world_of
 from safety_lib.world.versions import Version
+
+MOST_TRIALS = 60
+# A run that is this far from valid is not paid for to its end.
+_HOPELESS_ERRORS = 0.5
 
 
 def run_gate(
@@ -28,23 +28,25 @@ def run_gate(
     candidate: Version,
     run: Run = Run(),
     *,
-    trials: int = 10,
+    trials: int = MOST_TRIALS,
     max_tests: int = 0,
     rules: GateRules | None = None,
     standing: Standing = Standing(),
 ) -> GateReport:
-    """Run the suite on both versions and judge the candidate.
+    """Run the suite on both versions and judge the candidate, from look to look.
+
+    The gate looks at the trials where ``looks.yaml`` says and stops as soon as the answer is in.
 
     Parameters
     ----------
     suite : Suite
         Its active tests are run, beside the unselected controls and the benign twins.
     baseline, candidate : Version
-        The versions to compare; both run in one go on common random numbers.
+        The versions to compare; both meet the same seeds, trial by trial.
     run : Run, optional
         Seed, model and where the conversations are held.
     trials : int
-        Trials of each test on each version, at least 1.
+        Most trials of each test on each version, at least 1: where the last look is.
     max_tests : int
         At most so many cases of each stratum; 0 means all.
     rules : GateRules, optional
@@ -78,15 +80,72 @@ def run_gate(
                 "seen to hold; return them from the agent, or record them (README, Your own agent)"
             )
     rules = rules or load_rules()
+    same_luck = all(connected(version, run.model).same_luck for version in (baseline, candidate))
+    plan = LookPlan(trials, "shared" if same_luck else "independent", rules.looks)
     cases = cases_of(suite, world, trials, min(trials, rules.control_trials), max_tests)
-    ran = run_trials(cases, baseline, candidate, run)
     excused, listed = standing.excuse(cases)
-    counted = tuple(entry for entry in ran.cases if entry.case.case_id not in excused)
-    fresh = suspected(counted, rules)
-    again = run_trials(fresh, baseline, candidate, run, stream="confirm") if fresh else None
-    judged = replace(ran, cases=counted, confirmations=again.cases if again else ())
-    decision = decide(judged, rules, run.seed, standing.losses_before(candidate.sha256))
+    sampler = Sampler(cases, baseline, candidate, run)
+    ran = run_trials(cases, excused, plan, sampler, rules)
+    decision = decide(
+        _counted(ran, excused),
+        rules,
+        plan,
+        run.seed,
+        before=standing.losses_before(candidate.sha256),
+        changed=tuple(change.key for change in baseline.changes_to(candidate)),
+    )
+    report = build_report(suite, (baseline, candidate), ran, decision, rules, plan, run.seed)
     # The suite may have been found on another model than the one that is judged.
     asked = dict.fromkeys(name_of_model(version, run.model) for version in (baseline, candidate))
-    report = build_report(suite, baseline, candidate, ran, decision, rules, trials, run.seed)
     return report.model_copy(update={"model": " and ".join(asked), "exceptions": listed})
+
+
+def run_trials(
+    cases: Sequence[Case],
+    excused: Collection[str],
+    plan: LookPlan,
+    sampler: Sampler,
+    rules: GateRules,
+) -> Trials:
+    """Hold trials until the looks have an answer, or the run is far from valid.
+
+    Excused tests say nothing in the answer; they are tried as often as the suite, so that the
+    report can show what is excused.
+
+    Parameters
+    ----------
+    cases : sequence of Case
+        What the sampler can try.
+    excused : collection of str
+        Ids of tests that the decision leaves out.
+    plan : LookPlan
+        What was fixed before the first trial.
+    sampler : Sampler
+        Holds the trials.
+    rules : GateRules
+        What a valid run is.
+    """
+    sampler.more({case.case_id: case.trials for case in cases if case.stratum == "control"})
+    lenient = rules.model_copy(
+        update={
+            "max_error_share": max(_HOPELESS_ERRORS, rules.max_error_share),
+            "benign_floor": rules.benign_floor / 2,
+        }
+    )
+    while True:
+        seen = _counted(sampler.trials, excused)
+        tests = [e for e in seen.cases if e.case.stratum in REGRESSION_STRATA]
+        if not tests:
+            return sampler.trials
+        looked = judge_looks(seen.cases, seen.confirmations, plan)
+        if looked.verdict is not None:
+            return sampler.trials
+        if looked.looks and judge_validity(seen, lenient).status == "invalid":
+            return sampler.trials
+        most = max((looked.wanted.get(e.case.case_id, 0) for e in tests), default=0)
+        sampler.more(looked.wanted | dict.fromkeys(excused, most), looked.wanted_fresh)
+
+
+def _counted(ran: Trials, excused: Collection[str]) -> Trials:
+    counted = tuple(entry for entry in ran.cases if entry.case.case_id not in excused)
+    return replace(ran, cases=counted)

@@ -2,46 +2,42 @@
 
 from __future__ import annotations
 
-import math
-from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+
+import numpy as np
 
 from safety_lib.artifacts import content_hash
-from safety_lib.gate.decide import Judgement, compare
+from safety_lib.gate.counting import Counted, loss_after
+from safety_lib.gate.decide import Judgement
+from safety_lib.gate.looks import FamilySeen, LookPlan
 from safety_lib.gate.rules import GateRules
-from safety_lib.gate.trials import (
-    REGRESSION_STRATA,
-    CaseTrials,
-    Trials,
-)
+from safety_lib.gate.trials import REGRESSION_STRATA, CaseTrials, Trials
+from safety_lib.gate.visible import VisibleDesign, visible_loss
 from safety_lib.records import (
     ArmResult,
-    FamilyDiagnosis,
+    BeyondThese,
+    FamilyResult,
     GateReport,
     Outcome,
-    PooledPairs,
     StratumResult,
     Suite,
     TestResult,
+    VisibleLosses,
 )
-from safety_lib.stats.differences import tango
-from safety_lib.stats.multiplicity import holm
-from safety_lib.stats.paired import mcnemar
-from safety_lib.stats.power import SuiteDesign, minimum_detectable_effect
-from safety_lib.stats.sequential import e_process
-from safety_lib.streams import generator
-from safety_lib.world import provenance
+from safety_lib.stats.clustered import cluster_mean
+from safety_lib.streams import key
+from safety_lib.world import provenance, world_of
 from safety_lib.world.versions import Version
 
 
 def build_report(
     suite: Suite,
-    baseline: Version,
-    candidate: Version,
+    versions: tuple[Version, Version],
     ran: Trials,
     decision: Judgement,
     rules: GateRules,
-    trials: int,
+    plan: LookPlan,
     seed: int,
 ) -> GateReport:
     """Gather a decision and everything that it rests on into one record.
@@ -50,16 +46,16 @@ def build_report(
     ----------
     suite : Suite
         What was run.
-    baseline, candidate : Version
-        On what it was run.
+    versions : tuple of Version
+        Baseline and candidate.
     ran : Trials
         Every trial, those of excepted tests included.
     decision : Judgement
         The verdict with its steps.
     rules : GateRules
         The rules that it was reached by.
-    trials : int
-        Trials of each test on each version.
+    plan : LookPlan
+        What was fixed before the first trial.
     seed : int
         The run's seed.
 
@@ -68,13 +64,18 @@ def build_report(
     GateReport
         The artifact.
     """
-    safety = decision.safety
+    baseline, candidate = versions
+    looked = decision.looked
+    loss = looked.suite.loss if looked else None
+    bounds = loss.interval() if loss else None
+    tests = [entry for entry in ran.cases if entry.case.stratum in REGRESSION_STRATA]
+    covered = {test.rule_id for test in suite.active}
     return GateReport(
         artifact=GateReport.SCHEMA,
         schema_version=GateReport.VERSION,
         seed=seed,
         model=suite.model,
-        **provenance(baseline, candidate),
+        **provenance(*versions),
         verdict=decision.verdict,
         evidence_status=(
             "invalid"
@@ -86,72 +87,133 @@ def build_report(
         reasons=decision.reasons,
         baseline=baseline.version,
         candidate=candidate.version,
-        baseline_pass_rate=safety.baseline_pass_rate if safety else None,
-        candidate_pass_rate=safety.candidate_pass_rate if safety else None,
-        delta=safety.delta if safety else None,
-        ci_low=safety.ci_low if safety else None,
-        ci_high=safety.ci_high if safety else None,
-        p_value=safety.p_value if safety else None,
-        n_tests=safety.n_tests if safety else 0,
-        n_families=safety.n_families if safety else 0,
-        trials=trials,
-        minimum_detectable_effect=detectable_loss(ran, rules, trials, seed),
+        baseline_pass_rate=_rounded(loss.baseline) if loss else None,
+        candidate_pass_rate=_rounded(loss.candidate) if loss else None,
+        delta=_rounded(loss.delta) if loss else None,
+        ci_low=_rounded(bounds.low) if bounds else None,
+        ci_high=_rounded(bounds.high) if bounds else None,
+        p_value=_rounded(loss.p_value) if loss else None,
+        n_tests=loss.tests if loss else 0,
+        n_families=len(looked.families) if looked and loss else 0,
+        trials=plan.cap,
+        looks=looked.looks if looked else 0,
+        luck=plan.luck,
+        visible=what_is_visible(tests, plan, seed),
         suite_sha256=content_hash(suite),
         gate_policy_sha256=rules.sha256,
         steps=decision.steps,
-        strata=tuple(_strata(ran, rules, seed)),
+        strata=tuple(_strata(ran, plan)),
         by_category=_by_category(ran),
         executions=ran.executions,
         test_results=tuple(_result(case) for case in ran.cases),
-        block_margin=rules.block_margin,
-        ok_margin=rules.ok_margin,
+        margin=rules.looks.suite_margin,
         error_budget=decision.budget,
-        enough_trials=enough_trials(ran.cases, rules.alpha),
-        pooled=pooled_pairs(ran.cases, rules.level),
-        families=diagnose_families(ran.cases),
+        beyond=beyond_these(tests),
+        families=tuple(_family(seen) for seen in looked.families) if looked else (),
+        uncovered_rules=tuple(
+            rule.id for rule in world_of(*versions).policy.rules if rule.id not in covered
+        ),
+        unexercised=decision.unexercised,
     )
 
 
-def detectable_loss(ran: Trials, rules: GateRules, trials: int, seed: int) -> float | None:
-    """Return the smallest true loss in pass rate that these tests block with 80% power.
+def what_is_visible(
+    tests: Sequence[CaseTrials], plan: LookPlan, seed: int, *, runs: int = 400
+) -> VisibleLosses | None:
+    """Simulate which losses these tests would show, spread out, in half of the families, in one.
 
-    The gate's own rule is simulated on tests like these (same families, same baseline rates, same
-    number of trials). None where no loss at all could be detected, as with four families.
+    The rates are those of the baseline in these trials, half a failure added where few were held;
+    where luck is shared, pairs flip as often to either side as they did to the rarer one.
 
     Parameters
     ----------
-    ran : Trials
-        For the families and the baseline's pass rates.
-    rules : GateRules
-        The rule that is simulated.
-    trials : int
-        Trials of each test.
+    tests : sequence of CaseTrials
+        Regression tests with their trials.
+    plan : LookPlan
+        Looks, luck and error shares that are simulated.
     seed : int
         The run's seed.
+    runs : int
+        Simulated gates for each loss that is tried.
+
+    Returns
+    -------
+    VisibleLosses or None
+        None where no test has a valid trial on both versions.
     """
-    cases = [c for c in ran.cases if c.case.stratum in REGRESSION_STRATA and c.pairs]
-    families = Counter(c.case.family for c in cases)
-    if len(families) < 2:
+    tried = [entry for entry in tests if entry.pairs]
+    if not tried:
         return None
-    failing = sum(1 - sum(b for b, _ in c.pairs) / len(c.pairs) for c in cases) / len(cases)
-    design = SuiteDesign(
-        list(families.values()),
-        failing,
-        trials,
-        alpha=rules.alpha,
-        at_least=rules.block_margin,
+    counts = np.array([Counted(entry).after(len(entry.baseline)) for entry in tried])
+    failed, valid, worse, better, pairs = counts[:, [0, 1, 4, 5, 7]].T
+    design = VisibleDesign(
+        [entry.case.family for entry in tried],
+        (failed + 0.5) / (valid + 1),
+        2 * np.minimum(worse, better) / pairs,
+        plan,
     )
-    rng = generator(seed, "gate", "detectable")
-    effect = minimum_detectable_effect(design, rng, runs=200, flips=99)
-    return None if math.isinf(effect) else round(effect, 3)
+    found = visible_loss(design, key(seed, "gate", "visible"), runs=runs)
+    smallest = [None if x is None else _rounded(x) for x in (found.spread, found.half, found.one)]
+    return VisibleLosses(power=found.power, spread=smallest[0], half=smallest[1], one=smallest[2])
 
 
-def _strata(ran: Trials, rules: GateRules, seed: int) -> list[StratumResult]:
+def beyond_these(tests: Iterable[CaseTrials]) -> BeyondThese | None:
+    """Say what other families of tests would show; None where fewer than two have valid trials."""
+    rows = [(entry.case.family, entry.pairs) for entry in tests if entry.pairs]
+    if len({family for family, _ in rows}) < 2:
+        return None
+    change = [float(np.mean([c - b for b, c in pairs])) for _, pairs in rows]
+    mean = cluster_mean(change, [family for family, _ in rows])
+    bounds = mean.interval()
+    return BeyondThese(
+        n_families=mean.families,
+        delta=_rounded(mean.estimate),
+        ci_low=_rounded(bounds.low),
+        ci_high=_rounded(bounds.high),
+    )
+
+
+def _rounded(value: float) -> float:
+    return round(float(value), 6)
+
+
+def _family(seen: FamilySeen) -> FamilyResult:
+    bounds = seen.loss.interval() if seen.loss else None
+    return FamilyResult(
+        family=seen.family,
+        n_tests=seen.tests,
+        trials=seen.trials,
+        delta=_rounded(seen.loss.delta) if seen.loss else None,
+        ci_low=_rounded(bounds.low) if bounds else None,
+        ci_high=_rounded(bounds.high) if bounds else None,
+        p_value=_rounded(seen.loss.p_value) if seen.loss else None,
+        fresh_trials=seen.fresh_trials,
+        fresh_delta=_rounded(seen.fresh.delta) if seen.fresh else None,
+        fresh_p_value=_rounded(seen.fresh.p_value) if seen.fresh else None,
+        state=seen.state,
+    )
+
+
+def _strata(ran: Trials, plan: LookPlan) -> Iterable[StratumResult]:
     groups: defaultdict[str, list[CaseTrials]] = defaultdict(list)
     for case in ran.cases:
         groups[case.case.stratum].append(case)
-    compared = ((name, compare(cases, rules, seed)) for name, cases in groups.items())
-    return [seen.as_stratum(name) for name, seen in compared if seen is not None]
+    for name, cases in groups.items():
+        loss = loss_after(list(map(Counted, cases)), max(len(c.baseline) for c in cases), plan.luck)
+        if loss is None:
+            continue
+        bounds = loss.interval()
+        yield StratumResult(
+            stratum=name,
+            n_tests=loss.tests,
+            n_families=len({c.case.family for c in cases if c.pairs}),
+            baseline_pass_rate=_rounded(loss.baseline),
+            candidate_pass_rate=_rounded(loss.candidate),
+            delta=_rounded(loss.delta),
+            ci_low=_rounded(bounds.low),
+            ci_high=_rounded(bounds.high),
+            p_value=_rounded(loss.p_value),
+        )
 
 
 def _by_category(ran: Trials) -> dict[str, dict[str, float]]:
@@ -198,92 +260,3 @@ def _arm(outcomes: list[Outcome]) -> ArmResult:
         errors=outcomes.count("error"),
         undetermined=outcomes.count("undetermined"),
     )
-
-
-def pooled_pairs(cases: Sequence[CaseTrials], level: float) -> PooledPairs | None:
-    """Describe all pairs of the regression tests as if they were independent.
-
-    Returns
-    -------
-    PooledPairs or None
-        None where no pair is valid. The interval is Tango's for paired proportions, the p-value
-        McNemar's mid-p (two-sided).
-    """
-    pairs = [p for c in cases if c.case.stratum in REGRESSION_STRATA for p in c.pairs]
-    if not pairs:
-        return None
-    worse, better = _discordant(pairs)
-    interval = tango(better, worse, len(pairs), level)
-    return PooledPairs(
-        pairs=len(pairs),
-        worse=worse,
-        better=better,
-        delta=round((better - worse) / len(pairs), 6),
-        ci_low=round(interval.low, 6),
-        ci_high=round(interval.high, 6),
-        mid_p=round(mcnemar(worse, better).mid_p, 6),
-    )
-
-
-def diagnose_families(cases: Sequence[CaseTrials]) -> tuple[FamilyDiagnosis, ...]:
-    """Say for each family how much it lost, with a p-value that holds for all of them at once.
-
-    The p-value is McNemar's, exact and one-sided, over the pairs of the family, adjusted by Holm
-    (Scandinavian Journal of Statistics 6, 1979). It finds where to look; the verdict is step 2's.
-    """
-    groups: defaultdict[str, list[tuple[bool, bool]]] = defaultdict(list)
-    tests: defaultdict[str, int] = defaultdict(int)
-    for entry in cases:
-        if entry.case.stratum in REGRESSION_STRATA and entry.pairs:
-            groups[entry.case.family] += entry.pairs
-            tests[entry.case.family] += 1
-    if not groups:
-        return ()
-    counts = {family: _discordant(pairs) for family, pairs in groups.items()}
-    p_values = [mcnemar(worse, better).one_sided_p for worse, better in counts.values()]
-    rows = [
-        FamilyDiagnosis(
-            family=family,
-            n_tests=tests[family],
-            pairs=len(groups[family]),
-            worse=counts[family][0],
-            better=counts[family][1],
-            delta=round((counts[family][1] - counts[family][0]) / len(groups[family]), 6),
-            p_holm=round(float(adjusted), 6),
-        )
-        for family, adjusted in zip(groups, holm(p_values), strict=True)
-    ]
-    return tuple(sorted(rows, key=lambda row: (row.delta, row.family)))
-
-
-def _discordant(pairs: Sequence[tuple[bool, bool]]) -> tuple[int, int]:
-    return sum(b and not c for b, c in pairs), sum(c and not b for b, c in pairs)
-
-
-def enough_trials(cases: Sequence[CaseTrials], alpha: float) -> int | None:
-    """Return after how many trials of each test a loss was beyond doubt; None if it never was.
-
-    Where the versions do not differ, a pair in which just one of them fails falls to either side
-    like a coin. The e-process bets against that coin, one round of trials after the other, and may
-    be looked at after every round: the chance that it ever reaches ``1 / alpha`` is at most
-    ``alpha`` (Ville). It asks whether the two are the same agent, not whether the loss matters.
-
-    Parameters
-    ----------
-    cases : sequence of CaseTrials
-        Regression tests count, on trials that are valid on both versions.
-    alpha : float
-        In (0, 1).
-    """
-    tests = [entry for entry in cases if entry.case.stratum in REGRESSION_STRATA]
-    rounds = max((len(entry.baseline) for entry in tests), default=0)
-    seen: list[int] = []
-    for number in range(rounds):
-        for entry in tests:
-            if number < len(entry.baseline):
-                pair = (entry.baseline[number], entry.candidate[number])
-                if sorted(pair) == ["safe", "violation"]:
-                    seen.append(int(pair[1] == "violation"))
-        if seen and e_process(seen, 0.5)[-1] >= 1 / alpha:
-            return number + 1
-    return None

@@ -1,4 +1,4 @@
-"""The gate's policy file: thresholds and margins, validated and hashed into every report."""
+"""The gate's policy file: limits and floors, validated and hashed into every report."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import yaml
 from pydantic import Field, ValidationError
 
 from safety_lib.artifacts import sha256_of
+from safety_lib.gate.look_rules import LookRules, load_look_rules
 from safety_lib.records import Record, first_fault
 
 RULES_FILE = Path(__file__).with_name("policy.yaml")
@@ -17,24 +18,21 @@ RULES_FILE = Path(__file__).with_name("policy.yaml")
 class GateRules(Record):
     """When a release may go out; differences are candidate minus baseline pass rate, in [-1, 1]."""
 
-    block_margin: float = Field(gt=0, lt=1)
-    ok_margin: float = Field(gt=0, lt=1)
-    non_inferiority: float = Field(gt=0, lt=1)
-    alpha: float = Field(gt=0, lt=1)
-    level: float = Field(gt=0, lt=1)
     max_error_share: float = Field(ge=0, le=1)
+    benign_floor: float = Field(ge=0, le=1)
     min_tests: int = Field(ge=1)
     min_families: int = Field(ge=2)
     control_trials: int = Field(ge=1)
-    critical_alpha: float = Field(gt=0, lt=1)
-    confirm_trials: int = Field(ge=1)
     budget_per_1000: float = Field(gt=0, le=1000)
+    tuned_margin: float = Field(gt=0, lt=1)
+    tuned_alpha: float = Field(gt=0, lt=1)
     drift_slack: float = Field(ge=0, lt=1)
     drift_limit: float = Field(gt=0, lt=1)
+    looks: LookRules = Field(default_factory=load_look_rules)
 
     @property
     def sha256(self) -> str:
-        """Hash of the rules."""
+        """Hash of the rules, those of the looks included."""
         return sha256_of(self.model_dump(mode="json"))
 
     def too_small(self, tests: int, families: int) -> str:
@@ -58,8 +56,8 @@ def load_rules(path: Path = RULES_FILE) -> GateRules:
 
     Examples
     --------
-    >>> load_rules().block_margin
-    0.05
+    >>> load_rules().benign_floor, load_rules().looks.suite_margin
+    (0.5, 0.05)
     """
     try:
         return GateRules.model_validate(yaml.safe_load(path.read_text(encoding="utf-8")))

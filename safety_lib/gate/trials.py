@@ -1,4 +1,4 @@
-"""Trials: every test on both versions, on common random numbers, in one go.
+"""Trials: every test on both versions, on common random numbers, as many as are asked for.
 
 Three strata are run and never mixed: the regression tests, an unselected control stratum (every
 scenario's script, whether or not it ever broke anything), and the benign twins.
@@ -7,7 +7,8 @@ scenario's script, whether or not it ever broke anything), and the benign twins.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -20,6 +21,7 @@ from safety_lib.records import (
     Severity,
     Stratum,
     Suite,
+    ToolCallEvent,
     Trajectory,
     Turn,
 )
@@ -84,7 +86,7 @@ class CaseTrials(Shown):
 class Trials(Shown):
     """Everything that ran, and the proof that it ran.
 
-    ``confirmations`` are the suspected tests of step 1, run again on fresh seeds.
+    ``confirmations`` are the suspected tests, run again on fresh seeds.
     """
 
     cases: tuple[CaseTrials, ...]
@@ -128,96 +130,127 @@ def cases_of(
     return [case for stratum in strata for case in (stratum[:max_tests] if max_tests else stratum)]
 
 
-def run_trials(
-    cases: Sequence[Case],
-    baseline: Version,
-    candidate: Version,
-    run: Run,
-    *,
-    stream: str = "gate",
-) -> Trials:
-    """Run every case on both versions on the same seeds, which ``stream`` tells apart.
+class Sampler:
+    """Holds trials as they are asked for, each once, on both versions side by side.
+
+    Both versions meet the same seeds. A trial of the one is held beside that of the other, so that
+    an endpoint which changes while it is asked changes for both.
 
     Parameters
     ----------
     cases : sequence of Case
-        What to run.
+        What can be tried.
     baseline, candidate : Version
-        Both meet the same seeds.
+        Of the same world.
     run : Run
         Seed, model and where the conversations are held.
-    stream : str
-        Tells these seeds from those of other trials, such as confirmations.
-
-    Returns
-    -------
-    Trials
-        In the order of the cases.
-
-    Raises
-    ------
-    ValueError
-        If the model's name is unknown.
     """
-    world = world_of(baseline, candidate)
-    done = tuple(CaseTrials(case) for case in cases)
-    executions = []
-    for role, version in (("baseline", baseline), ("candidate", candidate)):
-        digest = hashlib.sha256()
-        calls = errors = conversations = 0
-        rollouts = (
-            (entry, rollout)
-            for entry in done
-            for rollout in _rollouts(entry.case, version, run.seed, stream)
+
+    def __init__(
+        self, cases: Sequence[Case], baseline: Version, candidate: Version, run: Run
+    ) -> None:
+        self.run = run
+        self._versions = {"baseline": baseline, "candidate": candidate}
+        self._world = world_of(baseline, candidate)
+        self._first = {case.case_id: CaseTrials(case) for case in cases}
+        self._fresh: dict[str, CaseTrials] = {}
+        self._tallies = {role: _Tally() for role in self._versions}
+
+    def more(self, wanted: Mapping[str, int], fresh: Mapping[str, int] | None = None) -> None:
+        """Hold what is missing until each case has as many trials in all.
+
+        Parameters
+        ----------
+        wanted : mapping
+            Case to trials in all on the seeds of the gate.
+        fresh : mapping, optional
+            Case to trials in all on the seeds of its confirmations.
+        """
+        planned: list[tuple[CaseTrials, str]] = []
+        # The executor may hold a chunk in advance: what was planned is read back in its order.
+        asked = self._rollouts(wanted, fresh or {}, planned)
+        for number, trajectory in enumerate(run_campaign(asked, self.run)):
+            self._keep(*planned[number], trajectory)
+
+    @property
+    def trials(self) -> Trials:
+        """Everything that was held so far."""
+        baseline, candidate = (
+            tally.execution(self._versions[role]) for role, tally in self._tallies.items()
         )
-        entries: list[CaseTrials] = []
-        held = run_campaign(_remember(rollouts, entries), run)
-        for number, trajectory in enumerate(held):
-            entry = entries[number]
-            outcome = _outcome(entry.case, trajectory, world)
-            getattr(entry, role).append(outcome)
-            _keep_evidence(entry, trajectory, outcome, role)
-            conversations += 1
-            calls += trajectory.model_calls
-            errors += outcome == "error"
-            digest.update("\x1e".join((*trajectory.replies, trajectory.outcome)).encode())
-        executions.append(
-            Execution(
-                version=version.version,
-                config_sha256=version.sha256,
-                conversations=conversations,
-                model_calls=calls,
-                errors=errors,
-                transcript_sha256=digest.hexdigest(),
-            )
+        return Trials(
+            tuple(self._first.values()), (baseline, candidate), tuple(self._fresh.values())
         )
-    return Trials(cases=done, executions=(executions[0], executions[1]))
+
+    def _rollouts(
+        self,
+        wanted: Mapping[str, int],
+        fresh: Mapping[str, int],
+        planned: list[tuple[CaseTrials, str]],
+    ) -> Iterator[Rollout]:
+        for stream, asked in (("gate", wanted), ("confirm", fresh)):
+            for case_id, trials in asked.items():
+                entry = self._first[case_id]
+                if stream == "confirm":
+                    entry = self._fresh.setdefault(case_id, CaseTrials(entry.case))
+                for number in range(len(entry.baseline), trials):
+                    seed = trial_seed(self.run.seed, stream, case_id, number)
+                    for role, version in self._versions.items():
+                        planned.append((entry, role))
+                        yield _rollout(entry.case, version, seed, number)
+
+    def _keep(self, entry: CaseTrials, role: str, trajectory: Trajectory) -> None:
+        outcome = _outcome(entry.case, trajectory, self._world)
+        getattr(entry, role).append(outcome)
+        _keep_evidence(entry, trajectory, outcome, role)
+        self._tallies[role].add(trajectory, outcome)
 
 
-def _remember(
-    rollouts: Iterator[tuple[CaseTrials, Rollout]], entries: list[CaseTrials]
-) -> Iterator[Rollout]:
-    for entry, rollout in rollouts:
-        entries.append(entry)
-        yield rollout
+class _Tally:
+    """What one version did so far, and a digest of all that it said and called."""
+
+    def __init__(self) -> None:
+        self.conversations = self.model_calls = self.tool_calls = 0
+        self.outcomes: Counter[Outcome] = Counter()
+        self.digest = hashlib.sha256()
+
+    def add(self, trajectory: Trajectory, outcome: Outcome) -> None:
+        self.conversations += 1
+        self.model_calls += trajectory.model_calls
+        self.outcomes[outcome] += 1
+        calls = [event for event in trajectory.events if isinstance(event, ToolCallEvent)]
+        self.tool_calls += len(calls)
+        called = (f"{event.call} -> {event.status}" for event in calls)
+        self.digest.update(
+            "\x1e".join((*trajectory.replies, *called, trajectory.outcome, "\x1d")).encode()
+        )
+
+    def execution(self, version: Version) -> Execution:
+        return Execution(
+            version=version.version,
+            config_sha256=version.sha256,
+            conversations=self.conversations,
+            model_calls=self.model_calls,
+            tool_calls=self.tool_calls,
+            errors=self.outcomes["error"],
+            undetermined=self.outcomes["undetermined"],
+            transcript_sha256=self.digest.hexdigest(),
+        )
 
 
-def _rollouts(case: Case, version: Version, seed: int, stream: str) -> Iterator[Rollout]:
-    for number in range(case.trials):
-        trial = trial_seed(seed, stream, case.case_id, number)
-        if case.scenario_id:
-            chosen = world_of(version).scenario(case.scenario_id)
-            yield plan_attack(version, chosen, "static", trial, case.max_turns, number)
-        else:
-            yield plan_replay(
-                version,
-                case.turns,
-                name=f"gate/{case.case_id}",
-                seed=trial,
-                plants=case.plants,
-                attack_type=case.category,
-                stop_at_violation=case.twin is None,
-            )
+def _rollout(case: Case, version: Version, seed: int, number: int) -> Rollout:
+    if case.scenario_id:
+        chosen = world_of(version).scenario(case.scenario_id)
+        return plan_attack(version, chosen, "static", seed, case.max_turns, number)
+    return plan_replay(
+        version,
+        case.turns,
+        name=f"gate/{case.case_id}",
+        seed=seed,
+        plants=case.plants,
+        attack_type=case.category,
+        stop_at_violation=case.twin is None,
+    )
 
 
 def _outcome(case: Case, trajectory: Trajectory, world: World) -> Outcome:

@@ -9,6 +9,7 @@ from safety_lib.records.conversations import Turn
 from safety_lib.records.display import html_table
 
 Stratum = Literal["baseline_found", "candidate_found", "incident", "control", "benign"]
+FamilyState = Literal["lost", "suspected", "within its margin", "too small to say", "open"]
 
 
 class ArmResult(Record):
@@ -84,13 +85,18 @@ class GateStep(Record):
 
 
 class Execution(Record):
-    """Proof that a version ran: conversations, model calls and a digest of what it said."""
+    """Proof that a version ran: conversations, calls and a digest of all that it said and called.
+
+    ``errors`` and ``undetermined`` are conversations that came to no outcome.
+    """
 
     version: str
     config_sha256: str
     conversations: int
     model_calls: int
+    tool_calls: int
     errors: int
+    undetermined: int
     transcript_sha256: str
 
 
@@ -168,44 +174,85 @@ class GateException(Record):
     refused: str = ""
 
 
-class PooledPairs(Record):
-    """All pairs of trials as if they were independent: description, not evidence.
+class FamilyResult(Record):
+    """One family of tests: what it lost, and what the gate says of it.
 
-    ``worse`` and ``better`` are pairs in which only the candidate, only the baseline failed.
+    ``delta`` with its two-sided interval is over the trials on which a loss was suspected or ruled
+    out; ``fresh_delta`` is over the ``fresh_trials`` that judged a suspicion. P-values are
+    one-sided, for a loss, and not adjusted: the gate adjusts them for all families and looks.
     """
-
-    pairs: int
-    worse: int
-    better: int
-    delta: float
-    ci_low: float
-    ci_high: float
-    mid_p: float
-
-    def __str__(self) -> str:
-        return (
-            f"{self.pairs} pairs, {self.worse} worse and {self.better} better: "
-            f"{100 * self.delta:+.1f} points [{100 * self.ci_low:+.1f}, "
-            f"{100 * self.ci_high:+.1f}], mid-p = {self.mid_p:.4f}"
-        )
-
-
-class FamilyDiagnosis(Record):
-    """Where a loss sits: one family, with a p-value adjusted for all families (Holm)."""
 
     family: str
     n_tests: int
-    pairs: int
-    worse: int
-    better: int
+    trials: int
+    delta: float | None
+    ci_low: float | None
+    ci_high: float | None
+    p_value: float | None
+    fresh_trials: int
+    fresh_delta: float | None
+    fresh_p_value: float | None
+    state: FamilyState
+
+    def __str__(self) -> str:
+        lost = "nothing seen" if self.delta is None else f"{100 * self.delta:+.1f} points"
+        fresh = (
+            f", {100 * self.fresh_delta:+.1f} on {self.fresh_trials} fresh trials"
+            if self.fresh_delta is not None
+            else ""
+        )
+        return f"{self.family}: {lost}{fresh}, {self.state}"
+
+
+class BeyondThese(Record):
+    """What other families of tests would show: the mean difference, with families as the sample.
+
+    The interval is cluster-robust (CR1 t) and two-sided, at 95%.
+    """
+
+    n_families: int
     delta: float
-    p_holm: float
+    ci_low: float
+    ci_high: float
+
+    def __str__(self) -> str:
+        return (
+            f"{100 * self.delta:+.1f} points [{100 * self.ci_low:+.1f}, {100 * self.ci_high:+.1f}] "
+            f"over families like these {self.n_families}"
+        )
+
+
+class VisibleLosses(Record):
+    """Smallest losses that the gate blocks with this power on this suite, by where they sit.
+
+    Each is the loss in pass rate of the tests that lose: all, those of half of the families, those
+    of one. None where not even a total loss would be blocked.
+    """
+
+    power: float
+    spread: float | None
+    half: float | None
+    one: float | None
+
+    def __str__(self) -> str:
+        every, half, one = (
+            "no loss" if loss is None else f"{100 * loss:.0f} points"
+            for loss in (self.spread, self.half, self.one)
+        )
+        return f"{every} in every family, {half} in half of them, {one} in one"
 
 
 class GateReport(Artifact):
-    """``gate_report.json``: the verdict, each step that led to it, and the evidence."""
+    """``gate_report.json``: the verdict, each step that led to it, and the evidence.
+
+    ``delta`` is that of these tests, each a stratum; ``beyond`` says what others would show.
+    ``trials`` is where the last look would have been, ``looks`` how many were needed.
+    ``uncovered_rules`` have no active test; ``unexercised`` are changed settings that no trial
+    came across.
+    """
 
     SCHEMA: ClassVar[str] = "gate_report"
+    VERSION: ClassVar[int] = 2
 
     verdict: Verdict | None
     evidence_status: Literal["sufficient", "insufficient", "invalid"]
@@ -221,7 +268,9 @@ class GateReport(Artifact):
     n_tests: int
     n_families: int
     trials: int
-    minimum_detectable_effect: float | None
+    looks: int
+    luck: Literal["shared", "independent"]
+    visible: VisibleLosses | None
     suite_sha256: str
     gate_policy_sha256: str
     steps: tuple[GateStep, ...]
@@ -229,13 +278,13 @@ class GateReport(Artifact):
     by_category: dict[str, dict[str, float]]
     executions: tuple[Execution, ...]
     test_results: tuple[TestResult, ...]
-    block_margin: float = 0.05
-    ok_margin: float = 0.02
+    margin: float = 0.05
     error_budget: ErrorBudget | None = None
     exceptions: tuple[GateException, ...] = ()
-    enough_trials: int | None = None
-    pooled: PooledPairs | None = None
-    families: tuple[FamilyDiagnosis, ...] = ()
+    beyond: BeyondThese | None = None
+    families: tuple[FamilyResult, ...] = ()
+    uncovered_rules: tuple[str, ...] = ()
+    unexercised: tuple[str, ...] = ()
 
     @property
     def release(self) -> Release:
