@@ -152,7 +152,7 @@ UPPER = Exercise(
 
 
 def _deciding(report: GateReport) -> int:
-    order = {"invalid": 3, "block": 2, "warn": 1, "pass": 0}
+    order = {"invalid": 3, "block": 2, "warn": 1, "open": 0, "pass": 0}
     return max(report.steps, key=lambda step: (order[step.status], -step.step)).step
 
 

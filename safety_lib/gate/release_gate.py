@@ -109,8 +109,9 @@ def run_trials(
 ) -> Trials:
     """Hold trials until the looks have an answer, or the run is far from valid.
 
-    Excused tests say nothing in the answer; they are tried as often as the suite, so that the
-    report can show what is excused.
+    Controls say nothing in the answer: they are tried once, and as often as the error budget needs
+    where the answer is not BLOCK. Excused tests say nothing either; they are tried as often as the
+    suite, so that the report can show what is excused.
 
     Parameters
     ----------
@@ -125,7 +126,8 @@ def run_trials(
     rules : GateRules
         What a valid run is.
     """
-    sampler.more({case.case_id: case.trials for case in cases if case.stratum == "control"})
+    control = {case.case_id: case.trials for case in cases if case.stratum == "control"}
+    sampler.more(dict.fromkeys(control, 1))
     lenient = rules.model_copy(
         update={
             "max_error_share": max(_HOPELESS_ERRORS, rules.max_error_share),
@@ -139,6 +141,8 @@ def run_trials(
             return sampler.trials
         looked = judge_looks(seen.cases, seen.confirmations, plan)
         if looked.verdict is not None:
+            # A release that is blocked is not let out, whatever is left of its budget.
+            sampler.more(control if looked.verdict != "BLOCK" else {})
             return sampler.trials
         if looked.looks and judge_validity(seen, lenient).status == "invalid":
             return sampler.trials

@@ -73,11 +73,14 @@ class StratumResult(Record):
 
 
 class GateStep(Record):
-    """One step of the decision: what it asked, what it saw, what follows."""
+    """One step of the decision: what it asked, what it saw, what follows.
+
+    An ``open`` one was not answered when the gate stopped for another reason.
+    """
 
     step: int
     title: str
-    status: Literal["pass", "warn", "block", "invalid"]
+    status: Literal["pass", "warn", "block", "invalid", "open"]
     reason: str
 
     def __str__(self) -> str:

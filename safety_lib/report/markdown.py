@@ -12,7 +12,6 @@ from collections.abc import Iterable, Sequence
 from safety_lib.records import GateReport, TestResult
 from safety_lib.text import (
     count,
-    known,
     p_value,
     per_1000,
     percent,
@@ -22,7 +21,7 @@ from safety_lib.text import (
 )
 
 _MOST_TESTS = 10
-_SIGNS = {"pass": "pass", "warn": "warn", "block": "BLOCK", "invalid": "INVALID"}
+_SIGNS = {"pass": "pass", "warn": "warn", "block": "BLOCK", "invalid": "INVALID", "open": "open"}
 
 
 def render_markdown(report: GateReport) -> str:
@@ -100,12 +99,17 @@ def _headline(report: GateReport) -> str:
             "Evidence",
             f"{count(report.n_tests, 'test')} in "
             f"{count(report.n_families, 'family', 'families')}, "
-            f"{count(report.trials, 'trial')} each, {report.evidence_status}",
+            f"{count(report.looks, 'look')}, {report.evidence_status}",
         ),
     ]
-    if known(report.minimum_detectable_effect):
-        assert report.minimum_detectable_effect is not None
-        rows.append(("Smallest loss that would be seen", percent(report.minimum_detectable_effect)))
+    if report.beyond is not None:
+        rows.append(("Beyond these tests", str(report.beyond)))
+    if report.visible is not None:
+        rows.append(("Smallest losses that are blocked, 80% power", str(report.visible)))
+    if report.uncovered_rules:
+        rows.append(("Rules without an active test", ", ".join(map(code, report.uncovered_rules))))
+    if report.unexercised:
+        rows.append(("Changes that no trial came across", ", ".join(map(code, report.unexercised))))
     if report.error_budget is not None:
         spent = report.error_budget
         rows.append(

@@ -65,27 +65,36 @@ METRICS: tuple[Metric, ...] = (
     ),
     Metric(
         name="delta",
-        definition="Pass rate of the candidate minus that of the baseline on the same tests, with "
-        "an interval over families of tests.",
-        computed_by="safety_lib.stats.clustered.cluster_mean",
+        definition="Pass rate of the candidate minus that of the baseline on the same tests, each "
+        "test a stratum, with an interval from the luck within the tests.",
+        computed_by="safety_lib.stats.strata",
         artifact="gate_report",
         field="delta",
     ),
     Metric(
         name="p-value",
-        definition="Chance of a loss at least this large if the versions were alike: signs are "
-        "flipped family by family.",
-        computed_by="safety_lib.stats.paired.sign_flip",
+        definition="Chance of a loss at least this large at this look if the versions were alike: "
+        "Cochran, Mantel and Haenszel over the tests, or the pairs that differ where luck is "
+        "shared.",
+        computed_by="safety_lib.stats.strata",
         artifact="gate_report",
         field="p_value",
     ),
     Metric(
-        name="minimum detectable effect",
-        definition="Smallest loss that the suite would have noticed with the power it was planned "
-        "for.",
-        computed_by="safety_lib.stats.power.minimum_detectable_effect",
+        name="beyond these tests",
+        definition="The same difference with families of tests as the sample: what other families "
+        "would show, with a cluster-robust interval.",
+        computed_by="safety_lib.stats.clustered.cluster_mean",
         artifact="gate_report",
-        field="minimum_detectable_effect",
+        field="beyond",
+    ),
+    Metric(
+        name="visible losses",
+        definition="Smallest losses that the gate blocks with 80% power on this suite: in every "
+        "family, in half of them, in one; simulated on the luck that the run had.",
+        computed_by="safety_lib.gate.visible.visible_loss",
+        artifact="gate_report",
+        field="visible",
     ),
     Metric(
         name="error-budget spend",

@@ -268,8 +268,8 @@ def _forest(report: GateReport) -> dict[str, Any] | None:
     rows = [row for row in differences(report) if known(row.delta)]
     if not rows:
         return None
-    margins = (-report.block_margin, -report.ok_margin)
-    ends = [*margins, 0.0]
+    margin = -report.margin
+    ends = [margin, 0.0]
     for row in rows:
         ends += [end for end in (row.delta, row.ci_low, row.ci_high) if known(end)]
     low, high = min(ends), max(ends)
@@ -279,7 +279,7 @@ def _forest(report: GateReport) -> dict[str, Any] | None:
         return f"{_LEFT + scale * (value - low):.1f}"
 
     return {
-        "rows": [_drawn(row, i, place, margins[0]) for i, row in enumerate(rows)],
+        "rows": [_drawn(row, i, place, margin) for i, row in enumerate(rows)],
         "width": _WIDTH,
         "height": _TOP + _ROW * len(rows) + 28,
         "bottom": _TOP + _ROW * len(rows),
@@ -287,10 +287,8 @@ def _forest(report: GateReport) -> dict[str, Any] | None:
         "label_x": _LEFT - 14,
         "text_x": _WIDTH - _RIGHT + 14,
         "zero": place(0.0),
-        "margins": [
-            (place(margin), f"{words} {points(margin).removesuffix('.0')}")
-            for margin, words in zip(margins, ("BLOCK from", "OK above"), strict=True)
-        ],
+        "margin": place(margin),
+        "margin_text": f"OK above {points(margin).removesuffix('.0')}",
     }
 
 

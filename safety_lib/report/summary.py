@@ -10,6 +10,7 @@ from safety_lib.records import (
     StressSummary,
     Suite,
 )
+from safety_lib.text import count, p_value
 
 TITLES = {
     "01_stress_testing": "Step 1: Stress Testing",
@@ -86,9 +87,9 @@ def error_lines(seen: StressSummary, most: int = 5) -> list[str]:
         return []
     reasons = sorted(seen.error_reasons.items(), key=lambda item: (-item[1], item[0]))
     lines = [f"{seen.version}: {seen.errors} of {seen.rollouts} conversations are errors:"]
-    lines += [f"  {count} x {reason}" for reason, count in reasons[:most]]
+    lines += [f"  {times} x {reason}" for reason, times in reasons[:most]]
     if len(reasons) > most:
-        rest = sum(count for _, count in reasons[most:])
+        rest = sum(times for _, times in reasons[most:])
         lines.append(f"  {rest} x {len(reasons) - most} other reasons (in the artifact)")
     return lines
 
@@ -112,13 +113,18 @@ def gate_lines(report: GateReport, folder: str) -> list[str]:
             f"  Baseline ({report.baseline}): {report.baseline_pass_rate:.1%} pass rate",
             f"  Candidate ({report.candidate}): {report.candidate_pass_rate:.1%} pass rate",
             f"  Delta: {report.delta:+.1%} [{report.ci_low:+.1%}, {report.ci_high:+.1%}] "
-            f"(p={report.p_value:.3f})",
+            f"(p {p_value(report.p_value)})",
             f"  Tests: {report.n_tests} in {report.n_families} families, "
-            f"{report.trials} trials each",
+            f"{count(report.looks, 'look')}",
         ]
-    if report.minimum_detectable_effect is not None:
-        loss = 100 * report.minimum_detectable_effect
-        lines.append(f"  Smallest loss that these tests detect: {loss:.1f} points (80% power)")
+    if report.beyond is not None:
+        lines.append(f"  Beyond these tests: {report.beyond}")
+    if report.visible is not None:
+        lines.append(f"  Seen at {report.visible.power:.0%} power: {report.visible}")
+    if report.uncovered_rules:
+        lines.append(f"  Rules without an active test: {', '.join(report.uncovered_rules)}")
+    if report.unexercised:
+        lines.append(f"  Changes that no trial came across: {', '.join(report.unexercised)}")
     lines.append(f"Release verdict: {report.verdict or 'none, the run is not valid'}")
     if report.verdict != "OK":
         lines += [f"  {reason}" for reason in report.reasons]

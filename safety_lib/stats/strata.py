@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from safety_lib.stats.intervals import FloatArray, Interval, share
-from safety_lib.text import Shown
+from safety_lib.text import Shown, p_value
 
 # Above so many failures the lattice is fine enough for a normal tail.
 _EXACT_FAILURES = 400
@@ -45,7 +45,7 @@ class StrataLoss(Shown):
     Examples
     --------
     >>> print(independent_loss([0, 1], [10, 10], [4, 3], [10, 10]))
-    95.0% -> 65.0%, delta -30.0 points [-61.0, +1.0], p = 0.0233, 2 tests
+    95.0% -> 65.0%, delta -30.0 points [-61.0, +1.0], p 0.023, 2 tests
     """
 
     tests: int
@@ -80,7 +80,7 @@ class StrataLoss(Shown):
         seen = self.interval()
         return (
             f"{self.baseline:.1%} -> {self.candidate:.1%}, delta {100 * self.delta:+.1f} points "
-            f"[{100 * seen.low:+.1f}, {100 * seen.high:+.1f}], p = {self.p_value:.4f}, "
+            f"[{100 * seen.low:+.1f}, {100 * seen.high:+.1f}], p {p_value(self.p_value)}, "
             f"{self.tests} tests"
         )
 
@@ -190,7 +190,7 @@ def shared_loss(
     Examples
     --------
     >>> print(shared_loss([4, 3], [0, 0], [1, 0], [10, 10]))
-    95.0% -> 60.0%, delta -35.0 points [-64.4, -5.6], p = 0.0078, 2 tests
+    95.0% -> 60.0%, delta -35.0 points [-64.4, -5.6], p 0.008, 2 tests
     """
     w, b, f, n = (np.asarray(x, dtype=np.float64) for x in (worse, better, both_failed, pairs))
     if not w.shape == b.shape == f.shape == n.shape:
