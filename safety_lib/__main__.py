@@ -313,7 +313,9 @@ def regress(
 
 @cli.command()
 @click.option("--suite", "suite_file", default="", metavar="FILE", help="regression_tests.json")
-@click.option("--trials", default=10, show_default=True, type=_AT_LEAST_ONE)
+@click.option(
+    "--trials", default=60, show_default=True, type=_AT_LEAST_ONE, help="At most, of each test."
+)
 @click.option("--history", default="", metavar="FILE", help="Show and add to these releases.")
 @click.option("--exceptions", default="", metavar="FILE", help="Failures that are answered for.")
 @click.option("--as-of", type=click.DateTime(["%Y-%m-%d"]), help="Day on which exceptions count.")

@@ -52,8 +52,8 @@ def forest(report: GateReport, *, ax: Axes | None = None) -> Axes:
     Parameters
     ----------
     report : GateReport
-        What the gate decided; strata and families of tests become rows, the gate's two margins
-        dashed lines.
+        What the gate decided; strata and families of tests become rows, the margin that an OK
+        tolerates a dashed line.
     ax : matplotlib Axes, optional
         Where to draw; left out, a new figure of the house's size, which is shown.
 
@@ -79,21 +79,21 @@ def forest(report: GateReport, *, ax: Axes | None = None) -> Axes:
         )
         rows_axis(axes, labels)
         for y, row in enumerate(rows):
-            _forest_row(axes, y, row, -report.block_margin)
+            _forest_row(axes, y, row, -report.margin)
             if y and row.group != rows[y - 1].group:
                 axes.axhline(y - 0.5, color=PALE, linewidth=1, zorder=0)
         axes.get_yticklabels()[0].set_fontweight("bold")
-        _margins(axes, drawn, -report.block_margin, -report.ok_margin)
+        _margin(axes, drawn, -report.margin)
         versions = f"{drawable(report.candidate, 20)} minus {drawable(report.baseline, 20)}"
         axes.set_xlabel(f"{versions}, points of pass rate")
         return finish(axes, _forest_lines(report, rows), shown=ax is None)
 
 
-def _forest_row(axes: Axes, y: int, row: Difference, block_margin: float) -> None:
+def _forest_row(axes: Axes, y: int, row: Difference, margin: float) -> None:
     if not known(row.delta):
         beside(axes, y, "no valid trial", GREY, SMALL)
         return
-    state = row.state(block_margin)
+    state = row.state(margin)
     mark = _MARKS[state]
     size = 9.0 if row.group == "all" else 6.5
     if known(row.ci_low, row.ci_high):
@@ -110,25 +110,24 @@ def _forest_row(axes: Axes, y: int, row: Difference, block_margin: float) -> Non
     )
 
 
-def _margins(axes: Axes, rows: Sequence[Difference], block: float, ok: float) -> None:
-    ends = [100 * block, 100 * ok, 0.0]
+def _margin(axes: Axes, rows: Sequence[Difference], margin: float) -> None:
+    ends = [100 * margin, 0.0]
     for row in rows:
         ends += [100 * end for end in (row.delta, row.ci_low, row.ci_high) if known(end)]
     low, high = min(ends), max(ends)
     room = 0.06 * (high - low)
     axes.set_xlim(low - room, high + room)
     axes.axvline(0, color=GREY, linewidth=1)
-    for margin, name, side in ((block, "BLOCK from", "right"), (ok, "OK above", "left")):
-        axes.axvline(100 * margin, color=INK, linewidth=1, linestyle=(0, (4, 3)))
-        axes.annotate(
-            f"{name} {points(margin).removesuffix('.0')}",
-            (100 * margin, 1),
-            (-2 if side == "right" else 2, 2),
-            xycoords=("data", "axes fraction"),
-            textcoords="offset points",
-            ha=side,
-            fontsize=SMALL,
-        )
+    axes.axvline(100 * margin, color=INK, linewidth=1, linestyle=(0, (4, 3)))
+    axes.annotate(
+        f"OK above {points(margin).removesuffix('.0')}",
+        (100 * margin, 1),
+        (-2, 2),
+        xycoords=("data", "axes fraction"),
+        textcoords="offset points",
+        ha="right",
+        fontsize=SMALL,
+    )
     axes.xaxis.set_major_formatter(lambda x, _: f"{x:+.0f}".replace("-", MINUS) if x else "0")
 
 

@@ -26,7 +26,7 @@ from safety_lib.records.experiments import (
     SuiteAdequacy,
     UndiscoveredPrediction,
 )
-from safety_lib.text import one_line, p_value
+from safety_lib.text import one_line, p_value, points, span
 from safety_lib.world.versions import Change
 
 if TYPE_CHECKING:
@@ -222,22 +222,23 @@ def strata_table(report: GateReport) -> pd.DataFrame:
 
 
 def families_table(report: GateReport) -> pd.DataFrame:
-    """Show where the loss sits, family by family, with p-values that hold for all at once."""
+    """Show what each family of tests lost, on fresh trials too where it was suspected."""
     import pandas as pd
 
     table = [
         {
             "family": row.family,
             "tests": row.n_tests,
-            "pairs": row.pairs,
-            "worse": row.worse,
-            "better": row.better,
-            "difference": f"{100 * row.delta:+.1f}",
-            "p (Holm)": p_value(row.p_holm),
+            "trials": row.trials,
+            "difference": f"{points(row.delta)} {span(row.ci_low, row.ci_high)}",
+            "p": p_value(row.p_value),
+            "fresh trials": row.fresh_trials,
+            "on them": "" if row.fresh_delta is None else points(row.fresh_delta),
+            "state": row.state,
         }
-        for row in report.families
+        for row in sorted(report.families, key=lambda row: (row.delta or 0, row.family))
     ]
-    columns = ["family", "tests", "pairs", "worse", "better", "difference", "p (Holm)"]
+    columns = ["family", "tests", "trials", "difference", "p", "fresh trials", "on them", "state"]
     return pd.DataFrame(table, columns=columns).set_index("family")
 
 

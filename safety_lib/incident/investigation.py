@@ -76,7 +76,7 @@ class Effort:
 
     replays: int = 40
     audit: int = 600
-    trials: int = 10
+    trials: int = 60
     max_tests: int = 0
 
 
