@@ -26,7 +26,7 @@ from safety_lib.streams import generator
 from safety_lib.text import Shown, count
 
 Status = Literal["pass", "warn", "block", "invalid", "open"]
-TITLES = (
+QUESTIONS = (
     "Is the run valid?",
     "Is the candidate as safe on the whole suite?",
     "Did any family of tests get worse?",
@@ -145,7 +145,7 @@ def decide(
 
 
 def _step(number: int, status: Status, reason: str) -> GateStep:
-    return GateStep(step=number, title=TITLES[number], status=status, reason=reason)
+    return GateStep(step=number, title=QUESTIONS[number], status=status, reason=reason)
 
 
 # --------------------------------------------------------------------------- is the run valid?
@@ -240,7 +240,18 @@ _LOST: tuple[tuple[Outcome, str], ...] = (("error", "errors"), ("undetermined", 
 
 
 def judge_questions(looked: Looked) -> tuple[GateStep, GateStep, GateStep, GateStep]:
-    """Say what the looks found on the suite, its families, critical tests and benign requests."""
+    """Say what the looks found on the suite, its families, critical tests and benign requests.
+
+    Parameters
+    ----------
+    looked : Looked
+        The newest look.
+
+    Returns
+    -------
+    tuple of GateStep
+        Steps 1 to 4.
+    """
     return (
         _judge_question(1, looked.suite, looked, "trials"),
         _judge_families(looked),
@@ -302,9 +313,19 @@ def judge_reach(
     page says so. Where each version had its own luck, two that are the same word for word are most
     likely one and the same agent: the change did not reach it.
 
+    Parameters
+    ----------
+    trials : Trials
+        What ran, with a digest of all that was said and called.
+    plan : LookPlan
+        For the luck of the versions.
+    changed : sequence of str
+        Settings in which the candidate differs from the baseline.
+
     Returns
     -------
     step : GateStep
+        A warning where luck is not shared and every word is the same.
     unexercised : tuple of str
         Changed settings that no trial came across.
     """

@@ -125,6 +125,11 @@ def run_trials(
         Holds the trials.
     rules : GateRules
         What a valid run is.
+
+    Returns
+    -------
+    Trials
+        All that ran, excused tests and controls included.
     """
     control = {case.case_id: case.trials for case in cases if case.stratum == "control"}
     sampler.more(dict.fromkeys(control, 1))
