@@ -74,7 +74,7 @@ def test_the_gate_says_its_verdict_and_writes_all_of_it(loop: Path) -> None:
     [
         (["--candidate", "v1"], "OK", 0),
         (["--candidate", "v2", "--trials", "3"], "BLOCK", 2),
-        (["--candidate", "reference", "--trials", "3"], "OK", 0),
+        (["--candidate", "reference"], "OK", 0),
         (["--candidate", "v2", "--trials", "1"], "WARN", 1),
     ],
 )
