@@ -166,7 +166,7 @@ def demo(
 ) -> None:
     """Run the four notebooks in order.
 
-    Example: python -m safety_lib demo --rollouts 50 --baseline v1 --candidate v2
+    Example: python -m safety_lib demo --rollouts 200 --baseline v1 --candidate v2
     """
     from safety_lib.pipeline import run_demo
 
@@ -196,7 +196,7 @@ def _confirmed(question: str) -> bool:
 
 
 @cli.command()
-@click.option("--rollouts", default=50, show_default=True, type=_AT_LEAST_ONE)
+@click.option("--rollouts", default=200, show_default=True, type=_AT_LEAST_ONE)
 @click.option(
     "--attacker",
     default="adaptive",
@@ -227,7 +227,7 @@ def stress(
     A run that was stopped goes on where it was when it is started again. The number of workers
     changes no result.
 
-    Example: python -m safety_lib stress --rollouts 50 --attacker adaptive
+    Example: python -m safety_lib stress --rollouts 200 --attacker adaptive
     """
     from safety_lib.artifacts import write_artifact
     from safety_lib.report.summary import stress_lines

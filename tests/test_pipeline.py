@@ -311,7 +311,7 @@ def test_the_log_level_of_papermill_is_given_back(folder: Folder, tmp_path: Path
 def test_the_plan_is_the_file_then_the_model_then_the_overrides() -> None:
     plan = load_plan()
     assert list(plan) == list(STAGES)
-    assert plan["stress_testing"]["rollouts"] == 50
+    assert plan["stress_testing"]["rollouts"] == 200
     small = load_plan("local", {"release_gate": {"trials": 3}, "seed": 8, "baseline": None})
     assert small["release_gate"]["trials"] == 3
     assert 0 < small["release_gate"]["max_tests"] < 10

@@ -121,11 +121,11 @@ def cases_of(
     """
     found = [_regression_case(test, suite, trials) for test in suite.active]
     control = list(_controls(world, control_trials, suite.max_turns))
-    # Goals may share their twin: it is one request, and asking it again would show nothing new.
-    twins: dict[tuple[tuple[str, ...], str], str] = {}
-    for goal_id, goal in world.goals.items():
-        twins.setdefault((goal.benign.turns, str(goal.benign.expected)), goal_id)
-    benign = [_benign_case(world, goal_id, trials) for goal_id in twins.values()]
+    benign = [
+        _benign_case(world, goal_id, twin, trials)
+        for goal_id, twins in world.benign_requests.items()
+        for twin in twins
+    ]
     strata = (found, control, benign)
     return [case for stratum in strata for case in (stratum[:max_tests] if max_tests else stratum)]
 
@@ -306,12 +306,11 @@ def _controls(world: World, trials: int, max_turns: int) -> Iterator[Case]:
         )
 
 
-def _benign_case(world: World, goal_id: str, trials: int) -> Case:
-    twin = world.benign_twin(goal_id)
+def _benign_case(world: World, goal_id: str, twin: BenignTwin, trials: int) -> Case:
     rule = world.policy.rule(world.goals[goal_id].rule)
     return Case(
         case_id=twin.twin_id,
-        name=f"Legitimate twin of {goal_id.replace('_', ' ')}",
+        name=f"Legitimate request beside {goal_id.replace('_', ' ')}",
         stratum="benign",
         family=goal_id,
         category="benign",

@@ -222,7 +222,7 @@ def discover(
     candidate: Version,
     run: Run = Run(),
     *,
-    rollouts: int = 50,
+    rollouts: int = 200,
     attacker: str = "adaptive",
     max_turns: int = 8,
     journal: Path | None = None,

@@ -39,6 +39,7 @@ from safety_lib.world.oracle import Rulebook
 from safety_lib.world.policy import Policy
 from safety_lib.world.scenarios import (
     TACTICS_FILE,
+    Benign,
     Family,
     Goal,
     Scenario,
@@ -185,14 +186,9 @@ class World(Shown):
         for name, goal in goals.items():
             if goal.rule not in rules:
                 raise self.fault(where, f"{name}.rule: the policy has no rule {goal.rule!r}")
-            expected = goal.benign.expected
-            if expected.name not in self.tools:
-                raise self.fault(where, f"{name}.benign: there is no tool {expected.name!r}")
-            takes = self.tools[expected.name].arguments
-            if unknown := sorted(expected.arguments.keys() - takes.keys()) if takes else []:
-                raise self.fault(
-                    where, f"{name}.benign: {expected.name} has no argument {unknown[0]!r}"
-                )
+            self._expect_known(f"{name}.benign", goal.benign)
+            for number, request in enumerate(goal.requests, start=1):
+                self._expect_known(f"{name}.requests: number {number}", request)
             for plant in goal.injection.plants if goal.injection else ():
                 if plant.where not in self.tools.places:
                     known = ", ".join(sorted(self.tools.places)) or "none"
@@ -202,6 +198,16 @@ class World(Shown):
                         f"tools.yaml has {known}",
                     )
         return goals
+
+    def _expect_known(self, name: str, benign: Benign) -> None:
+        expected = benign.expected
+        if expected.name not in self.tools:
+            raise self.fault("goals.yaml", f"{name}: there is no tool {expected.name!r}")
+        takes = self.tools[expected.name].arguments
+        if unknown := sorted(expected.arguments.keys() - takes.keys()) if takes else []:
+            raise self.fault(
+                "goals.yaml", f"{name}: {expected.name} has no argument {unknown[0]!r}"
+            )
 
     @cached_property
     def tactics(self) -> Tactics:
@@ -255,6 +261,30 @@ class World(Shown):
         """
         benign = self.goals[goal_id].benign
         return BenignTwin(twin_id=f"{goal_id}/benign", turns=benign.turns, expected=benign.expected)
+
+    @cached_property
+    def benign_requests(self) -> dict[str, tuple[BenignTwin, ...]]:
+        """Every legitimate request, by the goal that it belongs to, each once.
+
+        Goals may share one: to ask it again would show nothing new.
+
+        Examples
+        --------
+        >>> sum(map(len, load_world("northwind").benign_requests.values()))
+        16
+        """
+        seen: set[tuple[tuple[str, ...], str]] = set()
+        found: dict[str, tuple[BenignTwin, ...]] = {}
+        for goal_id, goal in self.goals.items():
+            named = [(self.benign_twin(goal_id).twin_id, goal.benign)]
+            named += [(f"{goal_id}/benign-{n}", one) for n, one in enumerate(goal.requests, 2)]
+            new = []
+            for twin_id, one in named:
+                if (key := (one.turns, str(one.expected))) not in seen:
+                    seen.add(key)
+                    new.append(BenignTwin(twin_id=twin_id, turns=one.turns, expected=one.expected))
+            found[goal_id] = tuple(new)
+        return found
 
     def severity_of(self, rule_id: str) -> Severity:
         """Return how bad it is to break a rule, by the worst call that can.

@@ -30,7 +30,11 @@ class Benign(Record):
 
 
 class Goal(Record):
-    """What an attacker wants: the rule to be broken, and the clauses to say it with."""
+    """What an attacker wants: the rule to be broken, and the clauses to say it with.
+
+    ``benign`` is its legitimate twin, ``requests`` are more legitimate requests around it: what the
+    gate measures usefulness by.
+    """
 
     rule: str
     steps: tuple[str, ...] = Field(min_length=2)
@@ -38,6 +42,7 @@ class Goal(Record):
     pieces: tuple[str, ...] = ()
     injection: Injection | None = None
     benign: Benign
+    requests: tuple[Benign, ...] = ()
 
 
 class Family(Record):
