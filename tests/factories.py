@@ -206,7 +206,7 @@ def a_report(**changes: Any) -> GateReport:
     """Return a report that blocks."""
     fields: dict[str, Any] = {
         "artifact": "gate_report",
-        "schema_version": 1,
+        "schema_version": GateReport.VERSION,
         "seed": 7,
         "model": "simulated",
         "config_sha256": {"v1": "1" * 64, "v2": "2" * 64},
@@ -225,8 +225,10 @@ def a_report(**changes: Any) -> GateReport:
         "p_value": 0.0039,
         "n_tests": 12,
         "n_families": 6,
-        "trials": 10,
-        "minimum_detectable_effect": None,
+        "trials": 60,
+        "looks": 1,
+        "luck": "shared",
+        "visible": None,
         "suite_sha256": "4" * 64,
         "gate_policy_sha256": "5" * 64,
         "steps": (),

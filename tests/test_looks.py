@@ -9,7 +9,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from scipy.stats import binom
-from simulated_gates import (
+
+from safety_lib.experiments.simulated_gates import (
     FULL,
     SMALL,
     Cell,
@@ -19,7 +20,6 @@ from simulated_gates import (
     simulate_gates,
     spread,
 )
-
 from safety_lib.gate.counting import Counted, excess_errors, loss_after
 from safety_lib.gate.look_rules import LOOKS_FILE, LookRules, load_look_rules
 from safety_lib.gate.looks import Looked, LookPlan, judge_looks

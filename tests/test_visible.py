@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from scipy.stats import binom
-from simulated_gates import FAMILY, RATES, Cell, simulate_gates, spread
+from safety_lib.experiments.simulated_gates import FAMILY, RATES, Cell, simulate_gates, spread
 
 from safety_lib.gate.looks import LookPlan
 from safety_lib.gate.visible import VisibleDesign, VisibleLoss, block_chance, visible_loss

@@ -91,7 +91,7 @@ def _comparison_in(reports: Sequence[GateReport]) -> MinedComparison:
     deltas = [report.delta or 0.0 for report in reports]
     controls = [s.delta for report in reports for s in report.strata if s.stratum == "control"]
     statuses = [
-        next((step.status for step in report.steps if step.step == 2), "none") for report in reports
+        next((step.status for step in report.steps if step.step == 1), "none") for report in reports
     ]
     return MinedComparison(
         mean_delta=round(float(np.mean(deltas)), 4),

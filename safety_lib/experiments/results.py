@@ -81,7 +81,7 @@ def rounded_estimate(value: float, low: float, high: float) -> Estimate:
 
 
 @cache
-def mined_suite(versions: tuple[Version, ...], *, rollouts: int = 50, seed: int) -> Suite:
+def mined_suite(versions: tuple[Version, ...], *, rollouts: int = 200, seed: int) -> Suite:
     """Search versions and make the suite, as the first two notebooks do.
 
     Parameters

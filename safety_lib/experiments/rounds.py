@@ -15,11 +15,9 @@ from typing import Any
 import numpy as np
 
 from safety_lib.artifacts import read_incident
-from safety_lib.experiments.results import ARTIFACTS, SEED, TRIALS, WORLD, as_experiment, proportion
-from safety_lib.gate.decide import decide
-from safety_lib.gate.release_gate import run_gate
+from safety_lib.experiments.results import ARTIFACTS, SEED, WORLD, as_experiment, proportion
+from safety_lib.gate.release_gate import MOST_TRIALS, run_gate
 from safety_lib.gate.rules import GateRules, load_rules
-from safety_lib.gate.trials import cases_of, run_trials
 from safety_lib.incident.bisection import bisect
 from safety_lib.incident.closure import (
     as_suite,
@@ -169,11 +167,9 @@ def _judged(
     tests: Sequence[RegressionTest], good: Version, bad: Version, seed: int, number: int
 ) -> tuple[Verdict | None, int]:
     suite = as_suite(tests, good, bad, seed)
-    ran = run_trials(
-        cases_of(suite, WORLD, TRIALS, 1), good, bad, Run(seed=trial_seed(seed, "gate", number))
-    )
-    cost = sum(execution.conversations for execution in ran.executions)
-    return decide(ran, without_budget(), seed).verdict, cost
+    run = Run(seed=trial_seed(seed, "gate", number))
+    report = run_gate(suite, good, bad, run, rules=without_budget())
+    return report.verdict, sum(execution.conversations for execution in report.executions)
 
 
 def _traffic(bad: Version, good: Version, seed: int, number: int) -> list[Trajectory]:
@@ -261,7 +257,7 @@ def run_loop_against_no_loop(
         by_round={arm: _round_means(held) for arm, held in arms.items()},
         first_run={arm: tuple(held[0]) for arm, held in arms.items()},
     )
-    parameters = {"runs": runs, "rounds": rounds, "trials": TRIALS, "slips": list(SLIPS)}
+    parameters = {"runs": runs, "rounds": rounds, "trials": MOST_TRIALS, "slips": list(SLIPS)}
     return as_experiment(result, parameters, seed=seed)
 
 
@@ -351,7 +347,7 @@ def run_closing_the_loop(
     before = single_turn_suite(good, bad, seed)
     grown = as_suite(merge(before.tests, tests), good, bad, seed)
     gates = [
-        (name, run_gate(suite, good, version, run, trials=TRIALS, rules=without_budget()))
+        (name, run_gate(suite, good, version, run, rules=without_budget()))
         for name, suite, version in (
             ("as it was", before, bad),
             ("grown", grown, bad),

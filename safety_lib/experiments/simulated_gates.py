@@ -1,8 +1,11 @@
 """Gates on simulated trials whose truth is known: how often the sequential decision is wrong.
 
-The suite is like the median one of fresh seeds (nine families, fifteen tests, the baseline's rates
-on mined tests), the benign requests are as good as real ones. ``python tests/simulated_gates.py``
-prints the operating characteristics at 4,000 gates a cell; the tests run some of the cells, small.
+The suite is smaller than the median one of fresh seeds (nine families, fifteen tests, the
+baseline's rates on mined tests), the benign requests are as good as real ones. Trials are drawn on
+purpose: an error rate needs thousands of releases whose truth is known. Each goes through
+:func:`safety_lib.gate.looks.judge_looks`, as those of the real gate do.
+``python -m safety_lib.experiments.simulated_gates`` prints every cell at 4,000 gates, which takes
+half an hour; the tests run some of them, small.
 """
 
 from __future__ import annotations
@@ -11,14 +14,14 @@ import sys
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
+import click
 import numpy as np
 
 from safety_lib.gate.looks import Looked, LookPlan, judge_looks
 from safety_lib.gate.trials import Case, CaseTrials
 from safety_lib.records import Outcome
-from safety_lib.stats.intervals import wilson
+from safety_lib.stats.intervals import FloatArray, wilson
 
 SIZES = (4, 3, 2, 1, 1, 1, 1, 1, 1)
 FAMILY = np.repeat(np.arange(len(SIZES)), SIZES)
@@ -28,43 +31,91 @@ TEST_CALLS, BENIGN_CALLS = 10.0, 3.9
 FRESH = 100
 PLAN = LookPlan()
 WORDS: tuple[Outcome, Outcome] = ("violation", "safe")
-Rates = Any
+Rates = FloatArray
 Dice = np.random.Generator
 
 
 def spread(loss: float) -> Callable[[Rates, Dice], Rates]:
-    """Every test loses as much."""
+    """Let every test lose as much.
+
+    Parameters
+    ----------
+    loss : float
+        Loss in pass rate, in [0, 1].
+
+    Returns
+    -------
+    callable
+        From the baseline's pass rates to the candidate's.
+    """
     return lambda base, dice: base - loss
 
 
 def in_half(loss: float) -> Callable[[Rates, Dice], Rates]:
-    """The tests of five of the nine families lose, the suite's mean as much as asked."""
+    """Let the tests of five of the nine families lose, the suite's mean as much as asked.
+
+    Parameters
+    ----------
+    loss : float
+        Loss of the mean pass rate, in [0, 1].
+
+    Returns
+    -------
+    callable
+        From the baseline's pass rates to the candidate's; which families lose is drawn.
+    """
 
     def worse(base: Rates, dice: Dice) -> Rates:
         losing = np.isin(FAMILY, dice.permutation(len(SIZES))[:5])
-        return base - losing * loss * len(base) / losing.sum()
+        lost: Rates = losing * (loss * len(base) / losing.sum())
+        return base - lost
 
     return worse
 
 
 def in_one(loss: float) -> Callable[[Rates, Dice], Rates]:
-    """The tests of one family lose, the suite's mean as much as asked."""
+    """Let the tests of one family lose, the suite's mean as much as asked.
+
+    Parameters
+    ----------
+    loss : float
+        Loss of the mean pass rate, at most what the largest family has.
+
+    Returns
+    -------
+    callable
+        From the baseline's pass rates to the candidate's; which family loses is drawn among those
+        that have so much to lose.
+    """
 
     def worse(base: Rates, dice: Dice) -> Rates:
         needed = loss * len(base)
-        room = [f for f in range(len(SIZES)) if base[f == FAMILY].sum() >= needed]
+        room = [f for f in range(len(SIZES)) if base[f == FAMILY].sum() >= needed - 1e-9]
         losing = dice.choice(room) == FAMILY
-        return base - losing * needed / losing.sum()
+        lost: Rates = losing * (needed / losing.sum())
+        return base - lost
 
     return worse
 
 
 def in_one_test(loss: float) -> Callable[[Rates, Dice], Rates]:
-    """The one test of a small family loses as much."""
+    """Let the one test of a small family lose as much.
+
+    Parameters
+    ----------
+    loss : float
+        Loss in pass rate of that test, in [0, 1].
+
+    Returns
+    -------
+    callable
+        From the baseline's pass rates to the candidate's.
+    """
 
     def worse(base: Rates, dice: Dice) -> Rates:
         losing = dice.choice(np.flatnonzero(np.array(SIZES) == 1)) == FAMILY
-        return base - losing * loss
+        lost: Rates = losing * loss
+        return base - lost
 
     return worse
 
@@ -73,8 +124,20 @@ def in_one_test(loss: float) -> Callable[[Rates, Dice], Rates]:
 class Cell:
     """One truth, judged many times.
 
-    ``worse`` gives the candidate's pass rates from the baseline's; ``benign_loss`` is what the
-    benign requests lose.
+    Attributes
+    ----------
+    name : str
+        What is true; the draws depend on it.
+    worse : callable
+        Gives the candidate's pass rates from the baseline's.
+    plan : LookPlan
+        Looks, luck and error shares.
+    twins : int
+        Benign requests.
+    twin_rate, benign_loss : float
+        How often the baseline serves one, and what the candidate loses of that.
+    error_rate : float
+        Share of the trials of either version that come to no outcome.
     """
 
     name: str
@@ -88,7 +151,17 @@ class Cell:
 
 @dataclass(frozen=True)
 class Found:
-    """Verdicts, what brought them, and calls as a share of a fixed 60-trial rule's."""
+    """Verdicts, what brought them, and model calls as a share of a fixed 60-trial rule's.
+
+    Attributes
+    ----------
+    runs : int
+        Gates.
+    verdicts, causes : Counter
+        How often each came.
+    calls, fresh : float
+        Of all trials, and of the confirmations alone.
+    """
 
     runs: int
     verdicts: Counter[str]
@@ -97,13 +170,12 @@ class Found:
     fresh: float
 
     def share(self, verdict: str) -> tuple[float, float, float]:
-        """Share of a verdict with its 95% bounds."""
+        """Return the share of a verdict with its 95% bounds (Wilson)."""
         rate = wilson(self.verdicts[verdict], self.runs)
         return rate.estimate, rate.low, rate.high
 
 
-def trials_of(case: Case, base: float, cand: float, n: int, cell: Cell, dice: Dice) -> CaseTrials:
-    """Draw n trials of one case on both versions, on shared luck or on independent."""
+def _trials_of(case: Case, base: float, cand: float, n: int, cell: Cell, dice: Dice) -> CaseTrials:
     luck = dice.random((2, n))
     if cell.plan.luck == "shared":
         luck[1] = luck[0]
@@ -120,12 +192,36 @@ def trials_of(case: Case, base: float, cand: float, n: int, cell: Cell, dice: Di
 def case_of(
     name: str, family: str, stratum: str = "candidate_found", severity: str = "high"
 ) -> Case:
-    """Make a case with nothing in it but what the decision reads."""
+    """Make a case with nothing in it but what the decision reads.
+
+    Parameters
+    ----------
+    name, family, stratum, severity : str
+        As in :class:`safety_lib.gate.trials.Case`.
+
+    Returns
+    -------
+    Case
+        Without words and turns.
+    """
     return Case(name, name, stratum, family, "", "", severity, 0)  # type: ignore[arg-type]
 
 
 def drawn_gate(cell: Cell, dice: Dice) -> tuple[list[CaseTrials], list[CaseTrials]]:
-    """Draw all trials that one gate could ask for, and all fresh ones."""
+    """Draw all trials that one gate could ask for, and all fresh ones.
+
+    Parameters
+    ----------
+    cell : Cell
+        What is true.
+    dice : numpy Generator
+        Decides the draws.
+
+    Returns
+    -------
+    cases, fresh : list of CaseTrials
+        Tests and benign requests at the cap, and confirmations of every test.
+    """
     base = dice.permutation(RATES)
     cand = np.clip(cell.worse(base, dice), 0, 1)
     critical = set(dice.permutation(len(base))[:CRITICAL].tolist())
@@ -133,17 +229,16 @@ def drawn_gate(cell: Cell, dice: Dice) -> tuple[list[CaseTrials], list[CaseTrial
     for i, (b, c) in enumerate(zip(base, cand, strict=True)):
         severity = "critical" if i in critical else "high"
         case = case_of(f"t{i}", f"f{FAMILY[i]}", severity=severity)
-        cases.append(trials_of(case, b, c, cell.plan.cap, cell, dice))
-        fresh.append(trials_of(case, b, c, FRESH, cell, dice))
+        cases.append(_trials_of(case, b, c, cell.plan.cap, cell, dice))
+        fresh.append(_trials_of(case, b, c, FRESH, cell, dice))
     for i in range(cell.twins):
         case = case_of(f"b{i}", f"g{i}", "benign")
         twin = cell.twin_rate, cell.twin_rate - cell.benign_loss
-        cases.append(trials_of(case, *twin, cell.plan.cap, cell, dice))
+        cases.append(_trials_of(case, *twin, cell.plan.cap, cell, dice))
     return cases, fresh
 
 
-def calls_of(seen: Looked) -> tuple[float, float]:
-    """Model calls of both versions: of the trials, and of the confirmations."""
+def _calls_of(seen: Looked) -> tuple[float, float]:
     first = sum(
         n * (BENIGN_CALLS if k.startswith("b") else TEST_CALLS) for k, n in seen.used.items()
     )
@@ -151,7 +246,27 @@ def calls_of(seen: Looked) -> tuple[float, float]:
 
 
 def simulate_gates(cell: Cell, runs: int, seed: int = 0) -> Found:
-    """Judge many gates of one truth."""
+    """Judge many gates of one truth.
+
+    Parameters
+    ----------
+    cell : Cell
+        What is true.
+    runs : int
+        Gates, at least 1.
+    seed : int
+        Decides the draws.
+
+    Returns
+    -------
+    Found
+        The verdicts with what they cost.
+
+    Examples
+    --------
+    >>> simulate_gates(Cell("30 points, spread", spread(0.3)), runs=5).verdicts["BLOCK"]
+    5
+    """
     dice = np.random.default_rng([seed, *cell.name.encode()])
     fixed = 2 * 60 * (TEST_CALLS * len(RATES) + BENIGN_CALLS * cell.twins)
     verdicts: Counter[str] = Counter()
@@ -165,7 +280,7 @@ def simulate_gates(cell: Cell, runs: int, seed: int = 0) -> Found:
             causes.update(reason.split(":")[0] for reason in seen.reasons)
         if seen.verdict == "WARN":
             causes.update(one.kind for one in seen.missing)
-        calls = calls_of(seen)
+        calls = _calls_of(seen)
         first, again = first + calls[0], again + calls[1]
     return Found(runs, verdicts, causes, (first + again) / runs / fixed, again / runs / fixed)
 
@@ -202,7 +317,20 @@ SMALL = tuple(
 
 
 def line_of_cell(cell: Cell, found: Found) -> str:
-    """Say one cell in one line."""
+    """Say one cell in one line.
+
+    Parameters
+    ----------
+    cell : Cell
+        What is true.
+    found : Found
+        What the gate said.
+
+    Returns
+    -------
+    str
+        Shares of the verdicts with bounds, calls, and what brought the verdicts.
+    """
     shares = []
     for verdict in ("OK", "WARN", "BLOCK"):
         rate, low, high = (100 * x for x in found.share(verdict))
@@ -216,4 +344,4 @@ if __name__ == "__main__":
     ONLY = sys.argv[2] if len(sys.argv) > 2 else ""
     for one in (*FULL, *SMALL):
         if ONLY in one.name:
-            print(line_of_cell(one, simulate_gates(one, RUNS)), flush=True)
+            click.echo(line_of_cell(one, simulate_gates(one, RUNS)))

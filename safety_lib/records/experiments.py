@@ -319,7 +319,17 @@ class MutationAdequacy(ExperimentResult, Spread):
     suites: dict[int, SuiteAdequacy]
 
 
-Curve = dict[float, dict[Verdict, Estimate]]  # true loss in [0, 1] to the share of each verdict
+class VerdictShares(Record):
+    """How often releases of one kind get each verdict, and what that costs.
+
+    ``calls`` are mean model calls as a share of a rule's that tries each test 60 times.
+    """
+
+    shares: dict[Verdict, Estimate]
+    calls: float
+
+
+Curve = dict[float, VerdictShares]  # true loss of the suite's mean, in [0, 1]
 
 
 class OperatingCharacteristics(ExperimentResult):
@@ -328,15 +338,12 @@ class OperatingCharacteristics(ExperimentResult):
     Attributes
     ----------
     curves : dict
-        Rule and suite to its curve over the loss in mean pass rate.
-    coverage : dict
-        Suite to the share of releases whose interval held the true loss.
+        Where the loss sits, or whose rule judged, to the curve over the loss in mean pass rate.
     """
 
     NAME: ClassVar[str] = "operating_characteristics"
 
     curves: dict[str, Curve]
-    coverage: dict[str, float]
 
 
 class CandidateVerdicts(Spread):
