@@ -142,7 +142,9 @@ def an_execution(**changes: Any) -> Execution:
         "config_sha256": "c",
         "conversations": 100,
         "model_calls": 200,
+        "tool_calls": 300,
         "errors": 0,
+        "undetermined": 0,
         "transcript_sha256": "t",
     }
     return Execution(**(fields | changes))
@@ -161,8 +163,10 @@ def trials(
     cases += [entry(f"c{i}", outcomes(3, 0), outcomes(3, 0), stratum="control") for i in range(8)]
     if proof is None:
         held = 10 * len(cases)
-        errors = sum(case.candidate.count("error") for case in cases)
-        proof = an_execution(conversations=held, model_calls=held, errors=errors)
+        errors, cut = (
+            sum(case.candidate.count(kind) for case in cases) for kind in ("error", "undetermined")
+        )
+        proof = an_execution(conversations=held, model_calls=held, errors=errors, undetermined=cut)
     return Trials(tuple(cases), (proof, proof))
 
 

@@ -261,10 +261,11 @@ def judge_questions(looked: Looked) -> tuple[GateStep, GateStep, GateStep, GateS
 
 
 def _judge_question(number: int, seen: QuestionSeen, looked: Looked, kind: str) -> GateStep:
+    what = "the suite" if number == 1 else "the benign requests"
     if seen.blocks:
-        return _step(number, "block", f"a significant loss: {seen}")
+        return _step(number, "block", f"a significant loss over {what}: {seen}")
     if seen.settled:
-        return _step(number, "pass", f"no loss that matters: {seen}")
+        return _step(number, "pass", f"no loss that matters over {what}: {seen}")
     return _unanswered(number, looked, kind, str(seen))
 
 
