@@ -211,7 +211,7 @@ def test_page_gives_the_numbers() -> None:
         f"{points(-0.24)} {span(-0.371, -0.109)}",
         "0.004",
         "2 in 2 families",
-        "8.1%",
+        "8 points in every family",
     ):
         assert shown in words
     assert "5,610" in words
