@@ -239,7 +239,7 @@ _LOST: tuple[tuple[Outcome, str], ...] = (("error", "errors"), ("undetermined", 
 # --------------------------------------------------------------------------- what the looks say
 
 
-def judge_questions(looked: Looked, trade: float = 0.1) -> tuple[GateStep, GateStep, GateStep, GateStep]:
+def judge_questions(looked: Looked, trade: float) -> tuple[GateStep, GateStep, GateStep, GateStep]:
     """Say what the looks found on the suite, its families, critical tests and benign requests.
 
     Parameters
