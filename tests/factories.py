@@ -141,6 +141,7 @@ def an_execution(**changes: Any) -> Execution:
         "version": "v",
         "config_sha256": "c",
         "conversations": 100,
+        "turns": 200,
         "model_calls": 200,
         "tool_calls": 300,
         "errors": 0,

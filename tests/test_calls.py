@@ -17,7 +17,8 @@ from safety_lib.__main__ import main
 from safety_lib.agent.backends import open_backend
 from safety_lib.agent.backends.calls import CallsSpent, counted, counting_calls, most_calls
 from safety_lib.artifacts import CHECKOUT, read_artifact
-from safety_lib.records import Message, StressFailures
+from safety_lib.gate.release_gate import run_gate
+from safety_lib.records import Message, StressFailures, Suite
 from safety_lib.rollout.campaign import Run, run_campaign
 from safety_lib.rollout.conversation import plan_attack
 from safety_lib.world import load_version
@@ -169,6 +170,27 @@ def test_every_command_stops_with_one_line_and_leaves_what_was_there(
     assert (said.out, said.err.count("\n")) == ("", 1)
     assert said.err.startswith("error: stopped after 30 calls of a model")
     assert {path: path.read_bytes() for path in tmp_path.iterdir() if path.is_file()} == before
+
+
+@pytest.mark.parametrize(("most", "trials"), [(4_000, range(1, 6)), (9_000, range(5, 60))])
+def test_a_limit_on_calls_sets_the_last_look_before_the_first(most: int, trials: range) -> None:
+    suite = read_artifact(SAMPLES, Suite).only("stress")
+    version = load_version("northwind/v1")
+    with counting_calls(most) as so_far:
+        report = run_gate(suite, version, version, Run(seed=7))
+        assert so_far().number <= most
+    assert report.trials in trials
+    assert max(test.baseline.valid for test in report.test_results) <= report.trials
+
+
+def test_a_limit_that_pays_for_no_trial_is_told_with_what_one_takes() -> None:
+    suite = read_artifact(SAMPLES, Suite).only("stress")
+    version = load_version("northwind/v1")
+    with (
+        counting_calls(1_500),
+        pytest.raises(ValueError, match=r"no verdict: \d+ calls are left.*raise --max-calls"),
+    ):
+        run_gate(suite, version, version, Run(seed=7))
 
 
 def test_a_cluster_is_not_counted_and_says_so(capsys: pytest.CaptureFixture[str]) -> None:

@@ -197,6 +197,7 @@ def _trials(
                 version=role,
                 config_sha256=role,
                 conversations=len(held),
+                turns=len(held),
                 model_calls=len(held),
                 tool_calls=len(held),
                 errors=held.count("error"),

@@ -116,7 +116,7 @@ def decide(
     --------
     >>> from safety_lib.gate.rules import load_rules
     >>> from safety_lib.records import Execution
-    >>> never = Execution(version="v1", config_sha256="", conversations=0, model_calls=0,
+    >>> never = Execution(version="v1", config_sha256="", conversations=0, turns=0, model_calls=0,
     ...                   tool_calls=0, errors=0, undetermined=0, transcript_sha256="")
     >>> decide(Trials((), (never, never)), load_rules(), LookPlan()).verdict is None
     True

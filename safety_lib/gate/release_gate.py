@@ -90,7 +90,7 @@ def run_gate(
     excused, listed = standing.excuse(cases)
     sampler = Sampler(cases, baseline, candidate, run)
     sampler.more({case.case_id: 1 for case in cases if case.stratum == "control"})
-    last = min(trials, affordable_trials(cases, sampler.calls_per_turn))
+    last = min(trials, _affordable_trials(cases, sampler.trials))
     plan = LookPlan(last, "shared" if same_luck else "independent", rules.looks)
     ran = run_trials(cases, excused, plan, sampler, rules)
     decision = decide(
@@ -107,38 +107,25 @@ def run_gate(
     return report.model_copy(update={"model": " and ".join(asked), "exceptions": listed})
 
 
-def affordable_trials(cases: Sequence[Case], calls_per_turn: float) -> int:
-    """Return how many trials of each test the calls that are left will pay for.
+def _affordable_trials(cases: Sequence[Case], controls: Trials) -> int:
+    """Say how many trials of each test the calls that are left pay for, after one of each control.
 
     A limit on calls sets the last look before the first one is taken: no look knows what was seen.
-
-    Parameters
-    ----------
-    cases : sequence of Case
-        What the gate may try.
-    calls_per_turn : float
-        Model calls of a user's turn, as the controls needed them.
-
-    Returns
-    -------
-    int
-        At least 1; very many where there is no limit.
-
-    Raises
-    ------
-    ValueError
-        If not even one trial can be paid for.
     """
     left = calls_left()
     if left is None:
         return sys.maxsize
-    turns = sum(2 * len(case.turns) for case in cases if case.stratum != "control")
-    each = max(1.0, turns * calls_per_turn)
-    found = int(_PLANNED * left / each)
+    spent = sum(ran.model_calls for ran in controls.executions)
+    turns = sum(ran.turns for ran in controls.executions)
+    once = sum(2 * len(case.turns) for case in cases if case.stratum != "control")
+    each = math.ceil(once * spent / turns) if turns else once
+    again = max((case.trials - 1 for case in cases if case.stratum == "control"), default=0)
+    found = int(_PLANNED * (left - again * spent) / max(1, each))
     if found < 1:
         raise ValueError(
-            f"no verdict: {left:,} calls are left, and one trial of each test on both versions "
-            f"takes about {math.ceil(each):,}; raise --max-calls"
+            f"no verdict: {left:,} calls are left, and one trial of each test and what is left of "
+            f"the controls take about {math.ceil(each / _PLANNED) + again * spent:,}; "
+            "raise --max-calls"
         )
     return found
 

@@ -173,12 +173,6 @@ class Sampler:
             self._keep(*planned[number], trajectory)
 
     @property
-    def calls_per_turn(self) -> float:
-        """Model calls of a user's turn so far, over both versions; 1 before anything was held."""
-        turns = sum(tally.turns for tally in self._tallies.values())
-        return sum(t.model_calls for t in self._tallies.values()) / turns if turns else 1.0
-
-    @property
     def trials(self) -> Trials:
         """Everything that was held so far."""
         baseline, candidate = (
@@ -237,6 +231,7 @@ class _Tally:
             version=version.version,
             config_sha256=version.sha256,
             conversations=self.conversations,
+            turns=self.turns,
             model_calls=self.model_calls,
             tool_calls=self.tool_calls,
             errors=self.outcomes["error"],

@@ -96,6 +96,7 @@ class Execution(Record):
     version: str
     config_sha256: str
     conversations: int
+    turns: int
     model_calls: int
     tool_calls: int
     errors: int
