@@ -6,6 +6,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import replace
 
 from safety_lib.gate.decide import decide, judge_validity
+from safety_lib.gate.last_line import compare_safeguards
 from safety_lib.gate.looks import LookPlan, judge_looks
 from safety_lib.gate.releases import Standing
 from safety_lib.gate.report import build_report
@@ -35,7 +36,8 @@ def run_gate(
 ) -> GateReport:
     """Run the suite on both versions and judge the candidate, from look to look.
 
-    The gate looks at the trials where ``looks.yaml`` says and stops as soon as the answer is in.
+    The gate looks at the trials where ``looks.yaml`` says and stops as soon as the answer is in. It
+    asks the safeguards first, which takes no trial: where they lost something, none is held.
 
     Parameters
     ----------
@@ -85,7 +87,9 @@ def run_gate(
     cases = cases_of(suite, world, trials, min(trials, rules.control_trials), max_tests)
     excused, listed = standing.excuse(cases)
     sampler = Sampler(cases, baseline, candidate, run)
-    ran = run_trials(cases, excused, plan, sampler, rules)
+    safeguards = compare_safeguards(suite.breaches, baseline, candidate)
+    held = not safeguards.lost
+    ran = run_trials(cases, excused, plan, sampler, rules) if held else sampler.trials
     decision = decide(
         _counted(ran, excused),
         rules,
@@ -93,11 +97,18 @@ def run_gate(
         run.seed,
         before=standing.losses_before(candidate.sha256),
         changed=tuple(change.key for change in baseline.changes_to(candidate)),
+        safeguards=safeguards,
     )
     report = build_report(suite, (baseline, candidate), ran, decision, rules, plan, run.seed)
     # The suite may have been found on another model than the one that is judged.
     asked = dict.fromkeys(name_of_model(version, run.model) for version in (baseline, candidate))
-    return report.model_copy(update={"model": " and ".join(asked), "exceptions": listed})
+    return report.model_copy(
+        update={
+            "model": " and ".join(asked),
+            "exceptions": listed,
+            "safeguards": safeguards,
+        }
+    )
 
 
 def run_trials(
