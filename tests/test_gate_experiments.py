@@ -6,16 +6,10 @@ import pytest
 from scipy.stats import hypergeom
 
 from safety_lib.artifacts import read_artifact, read_experiment
-from safety_lib.experiments.characteristics import (
-    EIGHT_TESTS,
-    RUNS,
-    SHAPES,
-    THIS_SUITE,
-    interval_covers,
-    simulate,
-)
+from safety_lib.experiments.characteristics import LOSING, ORIGINAL, RUNS, original_point, point_of
+from safety_lib.experiments.loosened_rules import LOOSENED, battery, noticed_by
 from safety_lib.experiments.real_releases import run_harmless_releases, weak_spots
-from safety_lib.experiments.results import SEED, mined_suite
+from safety_lib.experiments.results import mined_suite
 from safety_lib.gate.release_gate import run_gate
 from safety_lib.gate.rules import load_rules
 from safety_lib.pipeline import NOTEBOOKS
@@ -34,7 +28,7 @@ STORED = {
     for kind in (OperatingCharacteristics, HarmlessReleases, SelectionBias)
 }
 MEASURED = STORED["operating_characteristics"].expect(OperatingCharacteristics)
-ORIGINAL = MEASURED.curves["the original's rule, 8 tests"]
+THEIRS = MEASURED.curves[ORIGINAL]
 RULES = load_rules()
 V1, V2 = load_version("northwind/v1"), load_version("northwind/v2")
 
@@ -45,38 +39,41 @@ def test_the_stored_results_were_made_under_these_rules() -> None:
 
 
 @pytest.mark.slow
-def test_a_point_of_the_curve_and_its_coverage_come_out_again() -> None:
-    seen = simulate(THIS_SUITE, 0.1, RULES, runs=RUNS, seed=SEED)
-    assert seen.shares == MEASURED.curves["this suite"][0.1]
-    covered = interval_covers(THIS_SUITE, 0.1, RULES, runs=2 * RUNS, seed=SEED)
-    assert covered / (2 * RUNS) == MEASURED.coverage["this suite"]
+def test_a_point_of_the_curve_comes_out_again() -> None:
+    assert point_of("in one family", 0.1) == MEASURED.curves["in one family"][0.1]
 
 
-@pytest.mark.parametrize(
-    "name",
-    ["this suite", "families that differ", pytest.param("30 families", marks=pytest.mark.slow)],
-)
-def test_the_gate_blocks_equals_less_and_losses_more_than_the_original(name: str) -> None:
-    curve = MEASURED.curves[name]
-    assert curve[0.0]["BLOCK"].low <= 0.05
-    assert curve[0.07]["BLOCK"].low > 0.3
-    assert curve[0.1]["OK"].value <= 0.01
-    assert ORIGINAL[0.07]["BLOCK"].value < 0.05
-    assert ORIGINAL[0.1]["OK"].value > 0.2
+@pytest.mark.parametrize("way", LOSING)
+def test_the_gate_errs_as_seldom_as_its_policy_says(way: str) -> None:
+    curve = MEASURED.curves[way]
+    policy = RULES.looks
+    assert curve[0.0].shares["BLOCK"].low <= policy.false_block
+    assert curve[0.0].shares["OK"].value >= 0.85
+    assert curve[policy.suite_margin].shares["OK"].low <= policy.wrong_ok
+    assert curve[0.1].shares["BLOCK"].value >= 0.95
+    assert curve[0.0].calls <= 0.6
+    assert curve[0.1].calls <= 0.4
     # The first releases of each point are a sample of those that were counted.
-    some = 40
-    for loss in (0.0, 0.07, 0.1):
-        first = simulate(SHAPES[name], loss, RULES, runs=some, seed=SEED)
-        for verdict, share in curve[loss].items():
+    some = 20
+    for loss in (0.0, 0.07):
+        first = point_of(way, loss, runs=some)
+        for verdict, share in curve[loss].shares.items():
             drawn = hypergeom(RUNS, round(share.value * RUNS), some)
             low, high = drawn.ppf(1e-5), drawn.isf(1e-5)
-            assert low <= first.verdicts.get(verdict, 0) <= high
+            assert low <= round(first.shares[verdict].value * some) <= high
 
 
-def test_the_original_rule_comes_out_again() -> None:
+def test_the_original_rule_sees_nothing_and_comes_out_again() -> None:
+    assert THEIRS[0.07].shares["BLOCK"].value < 0.05
+    assert THEIRS[0.1].shares["OK"].value > 0.2
     for loss in (0.07, 0.1):
-        seen = simulate(EIGHT_TESTS, loss, RULES, runs=RUNS, seed=SEED, original=True)
-        assert seen.shares == ORIGINAL[loss]
+        assert original_point(loss) == THEIRS[loss]
+
+
+@pytest.mark.parametrize("name", LOOSENED)
+def test_somebody_notices_when_a_rule_is_changed(name: str) -> None:
+    assert noticed_by(RULES, LOOSENED[name]) in {release.name for release in battery()}
+    assert noticed_by(RULES, {}) == ""
 
 
 def test_real_releases_that_change_nothing_are_ok() -> None:
@@ -130,4 +127,4 @@ def test_whoever_is_searched_loses_and_a_search_on_both_sides_is_fair(mined: str
     reach = (len(STORED["selection_bias"].parameters["seeds"]) - 1) * row.standard_error
     assert seen.delta is not None
     assert math.isclose(seen.delta, row.mean_delta, abs_tol=reach)
-    assert seen.steps[2].status in row.safety_step
+    assert seen.steps[1].status in row.safety_step

@@ -11,14 +11,14 @@ import pytest
 from scipy.stats import binom
 
 from safety_lib.experiments.simulated_gates import (
-    FULL,
-    SMALL,
-    Cell,
+    SHORT_TRUTHS,
+    TRUTHS,
+    Truth,
     case_of,
     drawn_gate,
+    everywhere,
     in_one,
     simulate_gates,
-    spread,
 )
 from safety_lib.gate.counting import Counted, excess_errors, loss_after
 from safety_lib.gate.look_rules import LOOKS_FILE, LookRules, load_look_rules
@@ -114,16 +114,16 @@ def test_the_looks_come_at_the_trials_of_the_policy_and_the_cap_is_the_last():
 
 @pytest.mark.parametrize("luck", ["shared", "independent"])
 def test_resuming_and_looking_in_between_change_nothing(luck):
-    cell = Cell("resumed", in_one(0.05), LookPlan(luck=luck))
+    truth = Truth("resumed", in_one(0.05), LookPlan(luck=luck))
     for seed in range(6):
-        cases, again = drawn_gate(cell, np.random.default_rng(seed))
-        at_once = judge_looks(cases, again, cell.plan)
+        cases, again = drawn_gate(truth, np.random.default_rng(seed))
+        at_once = judge_looks(cases, again, truth.plan)
         have = dict.fromkeys((c.case.case_id for c in cases), 0)
         have_fresh: dict[str, int] = {}
         while True:
             some, more = cut(cases, have), cut(again, have_fresh)
-            seen = judge_looks(some, more, cell.plan)
-            assert str(seen) == str(judge_looks(some, more, cell.plan))
+            seen = judge_looks(some, more, truth.plan)
+            assert str(seen) == str(judge_looks(some, more, truth.plan))
             if seen.verdict is not None:
                 break
             assert seen.wanted or seen.wanted_fresh
@@ -545,7 +545,7 @@ def within(count: int, runs: int, most: float) -> bool:
     return bool(binom.sf(count - 1, runs, most) > 0.001)
 
 
-CELLS = {cell.name: cell for cell in (*FULL, *SMALL)}
+CELLS = {truth.name: truth for truth in (*TRUTHS, *SHORT_TRUTHS)}
 
 
 def test_some_gates_of_each_truth_come_out_as_promised():
@@ -584,7 +584,7 @@ def test_error_rates_hold_with_optional_stopping_at_every_last_look(name):
 @pytest.mark.slow
 def test_a_thousand_equal_gates_are_rarely_blocked():
     runs = 1000
-    found = simulate_gates(Cell("many equal", spread(0)), runs, seed=5)
+    found = simulate_gates(Truth("many equal", everywhere(0)), runs, seed=5)
     assert within(found.verdicts["BLOCK"], runs, 0.02)
     assert found.verdicts["OK"] / runs >= 0.85
     assert math.isclose(sum(found.verdicts.values()), runs)

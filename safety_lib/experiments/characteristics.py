@@ -18,13 +18,13 @@ from safety_lib.experiments.simulated_gates import (
     PLAN,
     RATES,
     SHARED,
-    Cell,
     Found,
     Rates,
+    Truth,
+    everywhere,
     in_half,
     in_one,
     simulate_gates,
-    spread,
 )
 from safety_lib.gate.looks import LookPlan
 from safety_lib.gate.rules import load_rules
@@ -43,11 +43,11 @@ RUNS = 500
 EIGHT_TESTS = 8
 ORIGINAL = "the original's rule, 8 tests"
 Losing = Callable[[float], Callable[[Rates, np.random.Generator], Rates]]
-WAYS: Mapping[str, tuple[Losing, LookPlan]] = {
-    "in every family": (spread, PLAN),
+LOSING: Mapping[str, tuple[Losing, LookPlan]] = {
+    "in every family": (everywhere, PLAN),
     "in half of the families": (in_half, PLAN),
     "in one family": (in_one, PLAN),
-    "on shared luck": (spread, SHARED),
+    "on shared luck": (everywhere, SHARED),
 }
 
 
@@ -57,7 +57,7 @@ def point_of(way: str, loss: float, *, runs: int = RUNS, seed: int = SEED) -> Ve
     Parameters
     ----------
     way : str
-        Where the loss sits and whose luck it is: a name in ``WAYS``.
+        Where the loss sits and whose luck it is: a name in ``LOSING``.
     loss : float
         True loss of the suite's mean pass rate, in [0, 1]; usefulness is unchanged.
     runs : int
@@ -80,8 +80,8 @@ def point_of(way: str, loss: float, *, runs: int = RUNS, seed: int = SEED) -> Ve
     >>> point_of("in every family", 0.5, runs=3).shares["BLOCK"].value
     1.0
     """
-    losing, plan = WAYS[way]
-    return _shares(simulate_gates(Cell(f"{way}, {loss}", losing(loss), plan), runs, seed))
+    losing, plan = LOSING[way]
+    return _shares(simulate_gates(Truth(f"{way}, {loss}", losing(loss), plan), runs, seed))
 
 
 def _shares(found: Found) -> VerdictShares:
@@ -151,7 +151,9 @@ def original_point(loss: float, *, runs: int = RUNS, seed: int = SEED) -> Verdic
 
 def run_operating_characteristics() -> Experiment[OperatingCharacteristics]:
     """Judge simulated releases of known loss, by this gate and by the original's rule."""
-    curves: dict[str, Curve] = {way: {loss: point_of(way, loss) for loss in LOSSES} for way in WAYS}
+    curves: dict[str, Curve] = {
+        way: {loss: point_of(way, loss) for loss in LOSSES} for way in LOSING
+    }
     curves[ORIGINAL] = {loss: original_point(loss) for loss in LOSSES}
     parameters = {"losses": list(LOSSES), "runs": RUNS, "trials": PLAN.cap}
     return under_gate_rules(OperatingCharacteristics(curves=curves), parameters)

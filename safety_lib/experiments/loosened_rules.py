@@ -72,9 +72,9 @@ def battery() -> tuple[BatteryRelease, ...]:
     better = [_case(f"f{i}", base=0.1, lost=-0.1) for i in range(1, 25)]
     everywhere = [_case(f"f{i}", lost=0.09) for i in range(12)]
     perhaps = [_case(f"f{i}", base=0.1, lost=0.03) for i in range(3)]
-    crowd = [_case("crowd", number=i) for i in range(9)]
-    critical = _case("crowd", number=9, lost=0.4, severity="critical")
-    large = [_case("large", number=i, lost=0.06) for i in range(12)]
+    crowd = [_case(f"crowd.{i}") for i in range(9)]
+    critical = _case("crowd.9", lost=0.4, severity="critical")
+    large = [_case(f"large.{i}", lost=0.06) for i in range(12)]
     tuned = [_case(f"f{i}", base=0.2, lost=-0.2) for i in range(6)]
     hidden = [_case(f"h{i}", base=0.2, split="held_out") for i in range(6)]
     return (
@@ -150,21 +150,18 @@ def _outcomes(failing: float, lost: float, n: int) -> list[Outcome]:
 
 
 def _case(
-    family: str,
+    name: str,
     *,
-    number: int = 0,
     base: float = 0.0,
     lost: float = 0.0,
     errors: float = 0.0,
     severity: Severity = "high",
     stratum: Stratum = "candidate_found",
     split: Any = "public",
-    trials: int = CAP,
 ) -> CaseTrials:
-    name = f"{family}.{number}"
-    case = Case(name, "", stratum, family, "", "", severity, trials, split=split)
-    longest = max(trials, FRESH)
-    return CaseTrials(case, _outcomes(base, 0.0, longest), _outcomes(base + lost, errors, longest))
+    family = name.partition(".")[0]
+    case = Case(name, "", stratum, family, "", "", severity, CAP, split=split)
+    return CaseTrials(case, _outcomes(base, 0.0, FRESH), _outcomes(base + lost, errors, FRESH))
 
 
 def _first(entries: Iterable[CaseTrials], trials: int) -> tuple[CaseTrials, ...]:

@@ -4,7 +4,7 @@ The suite is smaller than the median one of fresh seeds (nine families, fifteen 
 baseline's rates on mined tests), the benign requests are as good as real ones. Trials are drawn on
 purpose: an error rate needs thousands of releases whose truth is known. Each goes through
 :func:`safety_lib.gate.looks.judge_looks`, as those of the real gate do.
-``python -m safety_lib.experiments.simulated_gates`` prints every cell at 4,000 gates, which takes
+``python -m safety_lib.experiments.simulated_gates`` prints every truth at 4,000 gates, which takes
 half an hour; the tests run some of them, small.
 """
 
@@ -35,7 +35,7 @@ Rates = FloatArray
 Dice = np.random.Generator
 
 
-def spread(loss: float) -> Callable[[Rates, Dice], Rates]:
+def everywhere(loss: float) -> Callable[[Rates, Dice], Rates]:
     """Let every test lose as much.
 
     Parameters
@@ -121,7 +121,7 @@ def in_one_test(loss: float) -> Callable[[Rates, Dice], Rates]:
 
 
 @dataclass(frozen=True)
-class Cell:
+class Truth:
     """One truth, judged many times.
 
     Attributes
@@ -175,15 +175,17 @@ class Found:
         return rate.estimate, rate.low, rate.high
 
 
-def _trials_of(case: Case, base: float, cand: float, n: int, cell: Cell, dice: Dice) -> CaseTrials:
+def _trials_of(
+    case: Case, base: float, cand: float, n: int, truth: Truth, dice: Dice
+) -> CaseTrials:
     luck = dice.random((2, n))
-    if cell.plan.luck == "shared":
+    if truth.plan.luck == "shared":
         luck[1] = luck[0]
     arms: list[list[Outcome]] = []
     for passing, drawn in zip((base, cand), luck, strict=True):
         outcomes = [WORDS[bool(u < passing)] for u in drawn]
-        if cell.error_rate:
-            lost = dice.random(n) < cell.error_rate
+        if truth.error_rate:
+            lost = dice.random(n) < truth.error_rate
             outcomes = ["error" if e else o for o, e in zip(outcomes, lost, strict=True)]
         arms.append(outcomes)
     return CaseTrials(case, arms[0], arms[1])
@@ -207,12 +209,12 @@ def case_of(
     return Case(name, name, stratum, family, "", "", severity, 0)  # type: ignore[arg-type]
 
 
-def drawn_gate(cell: Cell, dice: Dice) -> tuple[list[CaseTrials], list[CaseTrials]]:
+def drawn_gate(truth: Truth, dice: Dice) -> tuple[list[CaseTrials], list[CaseTrials]]:
     """Draw all trials that one gate could ask for, and all fresh ones.
 
     Parameters
     ----------
-    cell : Cell
+    truth : Truth
         What is true.
     dice : numpy Generator
         Decides the draws.
@@ -223,18 +225,18 @@ def drawn_gate(cell: Cell, dice: Dice) -> tuple[list[CaseTrials], list[CaseTrial
         Tests and benign requests at the cap, and confirmations of every test.
     """
     base = dice.permutation(RATES)
-    cand = np.clip(cell.worse(base, dice), 0, 1)
+    cand = np.clip(truth.worse(base, dice), 0, 1)
     critical = set(dice.permutation(len(base))[:CRITICAL].tolist())
     cases, fresh = [], []
     for i, (b, c) in enumerate(zip(base, cand, strict=True)):
         severity = "critical" if i in critical else "high"
         case = case_of(f"t{i}", f"f{FAMILY[i]}", severity=severity)
-        cases.append(_trials_of(case, b, c, cell.plan.cap, cell, dice))
-        fresh.append(_trials_of(case, b, c, FRESH, cell, dice))
-    for i in range(cell.twins):
+        cases.append(_trials_of(case, b, c, truth.plan.cap, truth, dice))
+        fresh.append(_trials_of(case, b, c, FRESH, truth, dice))
+    for i in range(truth.twins):
         case = case_of(f"b{i}", f"g{i}", "benign")
-        twin = cell.twin_rate, cell.twin_rate - cell.benign_loss
-        cases.append(_trials_of(case, *twin, cell.plan.cap, cell, dice))
+        twin = truth.twin_rate, truth.twin_rate - truth.benign_loss
+        cases.append(_trials_of(case, *twin, truth.plan.cap, truth, dice))
     return cases, fresh
 
 
@@ -245,12 +247,12 @@ def _calls_of(seen: Looked) -> tuple[float, float]:
     return 2 * first, 2 * TEST_CALLS * sum(seen.used_fresh.values())
 
 
-def simulate_gates(cell: Cell, runs: int, seed: int = 0) -> Found:
+def simulate_gates(truth: Truth, runs: int, seed: int = 0) -> Found:
     """Judge many gates of one truth.
 
     Parameters
     ----------
-    cell : Cell
+    truth : Truth
         What is true.
     runs : int
         Gates, at least 1.
@@ -264,16 +266,16 @@ def simulate_gates(cell: Cell, runs: int, seed: int = 0) -> Found:
 
     Examples
     --------
-    >>> simulate_gates(Cell("30 points, spread", spread(0.3)), runs=5).verdicts["BLOCK"]
+    >>> simulate_gates(Truth("30 points, spread", everywhere(0.3)), runs=5).verdicts["BLOCK"]
     5
     """
-    dice = np.random.default_rng([seed, *cell.name.encode()])
-    fixed = 2 * 60 * (TEST_CALLS * len(RATES) + BENIGN_CALLS * cell.twins)
+    dice = np.random.default_rng([seed, *truth.name.encode()])
+    fixed = 2 * 60 * (TEST_CALLS * len(RATES) + BENIGN_CALLS * truth.twins)
     verdicts: Counter[str] = Counter()
     causes: Counter[str] = Counter()
     first = again = 0.0
     for _ in range(runs):
-        seen = judge_looks(*drawn_gate(cell, dice), cell.plan)
+        seen = judge_looks(*drawn_gate(truth, dice), truth.plan)
         assert seen.verdict is not None
         verdicts[seen.verdict] += 1
         if seen.verdict == "BLOCK":
@@ -286,42 +288,42 @@ def simulate_gates(cell: Cell, runs: int, seed: int = 0) -> Found:
 
 
 SHARED = LookPlan(luck="shared")
-FULL = (
-    Cell("equal", spread(0)),
-    Cell("5 points, spread", spread(0.05)),
-    Cell("10 points, spread", spread(0.10)),
-    Cell("5 points of the mean in half of the families", in_half(0.05)),
-    Cell("10 points of the mean in half of the families", in_half(0.10)),
-    Cell("5 points of the mean in one family", in_one(0.05)),
-    Cell("25 points in a family of one test", in_one_test(0.25)),
-    Cell("30 points in a family of one test", in_one_test(0.30)),
-    Cell("half a point, spread", spread(0.005)),
-    Cell("equal, 8 twins at 95%", spread(0), twins=8, twin_rate=0.95),
-    Cell("benign 5 points worse, 8 twins at 95%", spread(0), PLAN, 8, 0.95, 0.05),
-    Cell("equal, 3% errors in both", spread(0), error_rate=0.03),
-    Cell("equal, shared luck", spread(0), SHARED),
-    Cell("5 points, spread, shared luck", spread(0.05), SHARED),
-    Cell("10 points, spread, shared luck", spread(0.10), SHARED),
-    Cell("5 points of the mean in one family, shared luck", in_one(0.05), SHARED),
+TRUTHS = (
+    Truth("equal", everywhere(0)),
+    Truth("5 points, spread", everywhere(0.05)),
+    Truth("10 points, spread", everywhere(0.10)),
+    Truth("5 points of the mean in half of the families", in_half(0.05)),
+    Truth("10 points of the mean in half of the families", in_half(0.10)),
+    Truth("5 points of the mean in one family", in_one(0.05)),
+    Truth("25 points in a family of one test", in_one_test(0.25)),
+    Truth("30 points in a family of one test", in_one_test(0.30)),
+    Truth("half a point, spread", everywhere(0.005)),
+    Truth("equal, 8 twins at 95%", everywhere(0), twins=8, twin_rate=0.95),
+    Truth("benign 5 points worse, 8 twins at 95%", everywhere(0), PLAN, 8, 0.95, 0.05),
+    Truth("equal, 3% errors in both", everywhere(0), error_rate=0.03),
+    Truth("equal, shared luck", everywhere(0), SHARED),
+    Truth("5 points, spread, shared luck", everywhere(0.05), SHARED),
+    Truth("10 points, spread, shared luck", everywhere(0.10), SHARED),
+    Truth("5 points of the mean in one family, shared luck", in_one(0.05), SHARED),
 )
-SMALL = tuple(
-    Cell(f"{name}, last look at {cap}", worse, LookPlan(cap=cap))
+SHORT_TRUTHS = tuple(
+    Truth(f"{name}, last look at {cap}", worse, LookPlan(cap=cap))
     for cap in (1, 3, 10)
     for name, worse in (
-        ("equal", spread(0)),
-        ("5 points, spread", spread(0.05)),
-        ("10 points, spread", spread(0.10)),
+        ("equal", everywhere(0)),
+        ("5 points, spread", everywhere(0.05)),
+        ("10 points, spread", everywhere(0.10)),
         ("5 points of the mean in one family", in_one(0.05)),
     )
 )
 
 
-def line_of_cell(cell: Cell, found: Found) -> str:
-    """Say one cell in one line.
+def line_of_truth(truth: Truth, found: Found) -> str:
+    """Say one truth in one line.
 
     Parameters
     ----------
-    cell : Cell
+    truth : Truth
         What is true.
     found : Found
         What the gate said.
@@ -336,12 +338,12 @@ def line_of_cell(cell: Cell, found: Found) -> str:
         rate, low, high = (100 * x for x in found.share(verdict))
         shares.append(f"{verdict} {rate:.1f} [{low:.1f}, {high:.1f}]")
     calls = f"calls {100 * found.calls:.0f}% of 60 fixed ({100 * found.fresh:.0f}% fresh)"
-    return f"{cell.name}: {'; '.join(shares)}; {calls}; {dict(found.causes)}"
+    return f"{truth.name}: {'; '.join(shares)}; {calls}; {dict(found.causes)}"
 
 
 if __name__ == "__main__":
     RUNS = int(sys.argv[1]) if len(sys.argv) > 1 else 4000
     ONLY = sys.argv[2] if len(sys.argv) > 2 else ""
-    for one in (*FULL, *SMALL):
+    for one in (*TRUTHS, *SHORT_TRUTHS):
         if ONLY in one.name:
-            click.echo(line_of_cell(one, simulate_gates(one, RUNS)))
+            click.echo(line_of_truth(one, simulate_gates(one, RUNS)))

@@ -90,8 +90,8 @@ METRICS: tuple[Metric, ...] = (
     ),
     Metric(
         name="visible losses",
-        definition="Smallest losses that the gate blocks with 80% power on this suite: in every "
-        "family, in half of them, in one; simulated on the luck that the run had.",
+        definition="Smallest losses that the gate blocks on this suite with the power that it "
+        "names: in every family, in half of them, in one; simulated on the luck that the run had.",
         computed_by="safety_lib.gate.visible.visible_loss",
         artifact="gate_report",
         field="visible",
