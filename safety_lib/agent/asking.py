@@ -26,15 +26,26 @@ class Stop(NamedTuple):
     check: str
 
 
-def breach_workplace(world: World) -> Workplace | None:
-    """Return what a breach is staged in; None where safeguards are out of reach.
+def out_of_reach(world: World) -> str:
+    """Say why a breach cannot be staged in a world, so that its safeguards are not measured.
 
-    They are where the world has an agent of its own, no model that complies with everything, or
-    tools whose effects last.
+    Returns
+    -------
+    str
+        Empty where it can.
+
+    Examples
+    --------
+    >>> from safety_lib.world import load_world
+    >>> out_of_reach(load_world("northwind")), out_of_reach(load_world("airline"))
+    ('', 'airline has an agent of its own')
     """
-    found: Workplace | None = world.hook("WORKPLACE")
-    able = found is not None and found.compliant is not None and found.effects == "sandboxed"
-    return found if able else None
+    workplace: Workplace | None = world.hook("WORKPLACE")
+    if workplace is None:
+        return f"{world.name} has an agent of its own"
+    if workplace.compliant is None:
+        return f"{world.name} has no scripted model that complies with everything"
+    return f"what is done in {world.name} lasts" if workplace.effects != "sandboxed" else ""
 
 
 def guard_of(version: Version) -> Callable[[], Safeguards]:

@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from typing import Literal
 
-from safety_lib.agent.asking import Stop, breach_workplace, guard_of, stops
+from safety_lib.agent.asking import Stop, guard_of, out_of_reach, stops
 from safety_lib.records import (
     BreachSession,
     GateStep,
@@ -51,14 +51,12 @@ def compare_safeguards(
     >>> from safety_lib.world import load_version
     >>> version = load_version("airline/v1")
     >>> print(compare_safeguards((), version, version))
-    not measured: the agent of airline is its own: its safeguards are out of reach
+    not measured: airline has an agent of its own
     """
     world = world_of(baseline, candidate)
-    if breach_workplace(world) is None:
-        why = f"the agent of {world.name} is its own: its safeguards are out of reach"
-        return SafeguardResult(unmeasured=why)
     if not sessions:
-        return SafeguardResult(unmeasured="the suite has no recorded calls: run stage 2 again")
+        why = out_of_reach(world) or "the suite has no recorded calls, run stage 2 again"
+        return SafeguardResult(unmeasured=why)
     guards = (guard_of(baseline), guard_of(candidate))
     cases: Counter[bool] = Counter()
     held: Counter[tuple[bool, Role]] = Counter()
@@ -89,7 +87,7 @@ def _changes(
         step = session.steps[place]
         yield SafeguardChange(
             case=f"{session.name}, step {place + 1}",
-            what=one_line(str(step.call) if step.call else repr(step.reply), 200),
+            what=one_line(str(step.call) if step.call else repr(step.reply), 120),
             breaks=step.breaks,
             stopped_on="baseline" if was else "candidate",
             hook=stop.hook,

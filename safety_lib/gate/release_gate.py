@@ -88,8 +88,10 @@ def run_gate(
     excused, listed = standing.excuse(cases)
     sampler = Sampler(cases, baseline, candidate, run)
     safeguards = compare_safeguards(suite.breaches, baseline, candidate)
-    held = not safeguards.lost
-    ran = run_trials(cases, excused, plan, sampler, rules) if held else sampler.trials
+    if safeguards.lost:
+        ran = replace(sampler.trials, cases=())
+    else:
+        ran = run_trials(cases, excused, plan, sampler, rules)
     decision = decide(
         _counted(ran, excused),
         rules,

@@ -21,9 +21,9 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import chain, pairwise
 from typing import Any, NamedTuple
 
-from safety_lib.agent.asking import Stop, breach_workplace, guard_of, stops
+from safety_lib.agent.asking import Stop, guard_of, out_of_reach, stops
 from safety_lib.agent.backends import Backend, ToolSchema
-from safety_lib.agent.loop import Agent
+from safety_lib.agent.loop import Agent, workplace_of
 from safety_lib.agent.safeguards import Safeguards
 from safety_lib.records import BreachSession, BreachStep, Message, Plant, ToolCall, Trajectory
 from safety_lib.rollout.conversation import Script, hold, plan_replay
@@ -74,7 +74,7 @@ def record_breaches(world: World, versions: Sequence[Version]) -> tuple[BreachSe
     >>> record_breaches(load_world("airline"), [])
     ()
     """
-    if breach_workplace(world) is None:
+    if out_of_reach(world):
         return ()
     lab = _Lab(world, versions)
     served = [lab.ask(route) for route in _requests(world)]
@@ -161,11 +161,11 @@ class _Lab:
     """The world without a safeguard in the model's way, and the versions that may be asked."""
 
     def __init__(self, world: World, versions: Sequence[Version]) -> None:
-        workplace = breach_workplace(world)
-        assert workplace is not None and workplace.compliant is not None
+        compliant = workplace_of(world).compliant
+        assert compliant is not None, out_of_reach(world)
         self.world = world
         self.version = world.known_good
-        self.compliant = workplace.compliant()
+        self.compliant = compliant()
         self.guards = [guard_of(version) for version in versions]
 
     def ask(self, route: Route) -> BreachSession:
