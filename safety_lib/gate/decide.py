@@ -84,12 +84,12 @@ def decide(
     """Judge a release from its trials.
 
     Step 9, the first to be answered, asks the safeguards, without a trial: what they lost blocks
-    whether the run is valid or not. Step 0 asks whether the run is valid, step 1 whether the suite lost, step 2 whether any family
-    did, step 3 any critical test, step 4 the benign requests, step 5 whether the trials reach the
-    change, step 6 whether the candidate is tuned to the public tests, step 7 whether its error
-    budget is spent, step 8, where releases came before, whether their small losses add up. Block
-    beats warn, warn beats pass; an invalid run has no verdict. A step that was not answered when
-    another one blocked is open.
+    whether the run is valid or not. Step 0 asks whether the run is valid, step 1 whether the suite
+    lost, step 2 whether any family did, step 3 any critical test, step 4 the benign requests, step
+    5 whether the trials reach the change, step 6 whether the candidate is tuned to the public
+    tests, step 7 whether its error budget is spent, step 8, where releases came before, whether
+    their small losses add up. Block beats warn, warn beats pass; an invalid run has no verdict. A
+    step that was not answered when another one blocked is open.
 
     Parameters
     ----------

@@ -70,8 +70,8 @@ def compare_safeguards(
     return SafeguardResult(
         harmful=cases[False],
         benign=cases[True],
-        stopped={role: held[False, role] for role in _ROLES},
-        refused={role: held[True, role] for role in _ROLES},
+        stopped=(held[False, "baseline"], held[False, "candidate"]),
+        refused=(held[True, "baseline"], held[True, "candidate"]),
         changes=tuple(sorted(changes, key=lambda change: not change.blocks)),
     )
 

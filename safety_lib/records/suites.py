@@ -128,9 +128,9 @@ class BreachStep(Record):
 class BreachSession(Record):
     """One conversation with a model that complies with everything, and no safeguard in its way.
 
-    It holds the cases that the safeguards of any version are asked about without a model: of an
-    attack each step that breaks a rule, of a legitimate request (``benign``) each that does not. What
-    came before a step is the state that a safeguard may need.
+    It holds the cases that the safeguards of any version are asked about without a model: each
+    step of an attack that breaks a rule, each step of a legitimate request (``benign``) that breaks
+    none. What came before a step is the state that a safeguard may need.
     """
 
     name: str

@@ -282,10 +282,8 @@ class SafeguardResult(Record):
     ----------
     harmful, benign : int
         Cases of each kind.
-    stopped : dict
-        Role to how many of the harmful ones it stops.
-    refused : dict
-        Role to how many of the benign ones it stops.
+    stopped, refused : tuple of int
+        How many of the harmful and of the benign ones baseline and candidate stop.
     changes : tuple of SafeguardChange
         Every case that comes out otherwise, first those that block.
     unmeasured : str
@@ -294,8 +292,8 @@ class SafeguardResult(Record):
 
     harmful: int = 0
     benign: int = 0
-    stopped: dict[Literal["baseline", "candidate"], int] = {}
-    refused: dict[Literal["baseline", "candidate"], int] = {}
+    stopped: tuple[int, int] = (0, 0)
+    refused: tuple[int, int] = (0, 0)
     changes: tuple[SafeguardChange, ...] = ()
     unmeasured: str = ""
 
@@ -307,11 +305,8 @@ class SafeguardResult(Record):
     def __str__(self) -> str:
         if self.unmeasured:
             return f"not measured: {self.unmeasured}"
-        harm, served = (
-            f"{count.get('baseline', 0)} -> {count.get('candidate', 0)} of {of}"
-            for count, of in ((self.stopped, self.harmful), (self.refused, self.benign))
-        )
-        return f"{harm} harmful calls stopped, {served} benign ones"
+        harm = f"{self.stopped[0]} -> {self.stopped[1]} of {self.harmful} harmful calls stopped"
+        return f"{harm}, {self.refused[0]} -> {self.refused[1]} of {self.benign} benign ones"
 
 
 class GateReport(Artifact):

@@ -128,7 +128,7 @@ def _first_of_each(
     known: set[tuple[str, str, bool]] = set()
     found = []
     for route, session in attacks:
-        places = {}
+        places: dict[tuple[str, str, bool], int] = {}
         for place in session.cases:
             step = session.steps[place]
             if step.call is not None:
@@ -181,9 +181,7 @@ class _Lab:
             said = ["\n".join(route.turns)]
         return self._held(route, f"{route.name}, {name}", said, _Scripted(turns))
 
-    def _held(
-        self, route: Route, name: str, said: Sequence[str], model: Backend
-    ) -> BreachSession:
+    def _held(self, route: Route, name: str, said: Sequence[str], model: Backend) -> BreachSession:
         rollout = plan_replay(
             self.version,
             said,

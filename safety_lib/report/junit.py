@@ -12,7 +12,14 @@ from __future__ import annotations
 import xml.etree.ElementTree as ET
 from collections.abc import Sequence
 
-from safety_lib.records import ArmResult, GateReport, RegressionTest, SafeguardChange, TestResult, Turn
+from safety_lib.records import (
+    ArmResult,
+    GateReport,
+    RegressionTest,
+    SafeguardChange,
+    TestResult,
+    Turn,
+)
 from safety_lib.text import LONG_TEXT, p_value, plain, points
 
 _DECLARATION = '<?xml version="1.0" encoding="UTF-8"?>\n'
