@@ -236,8 +236,8 @@ class _Lab:
             for low, high in pairwise(ladder):
                 self._narrow(at, low, high, guard, 1.0 if whole else value / NARROWED)
         # What a search passed on its way says no more than the two neighbours that it found.
-        near = {n for pair in self._edges(known) for n in pair}
-        yield from (known[number] for number in sorted(near | set(ladder)))
+        near = {number for pair in self._edges(known) for number in pair}
+        yield from map(at, sorted(near | set(ladder)))
 
     def _narrow(
         self,
