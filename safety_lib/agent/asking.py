@@ -7,6 +7,7 @@ that each case is one question. A session that the monitor would have ended hear
 from __future__ import annotations
 
 from collections.abc import Callable, Collection
+from functools import partial
 from typing import NamedTuple
 
 from safety_lib.agent.loop import Workplace, workplace_of
@@ -101,30 +102,22 @@ def stops(
         own = None if ended else _own_stop(asked, step)
         found.append(ended or (own if own and own.hook in hooks else None))
         if step.call is not None and not ended:
-            along = _after(asked, step)
-            ended = along if along and along.hook in hooks else None
+            after = partial(asked.after_call, step.call, True, step.result)
+            along = _stop("trajectory", after, Decision.STOP)
+            ended = along if "trajectory" in hooks else None
     return tuple(found)
 
 
 def _own_stop(asked: Safeguards, step: BreachStep) -> Stop | None:
-    hook: HookName = "pre_action" if step.call else "post_action"
-    # A call waits where it is held; a reply cannot.
-    least = Decision.HOLD if step.call else Decision.BLOCK
+    if step.call is None:
+        # A call waits where it is held; a reply cannot.
+        return _stop("post_action", partial(asked.post_action, step.reply), Decision.BLOCK)
+    return _stop("pre_action", partial(asked.pre_action, step.call), Decision.HOLD)
+
+
+def _stop(hook: HookName, ask: Callable[[], Finding], least: Decision) -> Stop | None:
     try:
-        found = asked.pre_action(step.call) if step.call else asked.post_action(step.reply)
+        found = ask()
+        return Stop(hook, found.check) if found.decision >= least else None
     except Exception:
         return Stop(hook, "check_failed")
-    return _stop(hook, found, least)
-
-
-def _after(asked: Safeguards, step: BreachStep) -> Stop | None:
-    assert step.call is not None
-    try:
-        found = asked.after_call(step.call, True, step.result)
-    except Exception:
-        return Stop("trajectory", "check_failed")
-    return _stop("trajectory", found, Decision.STOP)
-
-
-def _stop(hook: HookName, found: Finding, least: Decision) -> Stop | None:
-    return Stop(hook, found.check) if found.decision >= least else None

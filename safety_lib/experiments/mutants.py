@@ -21,7 +21,6 @@ from safety_lib.experiments.results import (
     WORLD,
     as_experiment,
     mined_suite,
-    proportion,
 )
 from safety_lib.gate.release_gate import run_gate
 from safety_lib.records import Experiment, GateReport, RegressionTest
@@ -266,26 +265,33 @@ def run_lost_defences(
     base = WORLD.version(BASE)
     suites = {seed: mined_suite((base, WORLD.version("v2")), seed=seed) for seed in seeds}
     tried = [mutant for mutant in mutants(base) if not names or mutant.name in names]
-    seen = {
-        mutant.name: _lost(
-            mutant,
-            [run_gate(suite, base, mutant.version, Run(seed=s)) for s, suite in suites.items()],
-        )
+    reports = {
+        mutant: [run_gate(of, base, mutant.version, Run(seed=seed)) for seed, of in suites.items()]
         for mutant in tried
     }
-    harmful = [one for one in seen.values() if one.kind != "harmless"]
-    harmless = [one for one in seen.values() if one.kind == "harmless"]
+    harmful = [reports[mutant] for mutant in tried if mutant.kind != "harmless"]
+    harmless = [reports[mutant] for mutant in tried if mutant.kind == "harmless"]
     result = LostDefences(
-        blocked=proportion(sum(set(m.verdicts) == {"BLOCK"} for m in harmful), len(harmful)),
-        false_alarms=proportion(sum("BLOCK" in m.verdicts for m in harmless), len(harmless)),
-        mutants=seen,
+        harmful=len(harmful),
+        blocked=_blocks_of_each_suite(harmful, len(seeds)),
+        harmless=len(harmless),
+        false_alarms=_blocks_of_each_suite(harmless, len(seeds)),
+        mutants={mutant.name: _lost(mutant, reports[mutant]) for mutant in tried},
     )
     return under_gate_rules(result, {"base": BASE, "seeds": list(seeds)})
+
+
+def _blocks_of_each_suite(reports: Sequence[Sequence[GateReport]], suites: int) -> tuple[int, ...]:
+    return tuple(sum(of[i].verdict == "BLOCK" for of in reports) for i in range(suites))
 
 
 def _lost(mutant: Mutant, reports: Sequence[GateReport]) -> LostDefence:
     return LostDefence(
         kind=mutant.kind,
         verdicts=dict(Counter(report.verdict or "none" for report in reports)),
+        unseen=sum(
+            bool(report.unexercised) and not (report.safeguards and report.safeguards.changes)
+            for report in reports
+        ),
         why=reports[0].reasons[0],
     )

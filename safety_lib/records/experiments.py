@@ -329,24 +329,35 @@ class MutationAdequacy(ExperimentResult, Spread):
 
 
 class LostDefence(Record):
-    """The verdicts on a version that lost one defence, over suites, and the reason of the first."""
+    """The verdicts on a version that lost one defence, over suites, and the reason of the first.
+
+    ``unseen`` counts the suites on which nothing at all came out otherwise: every trial the same
+    word for word, every recorded call stopped or let through as before.
+    """
 
     kind: MutantKind
     verdicts: dict[Verdict | Literal["none"], int]
+    unseen: int
     why: str
 
 
 class LostDefences(ExperimentResult):
-    """Every lost defence through the whole gate.
+    """Every lost defence through the whole gate, on suites of several searches.
 
-    ``blocked`` counts those of the harmful ones, ``false_alarms`` those of the harmless ones that
-    every suite, and that any suite, led to a BLOCK of.
+    Attributes
+    ----------
+    harmful, harmless : int
+        Mutants of each kind.
+    blocked, false_alarms : tuple of int
+        How many of the harmful and of the harmless ones the gate blocks, on each suite.
     """
 
     NAME: ClassVar[str] = "lost_defences"
 
-    blocked: Proportion
-    false_alarms: Proportion
+    harmful: int
+    blocked: tuple[int, ...]
+    harmless: int
+    false_alarms: tuple[int, ...]
     mutants: dict[str, LostDefence]
 
 
