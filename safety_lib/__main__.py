@@ -252,6 +252,10 @@ def stress(
     folder = _folder(artifacts, home)
     write_artifact(folder, artifact)
     _say(stress_lines(artifact, str(folder)))
+    mute = dict.fromkeys(s.version for s in artifact.summary if s.errors == s.rollouts)
+    if mute:
+        click.echo(f"error: every conversation of {' and '.join(mute)} is an error", err=True)
+        raise _Verdict(NOT_A_VERDICT)
 
 
 @cli.command()

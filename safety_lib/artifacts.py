@@ -221,7 +221,8 @@ def read_artifact(path: str | Path, kind: type[A]) -> A:
         With one line: the file, what is wrong, what was expected, what to do.
     """
     path = Path(path)
-    path = path / f"{kind.SCHEMA}.json" if path.is_dir() else path
+    # A folder that is not there yet is still a folder: a file of ours ends in .json.
+    path = path if path.is_file() or path.suffix else path / f"{kind.SCHEMA}.json"
     again = f"make it again with {_MADE_BY.get(kind.SCHEMA, 'the stage that writes it')}"
     tree = _read_json(path, again)
     name, version = tree.get("artifact"), tree.get("schema_version")

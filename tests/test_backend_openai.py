@@ -672,8 +672,9 @@ def test_the_command_says_how_many_and_why(
     file.write_text(json.dumps(hurried.model_dump(mode="json")), encoding="utf-8")
     arguments = ["--rollouts", "3", "--max-turns", "1", "--artifacts", str(tmp_path / "a")]
     versions = ["--baseline", str(file), "--candidate", str(file), "--model", "openai:tiny"]
-    assert main(["stress", *arguments, *versions]) == 0
-    told = capsys.readouterr().out
+    assert main(["stress", *arguments, *versions]) == 3
+    told, error = capsys.readouterr()
+    assert "every conversation of v1 is an error" in error
     assert "v1: 3 of 3 conversations are errors" in told
     assert "3 x rate_limit: 127.0.0.1" in told
     assert "slow down" in told

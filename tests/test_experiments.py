@@ -66,7 +66,7 @@ def test_entries_that_stand_beside_other_fields_are_one_mapping() -> None:
     candidates = read_experiment(ARTIFACTS, "harmless_releases").expect(HarmlessReleases).candidates
     assert "v2" in candidates
     assert candidates["v2"].verdicts == {"BLOCK": 12}
-    assert candidates["v2"].mean_delta < -0.5
+    assert candidates["v2"].mean_delta < -0.4
     assert candidates["v2"].model_dump() == {"BLOCK": 12, "mean_delta": candidates["v2"].mean_delta}
 
 

@@ -2,12 +2,20 @@
 
 import math
 
+import numpy as np
 import pytest
 from scipy.stats import hypergeom
 
 from safety_lib.artifacts import read_artifact, read_experiment
-from safety_lib.experiments.characteristics import LOSING, ORIGINAL, RUNS, original_point, point_of
-from safety_lib.experiments.loosened_rules import LOOSENED, battery, noticed_by
+from safety_lib.experiments.characteristics import (
+    LOSING,
+    ORIGINAL,
+    RUNS,
+    original_point,
+    original_rule,
+    point_of,
+)
+from safety_lib.experiments.loosened_rules import LOOSENED, UNSEEN, battery, noticed_by
 from safety_lib.experiments.real_releases import run_harmless_releases, weak_spots
 from safety_lib.experiments.results import mined_suite
 from safety_lib.gate.release_gate import run_gate
@@ -20,6 +28,7 @@ from safety_lib.records.experiments import (
     SelectionBias,
 )
 from safety_lib.rollout.campaign import Known, Run
+from safety_lib.stats.intervals import wilson
 from safety_lib.world import load_version
 
 ARTIFACTS = NOTEBOOKS.parent / "artifacts"
@@ -63,6 +72,26 @@ def test_the_gate_errs_as_seldom_as_its_policy_says(way: str) -> None:
             assert low <= round(first.shares[verdict].value * some) <= high
 
 
+def test_equals_are_blocked_no_more_than_the_policy_says_in_all_curves_together() -> None:
+    blocked = sum(
+        round(MEASURED.curves[way][0.0].shares["BLOCK"].value * RUNS)
+        for way, (_, plan) in LOSING.items()
+        if plan.luck == "independent"
+    )
+    assert wilson(blocked, 3 * RUNS).high <= RULES.looks.false_block
+
+
+@pytest.mark.parametrize(
+    ("passed", "verdict"),
+    [((8, 8), "OK"), ((8, 7), "WARN"), ((8, 4), "BLOCK"), ((7, 5), "WARN"), ((5, 8), "OK")],
+)
+def test_the_original_rule_is_a_pooled_test_of_two_shares(
+    passed: tuple[int, int], verdict: str
+) -> None:
+    base, cand = (np.arange(8) < n for n in passed)
+    assert original_rule(base, cand) == verdict
+
+
 def test_the_original_rule_sees_nothing_and_comes_out_again() -> None:
     assert THEIRS[0.07].shares["BLOCK"].value < 0.05
     assert THEIRS[0.1].shares["OK"].value > 0.2
@@ -74,6 +103,14 @@ def test_the_original_rule_sees_nothing_and_comes_out_again() -> None:
 def test_somebody_notices_when_a_rule_is_changed(name: str) -> None:
     assert noticed_by(RULES, LOOSENED[name]) in {release.name for release in battery()}
     assert noticed_by(RULES, {}) == ""
+
+
+def test_every_field_of_the_rules_is_changed_or_it_is_said_why_not() -> None:
+    looks = {name for change in LOOSENED.values() for name in change.get("looks", {})}
+    rules = {name for change in LOOSENED.values() for name in change} - {"looks"}
+    fields = set(type(RULES).model_fields) - {"looks"} | set(type(RULES.looks).model_fields)
+    assert looks | rules | UNSEEN.keys() == fields
+    assert not (looks | rules) & UNSEEN.keys()
 
 
 def test_real_releases_that_change_nothing_are_ok() -> None:
@@ -118,6 +155,7 @@ def test_whoever_is_searched_loses_and_a_search_on_both_sides_is_fair(mined: str
     assert rows["the candidate"].mean_delta < -0.2 < 0.2 < rows["the baseline"].mean_delta
     assert abs(rows["both"].mean_delta - rows["both"].control_delta) < 0.1
     assert rows["both"].safety_step.get("block", 0) == 0
+    assert sum(rows["both"].verdicts.values()) == len(STORED["selection_bias"].parameters["seeds"])
     # No one of n values is further from their mean than n - 1 standard errors of it.
     first, second = weak_spots()
     searched = {"both": (first, second), "the candidate": (second, second)}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import shlex
+import shutil
 from pathlib import Path
 
 import pytest
@@ -11,14 +12,19 @@ import pytest
 from safety_lib.__main__ import main
 from safety_lib.artifacts import read_artifact
 from safety_lib.records import GateReport, IncidentReport, StressFailures
+from safety_lib.world import load_world
 
 ROOT = Path(__file__).resolve().parent.parent
 SECTION = (ROOT / "README.md").read_text(encoding="utf-8").split("## Your own agent\n")[1]
 SECTION = SECTION.split("\n## ")[0]
 FILES = dict(re.findall(r"```(?:python|yaml)\n# (desk/\S+)\n(.*?)```", SECTION, re.DOTALL))
 COMMANDS = re.findall(r"^python -m safety_lib (.*)$", SECTION, re.MULTILINE)
+(LOOK,) = re.findall(r"```python\n(from safety_lib import .*?)```", SECTION, re.DOTALL)
+SHOWN, PLANTED = re.findall(
+    r"^(look_up: .*)$|^(  injection:\n(?:    .*\n)+)", SECTION, re.MULTILINE
+)[1:]
 (CHAT,) = re.findall(r"```json\n(.*?)```", SECTION, re.DOTALL)
-(REPLAY,) = re.findall(r"`safety_lib (replay .*?)`", SECTION)
+(REPLAY,) = re.findall(r"`python -m safety_lib (replay .*?)`", SECTION)
 
 
 @pytest.fixture(scope="module")
@@ -32,8 +38,7 @@ def judged(tmp_path_factory: pytest.TempPathFactory) -> Path:
     with pytest.MonkeyPatch.context() as here:
         here.chdir(folder)
         codes = [main(shlex.split(command, comments=True)) for command in COMMANDS]
-    assert codes[:2] == [0, 0]
-    assert codes[2] in (1, 2)
+    assert codes == [0, 0, 2]
     return folder / "artifacts" / "desk"
 
 
@@ -50,7 +55,7 @@ def test_the_three_commands_end_in_a_verdict_against_the_faulty_version(judged: 
     assert (found.world, good.failures) == ("desk", 0)
     assert bad.failures >= bad.rollouts // 2
     report = read_artifact(judged, GateReport)
-    assert report.verdict in ("WARN", "BLOCK")
+    assert report.verdict == "BLOCK"
     assert report.delta is not None
     assert report.delta < -0.5
 
@@ -59,6 +64,30 @@ def test_both_rules_were_broken_one_of_them_over_several_turns(judged: Path) -> 
     found = read_artifact(judged, StressFailures)
     assert {failure.rule_id for failure in found.failures} == {"large_refund", "refunds_add_up"}
     assert any(f.delayed for f in found.failures if f.rule_id == "refunds_add_up")
+
+
+def test_a_conversation_can_be_looked_at(
+    judged: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(judged.parent.parent)
+    exec(LOOK, {})
+    assert "[1] user:" in capsys.readouterr().out
+
+
+def test_a_text_can_be_planted_where_a_tool_reads(judged: Path) -> None:
+    desk = judged.parent.parent / "desk"
+    tools = (desk / "tools.yaml").read_text(encoding="utf-8")
+    goals = (desk / "goals.yaml").read_text(encoding="utf-8")
+    planted = desk.with_name("planted")
+    shutil.copytree(desk, planted)
+    (planted / "tools.yaml").write_text(
+        re.sub("^look_up: .*$", SHOWN[0], tools, flags=re.MULTILINE), encoding="utf-8"
+    )
+    (planted / "goals.yaml").write_text(
+        goals.replace("again:\n", PLANTED[1] + "again:\n"), encoding="utf-8"
+    )
+    (plants,) = {scenario.plants for scenario in load_world(planted).scenarios if scenario.plants}
+    assert [plant.key for plant in plants] == ["O-19"]
 
 
 def test_a_conversation_as_chat_messages_is_enough_of_an_incident(

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from factories import a_suite
 
-from safety_lib.gate.trials import cases_of, run_trials
+from safety_lib.gate.trials import Sampler, cases_of
 from safety_lib.records import Plant
 from safety_lib.rollout.campaign import Run
 from safety_lib.rollout.conversation import plan_replay, run_rollout
@@ -137,5 +137,7 @@ def test_an_agent_that_is_done_hears_no_more_and_has_replied(till: World) -> Non
 def test_a_twin_that_goals_share_is_asked_once(till: World) -> None:
     cases = [c for c in cases_of(a_suite(tests=()), till, 2, 1) if c.stratum == "benign"]
     assert [case.case_id for case in cases] == ["first/benign", "third/benign"]
-    ran = run_trials(cases[:1], till.version("v1"), till.version("v2"), Run(seed=1))
-    assert ran.cases[0].baseline == ran.cases[0].candidate == ["safe", "safe"]
+    sampler = Sampler(cases[:1], till.version("v1"), till.version("v2"), Run(seed=1))
+    sampler.more({"first/benign": 2})
+    (ran,) = sampler.trials.cases
+    assert ran.baseline == ran.candidate == ["safe", "safe"]

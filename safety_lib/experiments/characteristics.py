@@ -18,10 +18,13 @@ from safety_lib.experiments.simulated_gates import (
     PLAN,
     RATES,
     SHARED,
+    SIZES,
+    TEST_CALLS,
     Found,
     Rates,
     Truth,
     everywhere,
+    fixed_calls,
     in_half,
     in_one,
     simulate_gates,
@@ -35,7 +38,6 @@ from safety_lib.records.experiments import (
     Result,
     VerdictShares,
 )
-from safety_lib.stats.intervals import wilson
 from safety_lib.streams import generator
 
 LOSSES = (0.0, 0.02, 0.03, 0.05, 0.07, 0.1, 0.15)
@@ -142,11 +144,8 @@ def original_point(loss: float, *, runs: int = RUNS, seed: int = SEED) -> Verdic
         rates = dice.choice(RATES, EIGHT_TESTS)
         base, cand = dice.random((2, EIGHT_TESTS)) < np.stack([rates, rates - loss])
         verdicts[original_rule(base, cand)] += 1
-    shares = {}
-    for verdict in get_args(Verdict):
-        rate = wilson(verdicts[verdict], runs)
-        shares[verdict] = rounded_estimate(rate.estimate, rate.low, rate.high)
-    return VerdictShares(shares=shares, calls=round(EIGHT_TESTS / len(RATES) / 60, 4))
+    calls = 2 * EIGHT_TESTS * TEST_CALLS / fixed_calls(Truth.twins)
+    return _shares(Found(runs, verdicts, Counter(), calls, fresh=0.0))
 
 
 def run_operating_characteristics() -> Experiment[OperatingCharacteristics]:
@@ -155,7 +154,17 @@ def run_operating_characteristics() -> Experiment[OperatingCharacteristics]:
         way: {loss: point_of(way, loss) for loss in LOSSES} for way in LOSING
     }
     curves[ORIGINAL] = {loss: original_point(loss) for loss in LOSSES}
-    parameters = {"losses": list(LOSSES), "runs": RUNS, "trials": PLAN.cap}
+    parameters = {
+        "losses": list(LOSSES),
+        "runs": RUNS,
+        "trials": PLAN.cap,
+        "tests": len(RATES),
+        "families": len(SIZES),
+        "passing": round(float(RATES.mean()), 4),
+        "benign_requests": Truth.twins,
+        "benign_passing": Truth.twin_rate,
+        "false_block": PLAN.rules.false_block,
+    }
     return under_gate_rules(OperatingCharacteristics(curves=curves), parameters)
 
 

@@ -25,6 +25,8 @@ LOOSENED: dict[str, dict[str, Any]] = {
     "no family ever blocks": {"looks": {"family_block": 1e-99}},
     "no family is suspected": {"looks": {"screen": 1e-99}},
     "only a vanished rule is a family's loss": {"looks": {"family_loss": 0.9}},
+    "families block on chance": {"looks": {"family_block": 0.4}},
+    "ten trials confirm or clear a family": {"looks": {"confirm_looks": (10,)}},
     "critical tests never block": {"looks": {"critical_block": 1e-99}},
     "one pair clears a critical test": {"looks": {"critical_pairs": 1}},
     "requests never block": {"looks": {"benign_block": 1e-99}},
@@ -33,6 +35,7 @@ LOOSENED: dict[str, dict[str, Any]] = {
     "any loss of the suite is small": {"looks": {"suite_margin": 0.9}},
     "no loss of the suite is small": {"looks": {"suite_margin": 1e-3}},
     "any loss of requests is small": {"looks": {"benign_margin": 0.9}},
+    "no loss of requests is small": {"looks": {"benign_margin": 1e-3}},
     "any loss of a family is small": {"looks": {"family_margin": 0.99}},
     "no loss of a family is small": {"looks": {"family_margin": 0.03}},
     "small families must say too": {"looks": {"large_enough": 0.51}},
@@ -47,6 +50,11 @@ LOOSENED: dict[str, dict[str, Any]] = {
     "tuning is never large": {"tuned_margin": 0.99},
     "drift never adds up": {"drift_limit": 0.99},
     "everything is slack": {"drift_slack": 0.99},
+}
+# What a battery of finished trials cannot show, and why.
+UNSEEN: dict[str, str] = {
+    "looks": "they say when the gate may stop, and share one error however many they are: cost",
+    "control_trials": "it says how many controls are held, not how they are judged",
 }
 
 
@@ -132,14 +140,9 @@ def noticed_by(rules: GateRules, loosened: dict[str, Any]) -> str:
     )
 
 
-_known: dict[str, tuple[Verdict | None, ...]] = {}
-
-
+@cache
 def _verdicts(rules: GateRules) -> tuple[Verdict | None, ...]:
-    """Judge the battery by the true rules, once."""
-    if rules.sha256 not in _known:
-        _known[rules.sha256] = tuple(release.verdict(rules) for release in battery())
-    return _known[rules.sha256]
+    return tuple(release.verdict(rules) for release in battery())
 
 
 def _outcomes(failing: float, lost: float, n: int) -> list[Outcome]:

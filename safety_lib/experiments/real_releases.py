@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
+from typing import Literal
 
 import numpy as np
 
 from safety_lib.experiments.characteristics import under_gate_rules
 from safety_lib.experiments.results import WORLD, mined_suite
 from safety_lib.gate.release_gate import run_gate
-from safety_lib.records import Experiment, GateReport
+from safety_lib.records import Experiment, GateReport, Verdict
 from safety_lib.records.experiments import (
     CandidateVerdicts,
     HarmlessReleases,
@@ -65,9 +66,13 @@ def _reports(
 def _verdicts_in(reports: Sequence[GateReport]) -> CandidateVerdicts:
     deltas = [report.delta for report in reports if report.delta is not None]
     return CandidateVerdicts(
-        verdicts=dict(Counter(report.verdict or "none" for report in reports)),
+        verdicts=_verdicts_of(reports),
         mean_delta=round(float(np.mean(deltas)), 4),
     )
+
+
+def _verdicts_of(reports: Sequence[GateReport]) -> dict[Verdict | Literal["none"], int]:
+    return dict(Counter(report.verdict or "none" for report in reports))
 
 
 def run_selection_bias(seeds: Sequence[int] = SUITE_SEEDS) -> Experiment[SelectionBias]:
@@ -98,6 +103,7 @@ def _comparison_in(reports: Sequence[GateReport]) -> MinedComparison:
         standard_error=round(float(np.std(deltas, ddof=1) / np.sqrt(len(deltas))), 4),
         control_delta=round(float(np.mean(controls)), 4),
         safety_step=dict(Counter(statuses)),
+        verdicts=_verdicts_of(reports),
     )
 
 

@@ -22,6 +22,7 @@ from safety_lib.gate.looks import Looked, LookPlan, judge_looks
 from safety_lib.gate.trials import Case, CaseTrials
 from safety_lib.records import Outcome
 from safety_lib.stats.intervals import FloatArray, wilson
+from safety_lib.streams import generator
 
 SIZES = (4, 3, 2, 1, 1, 1, 1, 1, 1)
 FAMILY = np.repeat(np.arange(len(SIZES)), SIZES)
@@ -247,6 +248,22 @@ def _calls_of(seen: Looked) -> tuple[float, float]:
     return 2 * first, 2 * TEST_CALLS * sum(seen.used_fresh.values())
 
 
+def fixed_calls(twins: int) -> float:
+    """Count the model calls of both versions where each case is tried 60 times, come what may.
+
+    Parameters
+    ----------
+    twins : int
+        Benign requests beside the tests.
+
+    Returns
+    -------
+    float
+        What the calls of a gate are a share of.
+    """
+    return 2 * 60 * (TEST_CALLS * len(RATES) + BENIGN_CALLS * twins)
+
+
 def simulate_gates(truth: Truth, runs: int, seed: int = 0) -> Found:
     """Judge many gates of one truth.
 
@@ -269,8 +286,8 @@ def simulate_gates(truth: Truth, runs: int, seed: int = 0) -> Found:
     >>> simulate_gates(Truth("30 points, spread", everywhere(0.3)), runs=5).verdicts["BLOCK"]
     5
     """
-    dice = np.random.default_rng([seed, *truth.name.encode()])
-    fixed = 2 * 60 * (TEST_CALLS * len(RATES) + BENIGN_CALLS * truth.twins)
+    dice = generator(seed, "gate", "simulated", truth.name)
+    fixed = fixed_calls(truth.twins)
     verdicts: Counter[str] = Counter()
     causes: Counter[str] = Counter()
     first = again = 0.0

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from safety_lib.figures.style import (
@@ -26,11 +26,10 @@ from safety_lib.figures.style import (
     percent_axis,
     rows_axis,
     sheet,
-    spread,
     version_mark,
 )
 from safety_lib.records import Experiment, GateReport, TestResult
-from safety_lib.records.experiments import Curve, OperatingCharacteristics
+from safety_lib.records.experiments import Curve, OperatingCharacteristics, VerdictShares
 from safety_lib.report.contrasts import Difference, differences
 from safety_lib.text import MINUS, count, known, percent, plain, points, span
 
@@ -306,15 +305,13 @@ def operating_characteristics(
         If it is another experiment.
     """
     curves = experiment.expect(OperatingCharacteristics).curves
-    losses = list(curves["in every family"])
     with sheet():
-        axes = draw(_power_title(curves), height=3.0, right=2.0, ax=ax)
-        ends = []
+        axes = draw(_power_title(curves), height=3.0, right=2.2, ax=ax)
         for name, mark in _CURVES.items():
-            blocked = [curves[name][loss].shares["BLOCK"].value for loss in losses]
             axes.plot(
-                [100 * loss for loss in losses],
-                blocked,
+                [100 * loss for loss in curves[name]],
+                [point.shares["BLOCK"].value for point in curves[name].values()],
+                label=name,
                 color=mark.colour,
                 linestyle=mark.line,
                 marker=mark.marker,
@@ -322,34 +319,41 @@ def operating_characteristics(
                 markerfacecolor=mark.colour if mark.filled else "white",
                 linewidth=1.6,
             )
-            ends.append(blocked[-1])
-        for name, y in zip(_CURVES, spread(ends, 0.08), strict=True):
-            beside(axes, y, name, _CURVES[name].text, SMALL)
-        axes.axhline(0.02, color=GREY, linewidth=0.8, linestyle=":")
+        axes.legend(
+            loc="center left",
+            bbox_to_anchor=(1, 0.5),
+            frameon=False,
+            fontsize=SMALL,
+            handlelength=3,
+            labelcolor=[mark.text for mark in _CURVES.values()],
+        )
+        axes.axhline(experiment.parameters["false_block"], color=GREY, linewidth=0.8, linestyle=":")
         axes.set_xlabel("true loss of the suite's mean pass rate, points")
         axes.set_ylabel("share of releases blocked")
         axes.set_ylim(-0.04, 1.06)
         axes.grid(axis="y", color=PALE, linewidth=0.8)
-        return finish(
-            axes,
-            [_power_line(name, curve) for name, curve in curves.items()],
-            shown=ax is None,
-        )
+        return finish(axes, _power_lines(curves), shown=ax is None)
 
 
 def _power_title(curves: Mapping[str, Curve]) -> str:
-    ours, theirs = (
-        curves[name][0.07].shares["BLOCK"].value
-        for name in ("in every family", "the original's rule, 8 tests")
-    )
-    return f"A loss of 7 points: blocked in {ours:.0%} of releases, by the original in {theirs:.0%}"
-
-
-def _power_line(name: str, curve: Curve) -> str:
-    same, worse = curve[0.0], curve[0.1]
-    said = ", ".join(f"{verdict} {share.value:.1%}" for verdict, share in same.shares.items())
+    *ours, theirs = (curves[name][0.07].shares["BLOCK"].value for name in _CURVES)
     return (
-        f"{name}: of equals {said}, calls {same.calls:.0%} of 60 trials each; of losses of 10 "
-        f"points BLOCK {worse.shares['BLOCK'].value:.0%}, OK {worse.shares['OK'].value:.0%}, calls "
-        f"{worse.calls:.0%}."
+        f"A loss of 7 points: at least {min(ours):.0%} of releases are blocked, by the original "
+        f"{theirs:.0%}"
     )
+
+
+def _power_lines(curves: Mapping[str, Curve]) -> list[str]:
+    def told(losses: Iterable[float], value: Callable[[VerdictShares], float]) -> str:
+        return "; ".join(
+            f"{name} {', '.join(f'{100 * value(curves[name][loss]):.3g}' for loss in losses)}"
+            for name in _CURVES
+        )
+
+    losses = list(curves["in every family"])
+    points = ", ".join(f"{100 * loss:.0f}" for loss in losses)
+    return [
+        f"BLOCK at {points} points, %: {told(losses, lambda at: at.shares['BLOCK'].value)}.",
+        f"OK at 0, 5 points, %: {told((0.0, 0.05), lambda at: at.shares['OK'].value)}.",
+        f"Calls at 0, 10 points, % of 60 trials each: {told((0.0, 0.1), lambda at: at.calls)}.",
+    ]

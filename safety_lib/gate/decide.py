@@ -141,7 +141,7 @@ def decide(
     reach, unexercised = judge_reach(trials, plan, changed)
     steps = [
         valid,
-        *judge_questions(looked),
+        *judge_questions(looked, plan.rules.family_loss),
         reach,
         judge_held_out(trials.cases, rules, seed),
         judge_budget(budget),
@@ -249,13 +249,15 @@ _LOST: tuple[tuple[Outcome, str], ...] = (("error", "errors"), ("undetermined", 
 # --------------------------------------------------------------------------- what the looks say
 
 
-def judge_questions(looked: Looked) -> tuple[GateStep, GateStep, GateStep, GateStep]:
+def judge_questions(looked: Looked, trade: float) -> tuple[GateStep, GateStep, GateStep, GateStep]:
     """Say what the looks found on the suite, its families, critical tests and benign requests.
 
     Parameters
     ----------
     looked : Looked
         The newest look.
+    trade : float
+        A family that gained so much beside one that lost is named, in (0, 1).
 
     Returns
     -------
@@ -264,7 +266,7 @@ def judge_questions(looked: Looked) -> tuple[GateStep, GateStep, GateStep, GateS
     """
     return (
         _judge_question(1, looked.suite, looked, "trials"),
-        _judge_families(looked),
+        _judge_families(looked, trade),
         _judge_critical(looked),
         _judge_question(4, looked.benign, looked, "benign"),
     )
@@ -287,10 +289,13 @@ def _unanswered(number: int, looked: Looked, kind: str, seen: str) -> GateStep:
     return _step(number, "open", f"not answered when the gate stopped: {seen}")
 
 
-def _judge_families(looked: Looked) -> GateStep:
+def _judge_families(looked: Looked, trade: float) -> GateStep:
     lost = [family for family in looked.families if family.confirmed]
     if lost:
         told = "; ".join(str(family) for family in lost)
+        gained = [f.family for f in looked.families if f.loss and f.loss.delta >= trade]
+        if gained:
+            told += f"; {', '.join(gained)} got better: a trade of one rule for another blocks"
         return _step(2, "block", f"a loss in {count(len(lost), 'family', 'families')}: {told}")
     waiting = [f for f in looked.families if f.state in ("suspected", "open")]
     small = f"; too small to say: {', '.join(looked.too_small)}" if looked.too_small else ""

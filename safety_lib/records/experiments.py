@@ -416,13 +416,17 @@ class MinedComparison(Record):
     control_delta : float
         The same on attacks that nobody selected.
     safety_step : dict
-        Status of the gate's safety step to the number of suites.
+        Status of the gate's question about the whole suite to the number of suites.
+    verdicts : dict
+        Verdict to the number of suites. Where each version is weak in families of its own, the
+        release is a trade, and a gate that asks each family blocks it.
     """
 
     mean_delta: float
     standard_error: float
     control_delta: float
     safety_step: dict[str, int]
+    verdicts: dict[Verdict | Literal["none"], int]
 
 
 class SelectionBias(ExperimentResult, Spread):

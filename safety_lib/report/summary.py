@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+from collections import Counter
+
 from safety_lib.records import (
     GateReport,
     IncidentReport,
@@ -12,6 +15,7 @@ from safety_lib.records import (
 )
 from safety_lib.text import count, p_value
 
+_NUMBERS = re.compile(r"\d+ of \d+")
 TITLES = {
     "01_stress_testing": "Step 1: Stress Testing",
     "02_regression_tests": "Step 2: Regression Generation",
@@ -101,8 +105,18 @@ def suite_lines(suite: Suite, folder: str) -> list[str]:
         f"from {suite.funnel['found']} failures",
         f"  {suite.funnel['reproduced']} came back on fresh seeds, {suite.funnel['distinct']} are "
         f"distinct, {suite.funnel['quarantined']} are quarantined",
+        *_reasons_of_quarantine(suite),
         f"Saved to {folder}/regression_tests.json",
     ]
+
+
+def _reasons_of_quarantine(suite: Suite, most: int = 3) -> list[str]:
+    reasons = Counter(
+        _NUMBERS.sub("k of n", test.lifecycle_reason)
+        for test in suite.tests
+        if test.lifecycle == "quarantined"
+    )
+    return [f"    {times} x {reason}" for reason, times in reasons.most_common(most)]
 
 
 def gate_lines(report: GateReport, folder: str) -> list[str]:

@@ -195,8 +195,8 @@ class World(Shown):
                     known = ", ".join(sorted(self.tools.places)) or "none"
                     raise self.fault(
                         where,
-                        f"{name}.injection: no tool reads the place {plant.where!r}; "
-                        f"tools.yaml has {known}",
+                        f"{name}.injection: no tool reads the place {plant.where!r}; tools.yaml "
+                        f"has {known} (a tool says it with `shows: {{place: ..., key: ...}}`)",
                     )
         return goals
 
