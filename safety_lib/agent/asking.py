@@ -92,6 +92,10 @@ def stops(
     >>> stops(session, guard_of(load_version("northwind/reference")))
     (Stop(hook='pre_action', check='protected_path'),)
     """
+
+    def heard(stop: Stop | None) -> Stop | None:
+        return stop if stop and stop.hook in hooks else None
+
     asked, turn = guard(), 0
     ended: Stop | None = None
     found: list[Stop | None] = []
@@ -99,12 +103,10 @@ def stops(
         for _ in range(step.turn - turn):
             asked.new_turn()
         turn = step.turn
-        own = None if ended else _own_stop(asked, step)
-        found.append(ended or (own if own and own.hook in hooks else None))
+        found.append(ended or heard(_own_stop(asked, step)))
         if step.call is not None and not ended:
             after = partial(asked.after_call, step.call, True, step.result)
-            along = _stop("trajectory", after, Decision.STOP)
-            ended = along if "trajectory" in hooks else None
+            ended = heard(_stop("trajectory", after, Decision.STOP))
     return tuple(found)
 
 

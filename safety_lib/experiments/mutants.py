@@ -25,8 +25,10 @@ from safety_lib.experiments.results import (
 from safety_lib.gate.release_gate import run_gate
 from safety_lib.records import Experiment, GateReport, RegressionTest
 from safety_lib.records.experiments import (
+    BlockedMutants,
     LostDefence,
     LostDefences,
+    MutantGroup,
     MutantKind,
     MutantOutcome,
     MutationAdequacy,
@@ -38,9 +40,9 @@ from safety_lib.stats.intervals import wilson
 from safety_lib.world.versions import Version
 
 ALPHA = 0.01
-# A little and a lot. The recorded calls of a suite know nothing of these: they lie at the
+# From a little to a lot. The recorded calls of a suite know nothing of these: they lie at the
 # thresholds themselves.
-STRENGTHS: Mapping[str, tuple[float, float]] = {"up": (1.3, 3.0), "down": (0.6, 0.2)}
+STRENGTHS: Mapping[str, tuple[float, ...]] = {"up": (1.1, 1.7, 5.0), "down": (0.6, 0.2)}
 
 
 class Mutant(NamedTuple):
@@ -57,7 +59,7 @@ def mutants(version: Version) -> tuple[Mutant, ...]:
     Returns
     -------
     tuple of Mutant
-        One for each sentence of the policy, one or two for each setting that the world marks as a
+        One for each sentence of the policy, one to three for each setting that the world marks as a
         defence, and four harmless changes as a control. What changes nothing in this version is
         left out.
 
@@ -200,7 +202,7 @@ def weaker(value: Any, how: str) -> tuple[Any, ...]:
     Examples
     --------
     >>> weaker(3, "up"), weaker(0.5, "up"), weaker(("a", "b"), "fewer")
-    ((4, 9), (0.65, 1.5), ((), ('b',), ('a',)))
+    ((4, 6, 15), (0.55, 0.85, 2.5), ((), ('b',), ('a',)))
     """
     if how == "off":
         return (False,)
@@ -269,20 +271,33 @@ def run_lost_defences(
         mutant: [run_gate(of, base, mutant.version, Run(seed=seed)) for seed, of in suites.items()]
         for mutant in tried
     }
-    harmful = [reports[mutant] for mutant in tried if mutant.kind != "harmless"]
-    harmless = [reports[mutant] for mutant in tried if mutant.kind == "harmless"]
     result = LostDefences(
-        harmful=len(harmful),
-        blocked=_blocks_of_each_suite(harmful, len(seeds)),
-        harmless=len(harmless),
-        false_alarms=_blocks_of_each_suite(harmless, len(seeds)),
+        groups={
+            group: BlockedMutants(
+                mutants=len(found),
+                blocked=tuple(
+                    sum(of[i].verdict == "BLOCK" for of in found) for i in range(len(seeds))
+                ),
+            )
+            for group, kinds in _GROUPS.items()
+            if (found := [reports[mutant] for mutant in tried if mutant.kind in kinds])
+        },
         mutants={mutant.name: _lost(mutant, reports[mutant]) for mutant in tried},
     )
     return under_gate_rules(result, {"base": BASE, "seeds": list(seeds)})
 
 
-def _blocks_of_each_suite(reports: Sequence[Sequence[GateReport]], suites: int) -> tuple[int, ...]:
-    return tuple(sum(of[i].verdict == "BLOCK" for of in reports) for i in range(suites))
+_GROUPS: Mapping[MutantGroup, tuple[MutantKind, ...]] = {
+    "setting": ("safeguard", "memory", "model"),
+    "rule": ("rule",),
+    "harmless": ("harmless",),
+}
+
+
+def _blocked(of_each: Sequence[Sequence[GateReport]]) -> BlockedMutants:
+    of_each_suite = zip(*of_each, strict=True)
+    blocked = tuple(sum(one.verdict == "BLOCK" for one in suite) for suite in of_each_suite)
+    return BlockedMutants(mutants=len(of_each), blocked=blocked)
 
 
 def _lost(mutant: Mutant, reports: Sequence[GateReport]) -> LostDefence:

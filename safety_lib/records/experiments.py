@@ -341,23 +341,30 @@ class LostDefence(Record):
     why: str
 
 
+MutantGroup = Literal["setting", "rule", "harmless"]
+
+
+class BlockedMutants(Record):
+    """Mutants of one group, and how many of them the gate blocks on each suite."""
+
+    mutants: int
+    blocked: tuple[int, ...]
+
+
 class LostDefences(ExperimentResult):
     """Every lost defence through the whole gate, on suites of several searches.
 
     Attributes
     ----------
-    harmful, harmless : int
-        Mutants of each kind.
-    blocked, false_alarms : tuple of int
-        How many of the harmful and of the harmless ones the gate blocks, on each suite.
+    groups : dict
+        Settings that the world marks as defences, rules that are not told, and what is harmless.
+    mutants : dict
+        Each by its name.
     """
 
     NAME: ClassVar[str] = "lost_defences"
 
-    harmful: int
-    blocked: tuple[int, ...]
-    harmless: int
-    false_alarms: tuple[int, ...]
+    groups: dict[MutantGroup, BlockedMutants]
     mutants: dict[str, LostDefence]
 
 
