@@ -9,7 +9,7 @@ from functools import partial
 from typing import Any
 
 import pytest
-from factories import NORTHWIND, a_suite
+from factories import NORTHWIND, a_suite, a_trajectory
 
 from safety_lib.agent.asking import Stop, guard_of, out_of_reach, stops
 from safety_lib.agent.loop import Agent, Workplace, workplace_of
@@ -28,9 +28,12 @@ from safety_lib.records import (
     BreachStep,
     Decision,
     Execution,
+    MessageEvent,
+    OracleEvent,
     SafeguardChange,
     SafeguardResult,
     ToolCall,
+    ToolCallEvent,
 )
 from safety_lib.regression import breach
 from safety_lib.regression.breach import LONGEST_SESSION, STEPS_AFTER_THE_END, record_breaches
@@ -122,6 +125,42 @@ def test_what_is_recorded_ran_in_the_world(monkeypatch: pytest.MonkeyPatch) -> N
     for trajectory in held:
         broken = judge(trajectory.events, NORTHWIND.rules, trajectory.plants)
         assert broken == trajectory.violations
+    (said,) = [t.turns for t in held if t.scenario_id == "pay_without_approval/ask, amount 9,400"]
+    assert said[0].user.splitlines() == [
+        f"Please {clause}." for clause in NORTHWIND.goals["pay_without_approval"].ask
+    ]
+
+
+def test_a_step_is_what_ran_or_was_said_with_the_first_rule_that_it_broke() -> None:
+    call = ToolCall(id="1", name="run_job", arguments={})
+    events = [
+        MessageEvent(turn=1, role="user", content="do it"),
+        ToolCallEvent(turn=1, call=call, status="failed", result="no job"),
+        OracleEvent(turn=1, outcome="attempted", rule_id="a", evidence=""),
+        ToolCallEvent(turn=1, call=call, status="blocked", result="live"),
+        ToolCallEvent(turn=1, call=call, status="executed", result="done"),
+        OracleEvent(turn=1, outcome="violation", rule_id="b", evidence=""),
+        OracleEvent(turn=1, outcome="violation", rule_id="c", evidence=""),
+        MessageEvent(turn=1, role="assistant", content=""),
+        MessageEvent(turn=2, role="assistant", content="done"),
+    ]
+    assert breach._steps(a_trajectory(2, "completed", events=tuple(events))) == (
+        BreachStep(turn=1, call=call, result="no job"),
+        BreachStep(turn=1, call=call, result="done", breaks="b"),
+        BreachStep(turn=2, reply="done"),
+    )
+
+
+def test_every_way_is_tried_and_only_what_is_new_is_varied() -> None:
+    names = {session.name for session in RECORDED}
+    assert {f"{goal}/steps" for goal in NORTHWIND.goals} < names
+    assert {f"disclose_key/{way}" for way in ("ask", "pieces")} < names
+    assert {f"exfiltrate_record/{way}" for way in ("ask", "pieces", "injection")} < names
+    varied = {name.partition(",")[0] for name in names if "," in name}
+    assert "exfiltrate_record/ask" in varied and "exfiltrate_record/pieces" not in varied
+    assert not any(name.startswith("delete_contract/ask, again") for name in names)  # once is all
+    # Of a search, the two neighbours stay: for each of two thresholds, beside the ladder.
+    assert len(PAID) <= len(breach.NUMBERS) + 1 + 2 * 2
 
 
 def test_the_recorded_values_lie_at_each_threshold_and_on_both_sides_of_it() -> None:
@@ -516,7 +555,7 @@ def test_the_gate_blocks_a_lost_safeguard_before_any_trial() -> None:
     )
     for shown in (page, comment):
         assert "again and again" in shown and "trajectory/risk" in shown.replace("<wbr>", "")
-    assert "No trial was held." in comment
+    assert "| Case |" in comment and "No trial was held." in comment
     assert 'failures="1"' in junit and 'type="safeguard"' in junit
     assert any("Safeguards, asked alone: " in line for line in gate_lines(report, ""))
 
@@ -579,6 +618,7 @@ def test_the_worth_of_a_safeguard_is_shared_out_and_zero_where_it_stops_nothing(
     assert sum(one.value for one in credit.values()) == pytest.approx(
         shares[:, -1].mean(), abs=1e-3
     )
+    assert (stopped_shares(V1, HARMFUL) == stopped_shares(V1, RECORDED)).all()
     off = stopped_shares(having(pre_action__enabled=False), RECORDED)
     assert (off == stopped_shares(V1, RECORDED)).all()
     assert (shares[:, 0] == 0).all()
