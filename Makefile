@@ -26,7 +26,7 @@ demo: $(VENV)/core $(if $(findstring local,$(MODEL)),$(VENV)/local) $(if $(finds
 	@$(RUN) -m safety_lib demo $(DEMO)
 
 test: $(VENV)/dev ## check everything: library, statistics, notebooks
-	$(RUN) -m pytest
+	$(RUN) -m pytest -n auto --dist loadfile
 	$(RUN) -m pytest --nbval --nbval-current-env --nbval-cell-timeout=120 \
 		--nbval-sanitize-with=tests/nbval_sanitize.cfg -p no:randomly -p no:cacheprovider notebooks
 	@! git rev-parse --git-dir >/dev/null 2>&1 || git diff --exit-code --stat -- artifacts notebooks
