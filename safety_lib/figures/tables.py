@@ -240,6 +240,11 @@ def lost_defences_table(
         Which kinds of mutants; all by default.
     rows : int
         At most so many.
+
+    Returns
+    -------
+    DataFrame
+        A mutant a row, with how often each verdict was given.
     """
     import pandas as pd
 
