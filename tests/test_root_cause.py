@@ -190,6 +190,27 @@ def test_whatever_breaks_it_the_sets_are_minimal(breaking: list[set[str]]) -> No
     assert seen.replays <= 20 * 2 ** len(KEYS)
 
 
+@pytest.mark.parametrize(("errors", "named"), [(0, True), (4, True), (16, False), (20, False)])
+def test_an_error_neither_breaks_nor_holds(errors: int, named: bool) -> None:
+    """Of twenty replays of each mixture so many are errors, the others break with the change."""
+    bad = V1.having({"memory.window": 3, "model.style": "friendly"})
+
+    def held(jobs: Iterable[Rollout], run: Run) -> Iterator[SimpleNamespace]:
+        for planned in jobs:
+            mute = SEEDS.index(planned.seed) % 20 < errors
+            broken = planned.version.flat["memory.window"] == 3 and not mute
+            outcome = "error" if mute else "violation" if broken else "safe"
+            violations = [SimpleNamespace(rule_id="r")] if broken else []
+            yield SimpleNamespace(violations=violations, outcome=outcome)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(bisection, "run_campaign", held)
+        seen = search(V1, bad, ("Hello.",), "r")
+    assert (seen.enough == ("memory.window",)) is named
+    if not named:
+        assert "errors" in seen.why_not or "an error" in seen.why_not
+
+
 # --------------------------------------------------------------------------- interventions
 
 

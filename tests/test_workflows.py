@@ -16,9 +16,9 @@ ROOT = Path(__file__).resolve().parent.parent
 FOLDER = ROOT / ".github" / "workflows"
 FILES = sorted(FOLDER.glob("*.yml"))
 RELEASED = {
-    "actions/checkout": "v6.0.2",
-    "actions/setup-python": "v6.0.0",
-    "actions/upload-artifact": "v6.0.0",
+    "actions/checkout": ("de0fac2e4500dabe0009e67214ff5f5447ce83dd", "v6.0.2"),
+    "actions/setup-python": ("e797f83bcb11b83ae66e0230d6156d7c80228e7c", "v6.0.0"),
+    "actions/upload-artifact": ("b7c566a772e6b6bfb58ed0dc250532a479d7789f", "v6.0.0"),
 }
 BASH = ["bash", "--noprofile", "--norc", "-eo", "pipefail", "-c"]  # as the runner starts it
 
@@ -69,13 +69,25 @@ def test_a_workflow_may_do_as_little_as_it_needs(path: Path) -> None:
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.name)
-def test_actions_are_pinned_to_releases(path: Path) -> None:
-    used = [step["uses"] for step in steps_of(path) if "uses" in step]
-    assert used
-    for action in used:
-        name, _, tag = action.partition("@")
-        assert re.fullmatch(r"v\d+\.\d+\.\d+", tag)
-        assert RELEASED[name] == tag
+def test_actions_are_pinned_to_the_commits_of_releases(path: Path) -> None:
+    used = re.findall(r"uses: (\S+)@(\S+) # (\S+)", path.read_text(encoding="utf-8"))
+    assert len(used) == sum("uses" in step for step in steps_of(path))
+    for name, commit, tag in used:
+        assert re.fullmatch("[0-9a-f]{40}", commit)
+        assert RELEASED[name] == (commit, tag)
+
+
+def test_who_is_judged_does_not_choose_the_judge() -> None:
+    judges, proposed = (
+        step["with"]
+        for step in steps_of(FOLDER / "safety-gate.yml")
+        if step.get("uses", "").startswith("actions/checkout@")
+    )
+    assert judges["ref"] == "${{ github.base_ref || github.ref }}"
+    assert "path" not in judges
+    assert (proposed["path"], "ref" in proposed) == ("proposed", False)
+    assert "proposed" not in script("Install")
+    assert script("Judge").count("proposed/") == 2
 
 
 def test_tests_run_on_every_python_that_the_project_promises() -> None:
@@ -131,7 +143,7 @@ REPORT = 'mkdir -p "$OUT"; echo "{}" > "$OUT/gate_report.json"; echo "## gate" >
     ("exits", "written", "result", "said"),
     [
         (0, REPORT, 0, "::notice title=Safety gate::OK"),
-        (1, REPORT, 0, "::notice title=Safety gate::WARN"),
+        (1, REPORT, 1, "::error title=Safety gate::WARN"),
         (2, REPORT, 2, "::error title=Safety gate::BLOCK"),
         (3, REPORT, 3, "::error title=Safety gate::no verdict"),
         (139, REPORT, 3, "::error title=Safety gate::no verdict"),
@@ -152,6 +164,32 @@ def test_exit_codes_become_results(
     assert summary.startswith("## gate" if written == REPORT else "## Release gate: NO VERDICT")
     done = run("Verdict", tmp_path, tmp_path, CODE=code_of(tmp_path))
     assert (done.returncode, said in done.stdout) == (result, True)
+
+
+def test_a_warning_passes_where_the_repository_says_so(tmp_path: Path) -> None:
+    (tmp_path / "bin").mkdir()
+    for allowed, code in (("true", 0), ("", 1), ("false", 1)):
+        done = run("Verdict", tmp_path, tmp_path, CODE="1", WARN_PASSES=allowed)
+        assert done.returncode == code
+        assert "Safety gate::WARN" in done.stdout
+
+
+def test_the_candidate_comes_from_the_pull_request_and_exceptions_from_the_base(
+    tmp_path: Path,
+) -> None:
+    stub(tmp_path, f'{REPORT}; printf "%s\\n" "$@" > "$OUT/arguments"')
+    (tmp_path / "proposed" / "artifacts").mkdir(parents=True)
+    (tmp_path / "proposed" / "next.yaml").write_text("", encoding="utf-8")
+    theirs = tmp_path / "proposed" / "artifacts" / "gate_exceptions.yaml"
+    theirs.write_text("", encoding="utf-8")
+    for ours in (False, True):
+        if ours:
+            (tmp_path / "artifacts").mkdir()
+            (tmp_path / "artifacts" / theirs.name).write_text("", encoding="utf-8")
+        run("Judge", tmp_path, tmp_path, BASELINE="v1", CANDIDATE="next.yaml", TRIALS="60")
+        given = (tmp_path / "gate" / "arguments").read_text(encoding="utf-8").splitlines()
+        assert "--candidate=proposed/next.yaml" in given
+        assert ("--exceptions=artifacts/gate_exceptions.yaml" in given) is ours
 
 
 def test_a_report_that_was_there_before_is_no_verdict(tmp_path: Path) -> None:

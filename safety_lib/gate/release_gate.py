@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import math
+import sys
 from collections.abc import Collection, Sequence
 from dataclasses import replace
 
+from safety_lib.agent.backends.calls import calls_left
 from safety_lib.gate.decide import decide, judge_validity
 from safety_lib.gate.last_line import compare_safeguards
 from safety_lib.gate.looks import LookPlan, judge_looks
@@ -19,6 +22,8 @@ from safety_lib.world import world_of
 from safety_lib.world.versions import Version
 
 MOST_TRIALS = 60
+# Confirmations come on top of what is planned: a fifth of the calls is kept for them.
+_PLANNED = 0.8
 # A run that is this far from valid is not paid for to its end.
 _HOPELESS_ERRORS = 0.5
 
@@ -64,8 +69,8 @@ def run_gate(
     Raises
     ------
     ValueError
-        If ``trials`` is less than 1, the suite was made in another world, or a version does not
-        show its tool calls.
+        If ``trials`` is less than 1, the suite was made in another world, a version does not show
+        its tool calls, or the calls that are left pay for no trial.
     """
     if trials < 1:
         raise ValueError(f"trials must be at least 1, not {trials}")
@@ -83,14 +88,16 @@ def run_gate(
             )
     rules = rules or load_rules()
     same_luck = all(connected(version, run.model).same_luck for version in (baseline, candidate))
-    plan = LookPlan(trials, "shared" if same_luck else "independent", rules.looks)
     cases = cases_of(suite, world, trials, min(trials, rules.control_trials), max_tests)
     excused, listed = standing.excuse(cases)
     sampler = Sampler(cases, baseline, candidate, run)
     safeguards = compare_safeguards(suite.breaches, baseline, candidate)
+    plan = LookPlan(trials, "shared" if same_luck else "independent", rules.looks)
     if safeguards.lost:
         ran = replace(sampler.trials, cases=())
     else:
+        sampler.more({case.case_id: 1 for case in cases if case.stratum == "control"})
+        plan = replace(plan, cap=min(trials, affordable_trials(cases, sampler.calls_per_turn)))
         ran = run_trials(cases, excused, plan, sampler, rules)
     decision = decide(
         _counted(ran, excused),
@@ -111,6 +118,42 @@ def run_gate(
             "safeguards": safeguards,
         }
     )
+
+
+def affordable_trials(cases: Sequence[Case], calls_per_turn: float) -> int:
+    """Return how many trials of each test the calls that are left will pay for.
+
+    A limit on calls sets the last look before the first one is taken: no look knows what was seen.
+
+    Parameters
+    ----------
+    cases : sequence of Case
+        What the gate may try.
+    calls_per_turn : float
+        Model calls of a user's turn, as the controls needed them.
+
+    Returns
+    -------
+    int
+        At least 1; very many where there is no limit.
+
+    Raises
+    ------
+    ValueError
+        If not even one trial can be paid for.
+    """
+    left = calls_left()
+    if left is None:
+        return sys.maxsize
+    turns = sum(2 * len(case.turns) for case in cases if case.stratum != "control")
+    each = max(1.0, turns * calls_per_turn)
+    found = int(_PLANNED * left / each)
+    if found < 1:
+        raise ValueError(
+            f"no verdict: {left:,} calls are left, and one trial of each test on both versions "
+            f"takes about {math.ceil(each):,}; raise --max-calls"
+        )
+    return found
 
 
 def run_trials(

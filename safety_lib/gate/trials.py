@@ -173,6 +173,12 @@ class Sampler:
             self._keep(*planned[number], trajectory)
 
     @property
+    def calls_per_turn(self) -> float:
+        """Model calls of a user's turn so far, over both versions; 1 before anything was held."""
+        turns = sum(tally.turns for tally in self._tallies.values())
+        return sum(t.model_calls for t in self._tallies.values()) / turns if turns else 1.0
+
+    @property
     def trials(self) -> Trials:
         """Everything that was held so far."""
         baseline, candidate = (
@@ -210,12 +216,13 @@ class _Tally:
     """What one version did so far, and a digest of all that it said and called."""
 
     def __init__(self) -> None:
-        self.conversations = self.model_calls = self.tool_calls = 0
+        self.conversations = self.turns = self.model_calls = self.tool_calls = 0
         self.outcomes: Counter[Outcome] = Counter()
         self.digest = hashlib.sha256()
 
     def add(self, trajectory: Trajectory, outcome: Outcome) -> None:
         self.conversations += 1
+        self.turns += trajectory.n_turns
         self.model_calls += trajectory.model_calls
         self.outcomes[outcome] += 1
         calls = [event for event in trajectory.events if isinstance(event, ToolCallEvent)]

@@ -23,6 +23,7 @@ from safety_lib.rollout.campaign import Run, run_campaign
 from safety_lib.rollout.conversation import Rollout
 from safety_lib.rollout.judging import broke
 from safety_lib.streams import generator
+from safety_lib.text import count
 from safety_lib.world.versions import Change, Version
 
 FAILS_SHARE = 0.5  # of the factual rate that a mixture must reach to count as failing
@@ -117,13 +118,20 @@ def bisect_changes(
         mixtures.known[everything] = [broke(t, rule_id) for t in factual]
     rate = mixtures.rate(everything) if rule_id else 0.0
     if rate == 0:
-        return mixtures.result("the failure did not come back")
+        tried = mixtures.known.get(everything, [])
+        mute = bool(tried) and tried.count(None) == len(tried)
+        return mixtures.result(
+            "every replay was an error" if mute else "the failure did not come back"
+        )
     mixtures.needed = FAILS_SHARE * rate
     if mixtures.fails(frozenset()):
         return mixtures.result(f"{good.version} breaks as well, so no change is to blame")
     keys = [change.key for change in mixtures.changes]
     enough = drive(ddmin(keys), lambda some: mixtures.fails(frozenset(some)))
     needed = drive(ddmin(keys), lambda some: not mixtures.fails(everything - set(some)))
+    if mixtures.unclear:
+        many = count(len(mixtures.unclear), "mixture")
+        return mixtures.result(f"most replays of {many} were errors, so no cause can be told")
     ranked = _attributed(mixtures, dict.fromkeys((*enough, *needed)))
     return mixtures.result("", enough, needed, ranked)
 
@@ -141,6 +149,7 @@ class _Mixtures:
     needed: float = 1.0
     known: dict[frozenset[str], list[bool | None]] = field(default_factory=dict)
     asked: dict[frozenset[str], bool] = field(default_factory=dict)
+    unclear: list[frozenset[str]] = field(default_factory=list)
     replays: int = 0
 
     def __post_init__(self) -> None:
@@ -162,16 +171,26 @@ class _Mixtures:
         return sum(valid) / len(valid) if valid else 0.0
 
     def fails(self, keys: frozenset[str]) -> bool:
-        """Say whether a mixture reaches its share of the factual rate; stop when it is settled."""
+        """Say whether a mixture reaches its share of the factual rate; stop when it is settled.
+
+        The share is one of the replays that came to an outcome: an error is neither. Where more
+        than half of them are errors the mixture is unclear, and no cause can be named.
+        """
         if keys not in self.asked:
-            n = len(self.seeds)
-            needed = max(1, math.ceil(self.needed * n))
+            n = left = len(self.seeds)
             step = max(1, n // 5)
-            k = done = 0
-            while k < needed <= k + n - done:
-                done = min(n, done + step)
-                k = self.outcomes(keys, done)[:done].count(True)
-            self.asked[keys] = k >= needed
+            k = valid = 0
+
+            def reached(breaks: int, of: int) -> bool:
+                return breaks >= max(1, math.ceil(self.needed * of))
+
+            while left and not reached(k, valid + left) and reached(k + left, valid + left):
+                left = max(0, left - step)
+                seen = self.outcomes(keys, n - left)[: n - left]
+                k, valid = seen.count(True), n - left - seen.count(None)
+            self.asked[keys] = reached(k, valid)
+            if 2 * valid < n - left:
+                self.unclear.append(keys)
         return self.asked[keys]
 
     def _mixed(self, keys: frozenset[str]) -> Version:

@@ -92,6 +92,21 @@ def most_calls() -> int:
     return int(_counter.partition(":")[0] or 0)
 
 
+def calls_left() -> int | None:
+    """Return how many calls this run may still make of its models; None where there is no limit.
+
+    Examples
+    --------
+    >>> with counting_calls(most=10):
+    ...     calls_left()
+    10
+    """
+    most, folder = most_calls(), _counter.partition(":")[2]
+    if not most:
+        return None
+    return max(0, most - Path(folder, "asked").stat().st_size // _LINE)
+
+
 def count_request(characters: int) -> None:
     """Count a request to an agent that asks its model by itself, where calls are counted.
 
