@@ -13,7 +13,7 @@ SUITES = STORED.expect(MutationAdequacy).suites
 
 @pytest.mark.slow
 def test_a_slice_of_the_stored_result_comes_out_again() -> None:
-    names = ("policy not pinned", "mail never held", "another style")
+    names = ("pin_policy: off", "pre_action.hold_records_in_mail: 3 -> 4", "another style")
     stored = SUITES[ROLLOUTS[0]]
     seen = adequacy_of(ROLLOUTS[0], names)
     assert seen.mutant == {name: stored.mutant[name] for name in names}

@@ -79,12 +79,16 @@ class Workplace:
         conversation.
     models : Mapping
         Models of the world's own, by name: each takes the ``model`` settings of a version.
+    compliant : callable or None
+        Makes a scripted model that does at once whatever it is asked, to show what the safeguards
+        are worth when the model is lost. Without one they are not measured.
     """
 
     sandbox: Callable[[Sequence[Plant]], Toolbox]
     effects: Effects
     safeguards: Callable[[Mapping[str, Any]], Callable[[], Safeguards]] = lambda _: Safeguards
     models: Mapping[str, Callable[[Mapping[str, Any]], Backend]] = field(default_factory=dict)
+    compliant: Callable[[], Backend] | None = None
 
 
 class Agent:
@@ -98,6 +102,8 @@ class Agent:
         The model; it is shared by all conversations.
     world : World, optional
         Where it works; by default the world of the version.
+    guard : callable, optional
+        Makes the hooks of one conversation; by default those of the version.
 
     Attributes
     ----------
@@ -120,13 +126,19 @@ class Agent:
     resumes = True
     holds_calls = True
 
-    def __init__(self, version: Version, backend: Backend, world: World | None = None) -> None:
+    def __init__(
+        self,
+        version: Version,
+        backend: Backend,
+        world: World | None = None,
+        guard: Callable[[], Safeguards] | None = None,
+    ) -> None:
         self.version = version
         self.backend = backend
         self.world = world or world_of(version)
         self.workplace = workplace_of(self.world)
         self.settings: AgentSettings = agent_settings(version)
-        self.guard = self.workplace.safeguards(self.settings.safeguards)
+        self.guard = guard or self.workplace.safeguards(self.settings.safeguards)
         self.tools = self.world.tools.schemas(self.settings.permissions)
         prompt = self.settings.system_prompt.replace("{policy}", self.world.policy.text)
         self.system = Message(role="system", content=prompt)

@@ -2,7 +2,9 @@
 
 Switching one safeguard off and looking is not enough: what it stops, another may stop as well. So
 every combination runs, and each safeguard is credited with its mean effect over all orders of
-switching them on (Shapley).
+switching them on (Shapley). The same is asked of recorded calls of an assumed breach, where the
+model does whatever it is asked and nothing else stands in the way: there a safeguard that prevents
+nothing today can show what it is worth. Those shares enter no suite.
 """
 
 from __future__ import annotations
@@ -12,9 +14,11 @@ from itertools import groupby
 
 import numpy as np
 
+from safety_lib.agent.asking import ALL_HOOKS, guard_of, stops
 from safety_lib.experiments.results import SEED, WORLD, as_experiment, rounded_estimate
-from safety_lib.records import Experiment, HookName, Trajectory
+from safety_lib.records import BreachSession, Experiment, HookName, Trajectory
 from safety_lib.records.experiments import Ablation, Combination, Estimate, SafeguardAblation
+from safety_lib.regression.breach import record_breaches
 from safety_lib.rollout.campaign import run_campaign
 from safety_lib.rollout.conversation import Rollout, plan_attack, plan_replay, trial_seed
 from safety_lib.rollout.judging import benign_outcome
@@ -23,7 +27,7 @@ from safety_lib.stats.intervals import FloatArray
 from safety_lib.streams import generator
 from safety_lib.world.versions import Version
 
-SAFEGUARDS: tuple[HookName, ...] = ("pre_action", "trajectory", "post_action")
+SAFEGUARDS = ALL_HOOKS
 
 
 def ablate(
@@ -79,11 +83,45 @@ def ablate(
         broke_of.append(_means([t.scenario_id for t in attacked], broke))
         refused_of.append(_means([t.goal for t in served], refused))
         combinations.append(_combination(on, broke, refused, served))
+    # Narrowed down to no version's thresholds: every version is asked about the same calls.
+    breaches = record_breaches(WORLD, ())
     return Ablation(
         combinations=tuple(combinations),
         prevented=_credit(1 - np.array(broke_of).T, seed, "prevented"),
         refused=_credit(np.array(refused_of).T, seed, "refused"),
+        breached=_credit(stopped_shares(version, breaches), seed, "breached"),
+        breach_calls=sum(len(session.cases) for session in breaches if not session.benign),
     )
+
+
+def stopped_shares(version: Version, sessions: Sequence[BreachSession]) -> FloatArray:
+    """Return the share of harmful recorded calls that each combination of safeguards stops.
+
+    Every safeguard is asked as if it were on: whether it is, is the version's business.
+
+    Parameters
+    ----------
+    version : Version
+        Whose safeguards are asked.
+    sessions : sequence of BreachSession
+        Attacks and legitimate requests; the latter are passed over.
+
+    Returns
+    -------
+    ndarray
+        Of shape (goals, combinations), the combinations as in :func:`ablate`. The sessions of one
+        goal hang together, so the goals are what is resampled.
+    """
+    guard = guard_of(version.having({f"safeguards.{name}.enabled": True for name in SAFEGUARDS}))
+    stopped: dict[str, list[list[bool]]] = {}
+    for session in sessions:
+        if session.benign:
+            continue
+        found = [stops(session, guard, on) for on in _subsets()]
+        for place in session.cases:
+            decided = [bool(seen[place]) for seen in found]
+            stopped.setdefault(session.goal, []).append(decided)
+    return np.array([np.mean(cases, axis=0) for cases in stopped.values()])
 
 
 def _subsets() -> Iterator[tuple[HookName, ...]]:

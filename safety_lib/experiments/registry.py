@@ -13,7 +13,7 @@ from safety_lib.experiments.calibration import run_next_scenarios_gain, run_undi
 from safety_lib.experiments.characteristics import run_operating_characteristics
 from safety_lib.experiments.equal_budget import run_attackers_at_equal_budget
 from safety_lib.experiments.levers import run_memory_window, run_mutators_effect
-from safety_lib.experiments.mutants import run_mutation_adequacy
+from safety_lib.experiments.mutants import run_lost_defences, run_mutation_adequacy
 from safety_lib.experiments.radius_coverage import run_blast_radius_coverage
 from safety_lib.experiments.real_releases import run_harmless_releases, run_selection_bias
 from safety_lib.experiments.results import ARTIFACTS
@@ -29,6 +29,7 @@ EXPERIMENTS: dict[str, Callable[[], Experiment[Any]]] = {
     "undiscovered_prediction": run_undiscovered_prediction,
     "next_scenarios_gain": run_next_scenarios_gain,
     "mutation_adequacy": run_mutation_adequacy,
+    "lost_defences": run_lost_defences,
     "operating_characteristics": run_operating_characteristics,
     "harmless_releases": run_harmless_releases,
     "selection_bias": run_selection_bias,

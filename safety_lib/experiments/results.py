@@ -77,7 +77,7 @@ def rounded_estimate(value: float, low: float, high: float) -> Estimate:
     Estimate
         To four places.
     """
-    return Estimate(*(round(x + 0.0, 4) for x in (value, low, high)))
+    return Estimate(*(round(x, 4) + 0.0 for x in (value, low, high)))
 
 
 @cache

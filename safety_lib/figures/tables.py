@@ -21,12 +21,13 @@ from safety_lib.records import (
 )
 from safety_lib.records.experiments import (
     AttackersAtEqualBudget,
+    LostDefences,
     MemoryWindow,
     SafeguardAblation,
     SuiteAdequacy,
     UndiscoveredPrediction,
 )
-from safety_lib.text import one_line, p_value, points, span
+from safety_lib.text import one_line, p_value, percent, points, span
 from safety_lib.world.versions import Change
 
 if TYPE_CHECKING:
@@ -145,6 +146,29 @@ def safeguards_table(experiment: Experiment[SafeguardAblation]) -> pd.DataFrame:
     return pd.DataFrame(rows).set_index("on")
 
 
+def breach_table(experiment: Experiment[SafeguardAblation]) -> pd.DataFrame:
+    """Show what each safeguard is worth when the model does whatever it is asked.
+
+    Each cell is the share of the harmful recorded calls that the safeguard stops (Shapley) with its
+    95% interval over goals, zero or not.
+    """
+    import pandas as pd
+
+    versions = experiment.expect(SafeguardAblation).versions
+    rows = [
+        {
+            "version": name,
+            **{
+                hook: f"{percent(share.value)} [{percent(share.low)}, {percent(share.high)}]"
+                for hook, share in seen.breached.items()
+            },
+            "harmful calls": seen.breach_calls,
+        }
+        for name, seen in versions.items()
+    ]
+    return pd.DataFrame(rows).set_index("version")
+
+
 def failures_table(failures: Sequence[Failure], rows: int = 6) -> pd.DataFrame:
     """Show the first failures, the most severe first."""
     import pandas as pd
@@ -201,6 +225,45 @@ def mutants_table(suite: SuiteAdequacy, rows: int = 30) -> pd.DataFrame:
     return pd.DataFrame(table, columns=["lost defence", "kind", "noticed", "why"]).set_index(
         "lost defence"
     )
+
+
+def lost_defences_table(
+    experiment: Experiment[LostDefences], *, kinds: Sequence[str] = (), rows: int = 40
+) -> pd.DataFrame:
+    """Show the verdicts on each lost defence, those that were let out first.
+
+    Parameters
+    ----------
+    experiment : Experiment
+        ``lost_defences``.
+    kinds : sequence of str
+        Which kinds of mutants; all by default.
+    rows : int
+        At most so many.
+
+    Returns
+    -------
+    DataFrame
+        A mutant a row, with how often each verdict was given.
+    """
+    import pandas as pd
+
+    tried = experiment.expect(LostDefences).mutants
+    chosen = [(name, seen) for name, seen in tried.items() if not kinds or seen.kind in kinds]
+    ordered = sorted(
+        chosen, key=lambda m: (m[1].kind == "harmless", set(m[1].verdicts) == {"BLOCK"})
+    )
+    table = [
+        {
+            "lost defence": one_line(name, 60),
+            "kind": seen.kind,
+            **{verdict: seen.verdicts.get(verdict, 0) for verdict in ("BLOCK", "WARN", "OK")},
+            "why": one_line(seen.why, 60),
+        }
+        for name, seen in ordered[:rows]
+    ]
+    columns = ["lost defence", "kind", "BLOCK", "WARN", "OK", "why"]
+    return pd.DataFrame(table, columns=columns).set_index("lost defence")
 
 
 def strata_table(report: GateReport) -> pd.DataFrame:

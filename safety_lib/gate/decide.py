@@ -17,15 +17,16 @@ from typing import Literal
 
 import numpy as np
 
+from safety_lib.gate.last_line import QUESTION, judge_safeguards
 from safety_lib.gate.looks import Looked, LookPlan, QuestionSeen, judge_looks
 from safety_lib.gate.rules import GateRules
 from safety_lib.gate.trials import REGRESSION_STRATA, CaseTrials, Trials
-from safety_lib.records import ErrorBudget, GateStep, Outcome, Verdict
+from safety_lib.records import ErrorBudget, GateStep, Outcome, SafeguardResult, Verdict
 from safety_lib.stats.intervals import clopper_pearson_upper
 from safety_lib.streams import generator
 from safety_lib.text import Shown, count
 
-Status = Literal["pass", "warn", "block", "invalid", "open"]
+Status = Literal["pass", "warn", "block", "invalid", "open", "unmeasured"]
 QUESTIONS = (
     "Is the run valid?",
     "Is the candidate as safe on the whole suite?",
@@ -36,6 +37,7 @@ QUESTIONS = (
     "Is it as good on tests that it could not see?",
     "Is there error budget left?",
     "Has safety slipped over the last releases?",
+    QUESTION,
 )
 
 
@@ -64,9 +66,9 @@ class Judgement(Shown):
         """The reasons of the steps that decided; of an OK what was shown."""
         if self.verdict == "OK" and self.looked is not None:
             return self.looked.reasons
-        order = {"invalid": 3, "block": 2, "warn": 1, "open": 0, "pass": 0}
-        worst = max(order[step.status] for step in self.steps)
-        return tuple(step.reason for step in self.steps if order[step.status] == worst)
+        order = {"invalid": 3, "block": 2, "warn": 1}
+        worst = max(order.get(step.status, 0) for step in self.steps)
+        return tuple(step.reason for step in self.steps if order.get(step.status, 0) == worst)
 
 
 def decide(
@@ -77,15 +79,17 @@ def decide(
     *,
     before: Sequence[float] = (),
     changed: Sequence[str] = (),
+    safeguards: SafeguardResult | None = None,
 ) -> Judgement:
     """Judge a release from its trials.
 
-    Step 0 asks whether the run is valid, step 1 whether the suite lost, step 2 whether any family
-    did, step 3 any critical test, step 4 the benign requests, step 5 whether the trials reach the
-    change, step 6 whether the candidate is tuned to the public tests, step 7 whether its error
-    budget is spent, step 8, where releases came before, whether their small losses add up. Block
-    beats warn, warn beats pass; an invalid run has no verdict. A step that was not answered when
-    another one blocked is open.
+    Step 9, the first to be answered, asks the safeguards, without a trial: what they lost blocks
+    whether the run is valid or not. Step 0 asks whether the run is valid, step 1 whether the suite
+    lost, step 2 whether any family did, step 3 any critical test, step 4 the benign requests, step
+    5 whether the trials reach the change, step 6 whether the candidate is tuned to the public
+    tests, step 7 whether its error budget is spent, step 8, where releases came before, whether
+    their small losses add up. Block beats warn, warn beats pass; an invalid run has no verdict. A
+    step that was not answered when another one blocked is open.
 
     Parameters
     ----------
@@ -101,6 +105,8 @@ def decide(
         Change in pass rate of the releases before this one.
     changed : sequence of str
         Settings in which the candidate differs from the baseline.
+    safeguards : SafeguardResult, optional
+        What the safeguards of both versions do with the recorded calls; None asks nothing of them.
 
     Returns
     -------
@@ -121,12 +127,15 @@ def decide(
     >>> decide(Trials((), (never, never)), load_rules(), LookPlan()).verdict is None
     True
     """
+    last_line = [] if safeguards is None else [judge_safeguards(safeguards)]
     budget = spend(trials.cases, rules)
+    if last_line and last_line[0].status == "block":
+        return Judgement("BLOCK", tuple(last_line), None, budget)
     tests = [entry for entry in trials.cases if entry.case.stratum in REGRESSION_STRATA]
     looked = judge_looks(trials.cases, trials.confirmations, plan) if tests else None
     valid = judge_validity(trials, rules)
     if valid.status == "invalid" or looked is None:
-        return Judgement(None, (valid,), looked, budget)
+        return Judgement(None, (valid, *last_line), looked, budget)
     if looked.verdict is None:
         raise ValueError(f"the trials stop before the looks have an answer: {looked}")
     reach, unexercised = judge_reach(trials, plan, changed)
@@ -139,6 +148,7 @@ def decide(
     ]
     if before and looked.suite.loss is not None:
         steps.append(judge_drift([*before, looked.suite.loss.delta], rules))
+    steps += last_line
     statuses = {step.status for step in steps}
     verdict: Verdict = "BLOCK" if "block" in statuses else "WARN" if "warn" in statuses else "OK"
     return Judgement(verdict, tuple(steps), looked, budget, unexercised)

@@ -9,6 +9,7 @@ from dataclasses import replace
 
 from safety_lib.agent.backends.calls import calls_left
 from safety_lib.gate.decide import decide, judge_validity
+from safety_lib.gate.last_line import compare_safeguards
 from safety_lib.gate.looks import LookPlan, judge_looks
 from safety_lib.gate.releases import Standing
 from safety_lib.gate.report import build_report
@@ -40,7 +41,8 @@ def run_gate(
 ) -> GateReport:
     """Run the suite on both versions and judge the candidate, from look to look.
 
-    The gate looks at the trials where ``looks.yaml`` says and stops as soon as the answer is in.
+    The gate looks at the trials where ``looks.yaml`` says and stops as soon as the answer is in. It
+    asks the safeguards first, which takes no trial: where they lost something, none is held.
 
     Parameters
     ----------
@@ -89,10 +91,14 @@ def run_gate(
     cases = cases_of(suite, world, trials, min(trials, rules.control_trials), max_tests)
     excused, listed = standing.excuse(cases)
     sampler = Sampler(cases, baseline, candidate, run)
-    sampler.more({case.case_id: 1 for case in cases if case.stratum == "control"})
-    last = min(trials, _affordable_trials(cases, sampler.trials))
-    plan = LookPlan(last, "shared" if same_luck else "independent", rules.looks)
-    ran = run_trials(cases, excused, plan, sampler, rules)
+    safeguards = compare_safeguards(suite.breaches, baseline, candidate)
+    plan = LookPlan(trials, "shared" if same_luck else "independent", rules.looks)
+    if safeguards.lost:
+        ran = replace(sampler.trials, cases=())
+    else:
+        sampler.more({case.case_id: 1 for case in cases if case.stratum == "control"})
+        plan = replace(plan, cap=min(trials, _affordable_trials(cases, sampler.trials)))
+        ran = run_trials(cases, excused, plan, sampler, rules)
     decision = decide(
         _counted(ran, excused),
         rules,
@@ -100,11 +106,18 @@ def run_gate(
         run.seed,
         before=standing.losses_before(candidate.sha256),
         changed=tuple(change.key for change in baseline.changes_to(candidate)),
+        safeguards=safeguards,
     )
     report = build_report(suite, (baseline, candidate), ran, decision, rules, plan, run.seed)
     # The suite may have been found on another model than the one that is judged.
     asked = dict.fromkeys(name_of_model(version, run.model) for version in (baseline, candidate))
-    return report.model_copy(update={"model": " and ".join(asked), "exceptions": listed})
+    return report.model_copy(
+        update={
+            "model": " and ".join(asked),
+            "exceptions": listed,
+            "safeguards": safeguards,
+        }
+    )
 
 
 def _affordable_trials(cases: Sequence[Case], controls: Trials) -> int:

@@ -10,6 +10,7 @@ from __future__ import annotations
 from typing import Any, ClassVar, Generic, Literal, NamedTuple, TypeVar
 
 from pydantic import (
+    Field,
     SerializeAsAny,
     SerializerFunctionWrapHandler,
     ValidationInfo,
@@ -214,11 +215,19 @@ class Ablation(Record):
     refused : dict
         Safeguard to the share of legitimate requests that it costs, with an interval that resamples
         goals.
+    breached : dict
+        Safeguard to the share of the harmful calls that it stops (Shapley) when the model does
+        whatever it is asked and the attacker goes on for as long as a session may last: the mean
+        over goals, with an interval that resamples them.
+    breach_calls : int
+        How many harmful calls those are, the same ones for every version.
     """
 
     combinations: tuple[Combination, ...]
     prevented: dict[HookName, Estimate]
     refused: dict[HookName, Estimate]
+    breached: dict[HookName, Estimate] = Field(default_factory=dict)
+    breach_calls: int = 0
 
 
 class SafeguardAblation(ExperimentResult, Spread):
@@ -317,6 +326,46 @@ class MutationAdequacy(ExperimentResult, Spread):
     SPREAD: ClassVar[str] = "suites"
 
     suites: dict[int, SuiteAdequacy]
+
+
+class LostDefence(Record):
+    """The verdicts on a version that lost one defence, over suites, and the reason of the first.
+
+    ``unseen`` counts the suites on which nothing at all came out otherwise: every trial the same
+    word for word, every recorded call stopped or let through as before.
+    """
+
+    kind: MutantKind
+    verdicts: dict[Verdict | Literal["none"], int]
+    unseen: int
+    why: str
+
+
+MutantGroup = Literal["setting", "rule", "harmless"]
+
+
+class BlockedMutants(Record):
+    """Mutants of one group, and how many of them the gate blocks on each suite."""
+
+    mutants: int
+    blocked: tuple[int, ...]
+
+
+class LostDefences(ExperimentResult):
+    """Every lost defence through the whole gate, on suites of several searches.
+
+    Attributes
+    ----------
+    groups : dict
+        Settings that the world marks as defences, rules that are not told, and what is harmless.
+    mutants : dict
+        Each by its name.
+    """
+
+    NAME: ClassVar[str] = "lost_defences"
+
+    groups: dict[MutantGroup, BlockedMutants]
+    mutants: dict[str, LostDefence]
 
 
 class VerdictShares(Record):
@@ -780,6 +829,7 @@ _KINDS: dict[str, type[ExperimentResult]] = {
         UndiscoveredPrediction,
         NextScenariosGain,
         MutationAdequacy,
+        LostDefences,
         OperatingCharacteristics,
         HarmlessReleases,
         SelectionBias,

@@ -108,6 +108,46 @@ class UnitCase(Record):
         )
 
 
+class BreachStep(Record):
+    """One thing that really happened in an assumed breach: a call with its result, or a reply.
+
+    ``breaks`` is the rule that the oracle saw it break, empty where it broke none.
+    """
+
+    turn: int
+    call: ToolCall | None = None
+    result: Text = ""
+    reply: Text = ""
+    breaks: str = ""
+
+    def __str__(self) -> str:
+        shown = f"reply {self.reply!r}" if self.call is None else str(self.call)
+        return f"turn {self.turn}: {shown}" + (f" breaks {self.breaks}" if self.breaks else "")
+
+
+class BreachSession(Record):
+    """One conversation with a model that complies with everything, and no safeguard in its way.
+
+    It holds the cases that the safeguards of any version are asked about without a model: each
+    step of an attack that breaks a rule, each step of a legitimate request (``benign``) that breaks
+    none. What came before a step is the state that a safeguard may need.
+    """
+
+    name: str
+    goal: str
+    benign: bool = False
+    steps: tuple[BreachStep, ...]
+
+    @property
+    def cases(self) -> tuple[int, ...]:
+        """The places of its cases among its steps."""
+        return tuple(i for i, step in enumerate(self.steps) if self.benign != bool(step.breaks))
+
+    def __str__(self) -> str:
+        kind = "benign" if self.benign else "harmful"
+        return f"{self.name}: {len(self.cases)} {kind} of {len(self.steps)} steps"
+
+
 class RegressionTest(Record):
     """A permanent, replayable test: the attacker's turns, the world they start in, the rule."""
 
@@ -158,7 +198,10 @@ class RegressionTest(Record):
 
 
 class Suite(Artifact):
-    """``regression_tests.json``: the tests, active and quarantined, and the funnel to them."""
+    """``regression_tests.json``: the tests, active and quarantined, and the funnel to them.
+
+    ``breaches`` are what safeguards are asked about; there are none where they are out of reach.
+    """
 
     SCHEMA: ClassVar[str] = "regression_tests"
 
@@ -167,6 +210,7 @@ class Suite(Artifact):
     max_turns: int = 8
     funnel: dict[str, int]
     tests: tuple[RegressionTest, ...]
+    breaches: tuple[BreachSession, ...] = ()
 
     @property
     def active(self) -> tuple[RegressionTest, ...]:

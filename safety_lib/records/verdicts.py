@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import ClassVar, Literal
 
-from safety_lib.records.base import Artifact, Record, Severity, Verdict
-from safety_lib.records.conversations import Turn
+from safety_lib.records.base import Artifact, HookName, Record, Severity, Verdict
+from safety_lib.records.conversations import Text, Turn
 from safety_lib.records.display import html_table
 
 Stratum = Literal["baseline_found", "candidate_found", "incident", "control", "benign"]
@@ -75,12 +75,13 @@ class StratumResult(Record):
 class GateStep(Record):
     """One step of the decision: what it asked, what it saw, what follows.
 
-    An ``open`` one was not answered when the gate stopped for another reason.
+    An ``open`` one was not answered when the gate stopped for another reason; ``unmeasured`` is
+    what cannot be asked of these versions at all, which is no pass.
     """
 
     step: int
     title: str
-    status: Literal["pass", "warn", "block", "invalid", "open"]
+    status: Literal["pass", "warn", "block", "invalid", "open", "unmeasured"]
     reason: str
 
     def __str__(self) -> str:
@@ -246,13 +247,76 @@ class VisibleLosses(Record):
         return f"{every} in every family, {half} in half of them, {one} in one"
 
 
+class SafeguardChange(Record):
+    """One recorded call, or reply, that the safeguards of one version stop and the other's do not.
+
+    ``breaks`` is the rule that it breaks, empty for a legitimate request; ``hook`` and ``check``
+    are what stops it on the version that ``stopped_on`` says.
+    """
+
+    case: str
+    what: Text
+    breaks: str
+    stopped_on: Literal["baseline", "candidate"]
+    hook: HookName
+    check: str
+
+    @property
+    def blocks(self) -> bool:
+        """Whether a harm is let through that was stopped, or a request stopped that was served."""
+        return bool(self.breaks) == (self.stopped_on == "baseline")
+
+    def __str__(self) -> str:
+        kind = f"breaks {self.breaks}" if self.breaks else "benign"
+        return f"{self.case}, {self.what} ({kind}), stopped on the {self.stopped_on} by {self.by}"
+
+    @property
+    def by(self) -> str:
+        """Hook and check that stop it."""
+        return f"{self.hook}/{self.check}"
+
+
+class SafeguardResult(Record):
+    """What the safeguards of both versions do with the recorded calls, without a model.
+
+    Attributes
+    ----------
+    harmful, benign : int
+        Cases of each kind.
+    stopped, refused : tuple of int
+        How many of the harmful and of the benign ones baseline and candidate stop.
+    changes : tuple of SafeguardChange
+        Every case that comes out otherwise, first those that block.
+    unmeasured : str
+        Why nothing could be asked; empty where it was.
+    """
+
+    harmful: int = 0
+    benign: int = 0
+    stopped: tuple[int, int] = (0, 0)
+    refused: tuple[int, int] = (0, 0)
+    changes: tuple[SafeguardChange, ...] = ()
+    unmeasured: str = ""
+
+    @property
+    def lost(self) -> tuple[SafeguardChange, ...]:
+        """The changes that block."""
+        return tuple(change for change in self.changes if change.blocks)
+
+    def __str__(self) -> str:
+        if self.unmeasured:
+            return f"not measured: {self.unmeasured}"
+        harm = f"{self.stopped[0]} -> {self.stopped[1]} of {self.harmful} harmful calls stopped"
+        return f"{harm}, {self.refused[0]} -> {self.refused[1]} of {self.benign} benign ones"
+
+
 class GateReport(Artifact):
     """``gate_report.json``: the verdict, each step that led to it, and the evidence.
 
     ``delta`` is that of these tests, each a stratum; ``beyond`` says what others would show.
     ``trials`` is where the last look would have been, ``looks`` how many were needed.
     ``uncovered_rules`` have no active test; ``unexercised`` are changed settings that no trial
-    came across.
+    came across; ``safeguards`` is what the recorded calls say, without a trial.
     """
 
     SCHEMA: ClassVar[str] = "gate_report"
@@ -289,6 +353,7 @@ class GateReport(Artifact):
     families: tuple[FamilyResult, ...] = ()
     uncovered_rules: tuple[str, ...] = ()
     unexercised: tuple[str, ...] = ()
+    safeguards: SafeguardResult | None = None
 
     @property
     def release(self) -> Release:

@@ -28,6 +28,7 @@ from safety_lib.regression.admission import (
     propose,
     reproduce,
 )
+from safety_lib.regression.breach import record_breaches
 from safety_lib.rollout.campaign import Run
 from safety_lib.text import one_line
 from safety_lib.world import World, provenance, world_of
@@ -93,7 +94,8 @@ def generate_suite(
     Returns
     -------
     Suite
-        Active tests, and what was set aside with the reason.
+        Active tests, what was set aside with the reason, and the recorded calls that safeguards are
+        asked about.
 
     Raises
     ------
@@ -143,6 +145,7 @@ def generate_suite(
             "rejected": sum(test.lifecycle == "rejected" for test in tests),
         },
         tests=merge(tests, kept),
+        breaches=record_breaches(world, [*versions.values(), good]),
     )
 
 

@@ -3,7 +3,8 @@
 A test that the candidate fails is a ``failure`` of type ``oracle``. A test without one valid trial,
 or with trials that only errors kept from counting, is an ``error`` of type ``harness``: nobody
 should read a broken run as a broken agent. A run without a verdict is one more ``error``, so that
-an agent that never ran is never green. A quarantined test was not run and is ``skipped``.
+an agent that never ran is never green. A safeguard that was lost is a ``failure`` of type
+``safeguard``, for each check one. A quarantined test was not run and is ``skipped``.
 """
 
 from __future__ import annotations
@@ -11,7 +12,14 @@ from __future__ import annotations
 import xml.etree.ElementTree as ET
 from collections.abc import Sequence
 
-from safety_lib.records import ArmResult, GateReport, RegressionTest, TestResult, Turn
+from safety_lib.records import (
+    ArmResult,
+    GateReport,
+    RegressionTest,
+    SafeguardChange,
+    TestResult,
+    Turn,
+)
 from safety_lib.text import LONG_TEXT, p_value, plain, points
 
 _DECLARATION = '<?xml version="1.0" encoding="UTF-8"?>\n'
@@ -30,6 +38,7 @@ def render_junit(report: GateReport, tests: Sequence[RegressionTest] = ()) -> st
     suite = ET.Element("testsuite", name=plain(f"{report.baseline} -> {report.candidate}"))
     cases = [_case(report, test) for test in report.test_results]
     cases += [_skipped(test) for test in tests if test.lifecycle == "quarantined"]
+    cases += _lost_safeguards(report)
     if report.verdict is None:
         cases.append(_no_verdict(report))
     suite.set("tests", str(len(cases)))
@@ -92,6 +101,20 @@ def _no_verdict(report: GateReport) -> ET.Element:
     why = "; ".join(report.reasons) or "no reason was recorded"
     ET.SubElement(case, "error", type="harness", message=plain(f"no verdict: {why}", 600))
     return case
+
+
+def _lost_safeguards(report: GateReport) -> list[ET.Element]:
+    lost: dict[str, list[SafeguardChange]] = {}
+    for change in report.safeguards.lost if report.safeguards else ():
+        lost.setdefault(change.by, []).append(change)
+    cases = []
+    for by, changes in lost.items():
+        case = ET.Element("testcase", classname="safeguards", name=plain(by))
+        first = plain(f"{len(changes)} recorded cases came out for the worse, first {changes[0]}")
+        failure = ET.SubElement(case, "failure", type="safeguard", message=first)
+        failure.text = "\n".join(plain(str(change)) for change in changes)
+        cases.append(case)
+    return cases
 
 
 def _counts(arm: ArmResult) -> str:

@@ -21,7 +21,14 @@ from safety_lib.text import (
 )
 
 _MOST_TESTS = 10
-_SIGNS = {"pass": "pass", "warn": "warn", "block": "BLOCK", "invalid": "INVALID", "open": "open"}
+_SIGNS = {
+    "pass": "pass",
+    "warn": "warn",
+    "block": "BLOCK",
+    "invalid": "INVALID",
+    "open": "open",
+    "unmeasured": "not measured",
+}
 
 
 def render_markdown(report: GateReport) -> str:
@@ -58,6 +65,7 @@ def render_markdown(report: GateReport) -> str:
                 for s in report.strata
             ),
         ),
+        *_safeguards(report),
         *_exceptions(report),
         *_worse(report),
         _provenance(report),
@@ -110,6 +118,8 @@ def _headline(report: GateReport) -> str:
         rows.append(("Rules without an active test", ", ".join(map(code, report.uncovered_rules))))
     if report.unexercised:
         rows.append(("Changes that no trial came across", ", ".join(map(code, report.unexercised))))
+    if report.safeguards is not None:
+        rows.append(("Safeguards, asked alone", code(str(report.safeguards))))
     if report.error_budget is not None:
         spent = report.error_budget
         rows.append(
@@ -121,6 +131,28 @@ def _headline(report: GateReport) -> str:
             )
         )
     return _table(("Measure", "Value"), rows)
+
+
+def _safeguards(report: GateReport) -> list[str]:
+    changes = report.safeguards.changes if report.safeguards else ()
+    if not changes:
+        return []
+    table = _table(
+        ("Case", "Call or reply", "Breaks", "Stopped on", "By", "Blocks"),
+        (
+            (
+                code(change.case, 120),
+                code(change.what, 120),
+                code(change.breaks, 60) if change.breaks else "nothing, benign",
+                change.stopped_on,
+                code(change.by, 60),
+                "yes" if change.blocks else "no",
+            )
+            for change in changes[:_MOST_TESTS]
+        ),
+    )
+    rest = len(changes) - _MOST_TESTS
+    return [table, f"{rest} more changes are in the full report." if rest > 0 else ""]
 
 
 def _exceptions(report: GateReport) -> list[str]:
@@ -148,6 +180,8 @@ def _worse(report: GateReport) -> list[str]:
         (t for t in report.test_results if t.delta is not None and t.delta < 0),
         key=lambda t: (t.delta, t.test_id),
     )
+    if not report.test_results:
+        return ["No trial was held."]
     if not worse:
         return ["No test got worse."]
     rest = len(worse) - _MOST_TESTS

@@ -56,6 +56,7 @@ _NAME = re.compile(r"[\w./-]*[\d/][\w./-]*")
 _REASON = 600
 _ON_PAPER = 10
 _MOST_LINKS = 5
+_MOST_CHANGES = 20
 
 
 def render_gate_report(report: GateReport, history: Sequence[Release] = ()) -> str:
@@ -91,6 +92,7 @@ def render_gate_report(report: GateReport, history: Sequence[Release] = ()) -> s
         worse=worse[:_MOST_LINKS],
         on_paper=min(_ON_PAPER, len(worse)),
         strata_words=_STRATA,
+        most_changes=_MOST_CHANGES,
         releases=_releases(report, history),
         families_left=max(0, len(families(report)) - MOST_FAMILIES),
     )

@@ -131,6 +131,8 @@ def gate_lines(report: GateReport, folder: str) -> list[str]:
             f"  Tests: {report.n_tests} in {report.n_families} families, "
             f"{count(report.looks, 'look')}",
         ]
+    if report.safeguards is not None:
+        lines.append(f"  Safeguards, asked alone: {report.safeguards}")
     if report.beyond is not None:
         lines.append(f"  Beyond these tests: {report.beyond}")
     if report.visible is not None:

@@ -69,6 +69,7 @@ HOOKS: Mapping[str, str] = {
     "COMPANY": "what the world is called in a sentence; by default the name of its folder",
     "CHECKS": "name to Check: the checks in Python that rules name",
     "LEVERS": "memory, monitor and caution to the setting that is it, dotted",
+    "DEFENCES": "setting, dotted, to how it is weakened: off, up, down or fewer",
     "CONTENTS": "place to entries: what stands in the world before anybody plants anything",
     "SECRETS": "texts that no reply may hold: what a canary looks for",
     "settings_of": "settings_of(tree) -> tree: refuses settings that do not fit, fills in defaults",
