@@ -116,6 +116,7 @@ TAKERS: dict[str, Callable[[Any], Any]] = {
     "attackers_at_equal_budget": lambda experiment: tables.leads_table(experiment, "v2"),
     "memory_window": tables.memory_table,
     "safeguard_ablation": tables.safeguards_table,
+    "sentence_removals": tables.sentence_removals_table,
     "detection_latency": lambda experiment: trained_monitors(experiment, NORTHWIND),
 }
 FIGURES: list[tuple[Callable[[Any], Any], str]] = [

@@ -16,8 +16,11 @@ from safety_lib.experiments.characteristics import (
     point_of,
 )
 from safety_lib.experiments.loosened_rules import LOOSENED, UNSEEN, battery, noticed_by
+from safety_lib.experiments.mutants import mutants
 from safety_lib.experiments.real_releases import run_harmless_releases, weak_spots
 from safety_lib.experiments.results import mined_suite
+from safety_lib.experiments.sentence_removals import family_rates, removals_on
+from safety_lib.figures.tables import sentence_removals_table
 from safety_lib.gate.release_gate import run_gate
 from safety_lib.gate.rules import load_rules
 from safety_lib.pipeline import NOTEBOOKS
@@ -26,15 +29,16 @@ from safety_lib.records.experiments import (
     HarmlessReleases,
     OperatingCharacteristics,
     SelectionBias,
+    SentenceRemovals,
 )
 from safety_lib.rollout.campaign import Known, Run
 from safety_lib.stats.intervals import wilson
-from safety_lib.world import load_version
+from safety_lib.world import load_version, load_world
 
 ARTIFACTS = NOTEBOOKS.parent / "artifacts"
 STORED = {
     kind.NAME: read_experiment(ARTIFACTS, kind.NAME)
-    for kind in (OperatingCharacteristics, HarmlessReleases, SelectionBias)
+    for kind in (OperatingCharacteristics, HarmlessReleases, SelectionBias, SentenceRemovals)
 }
 MEASURED = STORED["operating_characteristics"].expect(OperatingCharacteristics)
 THEIRS = MEASURED.curves[ORIGINAL]
@@ -169,3 +173,53 @@ def test_whoever_is_searched_loses_and_a_search_on_both_sides_is_fair(mined: str
     assert seen.delta is not None
     assert math.isclose(seen.delta, row.mean_delta, abs_tol=reach)
     assert seen.steps[1].status in row.safety_step
+
+
+REMOVALS = STORED["sentence_removals"].expect(SentenceRemovals)
+
+
+def test_a_sentence_that_a_covered_family_needs_is_missed_or_named() -> None:
+    large = REMOVALS.blocked["30 points or more"]
+    assert large is not None and large.n >= 80 and large.estimate >= 0.9
+    for removal in REMOVALS.removals:
+        covered = removal.own_loss is not None
+        assert removal.named_uncovered is not covered
+        if covered:
+            assert removal.verdict == "BLOCK"
+            assert removal.own_loss is not None and removal.own_loss <= removal.worst_loss
+    assert len(REMOVALS.by_rule) == len(load_world("northwind").policy.rules) == 8
+    assert {len(removals) for removals in REMOVALS.by_rule.values()} == {12}
+
+
+def test_the_bands_count_every_removal_once() -> None:
+    counted = [band.n for band in REMOVALS.blocked.values() if band is not None]
+    assert sum(counted) == len(REMOVALS.removals)
+
+
+def test_a_removal_comes_out_again_on_the_committed_suite() -> None:
+    suite, known = read_artifact(ARTIFACTS, Suite).only("stress"), Known()
+    untold = {mutant.name: mutant.version for mutant in mutants(V1)}
+    stored = {removal.rule: removal for removal in REMOVALS.removals if removal.seed == 7}
+    before = family_rates(suite, V1, seed=7, trials=30)
+    for rule in ("split_payment", "secret_disclosed"):
+        version = untold[f"rule {rule} not told"]
+        report = run_gate(suite, V1, version, run=Run(seed=7, known=known))
+        assert report.verdict == stored[rule].verdict
+        assert (rule in report.uncovered_rules) is stored[rule].named_uncovered
+        after = family_rates(suite, version, seed=7, trials=30)
+        worst = stored[rule].worst_family
+        # Thirty trials of a test beside two hundred: five standard errors at most.
+        assert before[worst] - after[worst] == pytest.approx(stored[rule].worst_loss, abs=0.45)
+
+
+@pytest.mark.slow
+def test_a_removal_comes_out_again_to_the_last_trial() -> None:
+    rules = ("split_payment", "secret_disclosed")
+    stored = [r for r in REMOVALS.removals if r.seed == 7 and r.rule in rules]
+    assert sorted(removals_on(7, rules), key=str) == sorted(stored, key=str)
+
+
+def test_the_table_of_removals_says_what_nobody_tests() -> None:
+    table = sentence_removals_table(STORED["sentence_removals"])
+    assert table.loc["secret_disclosed", "without a test"] == "7 of 12 suites"
+    assert list(table.loc["split_payment", ["BLOCK", "WARN", "OK"]]) == [12, 0, 0]

@@ -19,6 +19,7 @@ from safety_lib.experiments.real_releases import run_harmless_releases, run_sele
 from safety_lib.experiments.results import ARTIFACTS
 from safety_lib.experiments.root_cause import run_decisive_turn_accuracy, run_root_cause_accuracy
 from safety_lib.experiments.rounds import run_closing_the_loop, run_loop_against_no_loop
+from safety_lib.experiments.sentence_removals import run_sentence_removals
 from safety_lib.records import Experiment
 
 EXPERIMENTS: dict[str, Callable[[], Experiment[Any]]] = {
@@ -30,6 +31,7 @@ EXPERIMENTS: dict[str, Callable[[], Experiment[Any]]] = {
     "next_scenarios_gain": run_next_scenarios_gain,
     "mutation_adequacy": run_mutation_adequacy,
     "lost_defences": run_lost_defences,
+    "sentence_removals": run_sentence_removals,
     "operating_characteristics": run_operating_characteristics,
     "harmless_releases": run_harmless_releases,
     "selection_bias": run_selection_bias,

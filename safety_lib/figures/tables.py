@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from itertools import takewhile
 from typing import TYPE_CHECKING
@@ -24,6 +25,7 @@ from safety_lib.records.experiments import (
     LostDefences,
     MemoryWindow,
     SafeguardAblation,
+    SentenceRemovals,
     SuiteAdequacy,
     UndiscoveredPrediction,
 )
@@ -264,6 +266,33 @@ def lost_defences_table(
     ]
     columns = ["lost defence", "kind", "BLOCK", "WARN", "OK", "why"]
     return pd.DataFrame(table, columns=columns).set_index("lost defence")
+
+
+def sentence_removals_table(experiment: Experiment[SentenceRemovals]) -> pd.DataFrame:
+    """Show what each sentence is worth to its own family, and the verdicts on its removal.
+
+    Losses are means over the suites that cover the rule, with the smallest and the largest.
+    """
+    import pandas as pd
+
+    table = []
+    for rule, removals in experiment.expect(SentenceRemovals).by_rule.items():
+        lost = [100 * r.own_loss for r in removals if r.own_loss is not None]
+        verdicts = Counter(r.verdict for r in removals)
+        table.append(
+            {
+                "rule left out": rule,
+                "own family loses": (
+                    f"{sum(lost) / len(lost):.0f} points, {min(lost):.0f} to {max(lost):.0f}"
+                    if lost
+                    else "not covered"
+                ),
+                **{verdict: verdicts[verdict] for verdict in ("BLOCK", "WARN", "OK")},
+                "without a test": f"{len(removals) - len(lost)} of {len(removals)} suites",
+                "so the report": f"{sum(r.named_uncovered for r in removals)} times",
+            }
+        )
+    return pd.DataFrame(table).set_index("rule left out")
 
 
 def strata_table(report: GateReport) -> pd.DataFrame:

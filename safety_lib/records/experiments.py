@@ -368,6 +368,53 @@ class LostDefences(ExperimentResult):
     mutants: dict[str, LostDefence]
 
 
+class SentenceRemoval(Record):
+    """The release of a version whose prompt lacks the sentence of one rule, on one suite.
+
+    Attributes
+    ----------
+    own_loss : float or None
+        Loss in pass rate of the rule's own family, the worst where it has several; None where no
+        active test is of the rule.
+    worst_family : str
+        The family of the suite that lost most, whatever its rule.
+    worst_loss : float
+        How much, in pass rate.
+    named_uncovered : bool
+        Whether the report names the rule among those that no active test covers.
+    """
+
+    rule: str
+    seed: int
+    own_loss: float | None
+    worst_family: str
+    worst_loss: float
+    verdict: Verdict | Literal["none"]
+    named_uncovered: bool
+
+
+CostBand = Literal["30 points or more", "10 to 30 points", "less than 10 points"]
+
+
+class SentenceRemovals(ExperimentResult):
+    """Each sentence left out of the prompt in turn, on suites of several searches.
+
+    ``blocked`` counts the BLOCKs by what the removal costs the family that loses most; None where
+    no removal costs as much.
+    """
+
+    NAME: ClassVar[str] = "sentence_removals"
+
+    blocked: dict[CostBand, Proportion | None]
+    removals: tuple[SentenceRemoval, ...]
+
+    @property
+    def by_rule(self) -> dict[str, tuple[SentenceRemoval, ...]]:
+        """The removals of each rule, in the order of the suites."""
+        rules = dict.fromkeys(removal.rule for removal in self.removals)
+        return {rule: tuple(r for r in self.removals if r.rule == rule) for rule in rules}
+
+
 class VerdictShares(Record):
     """How often releases of one kind get each verdict, and what that costs.
 
@@ -830,6 +877,7 @@ _KINDS: dict[str, type[ExperimentResult]] = {
         NextScenariosGain,
         MutationAdequacy,
         LostDefences,
+        SentenceRemovals,
         OperatingCharacteristics,
         HarmlessReleases,
         SelectionBias,
