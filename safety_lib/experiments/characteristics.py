@@ -83,10 +83,11 @@ def point_of(way: str, loss: float, *, runs: int = RUNS, seed: int = SEED) -> Ve
     1.0
     """
     losing, plan = LOSING[way]
-    return _shares(simulate_gates(Truth(f"{way}, {loss}", losing(loss), plan), runs, seed))
+    return shares_of_found(simulate_gates(Truth(f"{way}, {loss}", losing(loss), plan), runs, seed))
 
 
-def _shares(found: Found) -> VerdictShares:
+def shares_of_found(found: Found) -> VerdictShares:
+    """Return how often each verdict was given, as experiments store it."""
     return VerdictShares(
         shares={v: rounded_estimate(*found.share(v)) for v in get_args(Verdict)},
         calls=round(found.calls, 4),
@@ -145,7 +146,7 @@ def original_point(loss: float, *, runs: int = RUNS, seed: int = SEED) -> Verdic
         base, cand = dice.random((2, EIGHT_TESTS)) < np.stack([rates, rates - loss])
         verdicts[original_rule(base, cand)] += 1
     calls = 2 * EIGHT_TESTS * TEST_CALLS / fixed_calls(Truth.twins)
-    return _shares(Found(runs, verdicts, Counter(), calls, fresh=0.0))
+    return shares_of_found(Found(runs, verdicts, Counter(), calls, fresh=0.0))
 
 
 def run_operating_characteristics() -> Experiment[OperatingCharacteristics]:

@@ -442,6 +442,62 @@ class OperatingCharacteristics(ExperimentResult):
     curves: dict[str, Curve]
 
 
+class PeerSetting(Record):
+    """One setting of another gate, with so many trials of each test, on the two releases of limits.
+
+    Attributes
+    ----------
+    false_block, right_ok : float
+        Share of the equal releases that it blocks, and lets out.
+    wrong_ok, right_block : float
+        Share of the releases that lose 5 points everywhere that it lets out, and blocks.
+    """
+
+    setting: str
+    trials: int
+    false_block: float
+    right_ok: float
+    wrong_ok: float
+    right_block: float
+
+
+class PeerRule(Record):
+    """The verdicts of another gate at one setting, by release; calls are those of the tests."""
+
+    setting: str
+    trials: int
+    releases: dict[str, VerdictShares]
+
+
+class Peer(Record):
+    """Another gate: with the settings that it comes with, and at its best.
+
+    Attributes
+    ----------
+    matched : PeerRule
+        At the best setting that meets both limits on error, if ``within_limits``; else at the one
+        that misses them least.
+    tried : tuple of PeerSetting
+        Every setting of the search.
+    """
+
+    version: str
+    as_it_comes: PeerRule
+    matched: PeerRule
+    within_limits: bool
+    tried: tuple[PeerSetting, ...]
+
+
+class Peers(ExperimentResult):
+    """The gate beside others on the same simulated releases; who could not be asked, and why."""
+
+    NAME: ClassVar[str] = "peers"
+
+    ours: dict[str, VerdictShares]
+    peers: dict[str, Peer]
+    left_out: dict[str, str]
+
+
 class CandidateVerdicts(Spread):
     """How often a candidate got each verdict, and its mean difference in pass rate."""
 
@@ -879,6 +935,7 @@ _KINDS: dict[str, type[ExperimentResult]] = {
         LostDefences,
         SentenceRemovals,
         OperatingCharacteristics,
+        Peers,
         HarmlessReleases,
         SelectionBias,
         RootCauseAccuracy,
