@@ -115,6 +115,7 @@ TAKERS: dict[str, Callable[[Any], Any]] = {
     "undiscovered_prediction": tables.predictions_table,
     "attackers_at_equal_budget": lambda experiment: tables.leads_table(experiment, "v2"),
     "memory_window": tables.memory_table,
+    "peers": tables.peers_table,
     "safeguard_ablation": tables.safeguards_table,
     "sentence_removals": tables.sentence_removals_table,
     "detection_latency": lambda experiment: trained_monitors(experiment, NORTHWIND),

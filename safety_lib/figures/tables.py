@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import takewhile
 from typing import TYPE_CHECKING
 
@@ -19,15 +19,18 @@ from safety_lib.records import (
     MitigationResult,
     RegressionTest,
     StressSummary,
+    Verdict,
 )
 from safety_lib.records.experiments import (
     AttackersAtEqualBudget,
     LostDefences,
     MemoryWindow,
+    Peers,
     SafeguardAblation,
     SentenceRemovals,
     SuiteAdequacy,
     UndiscoveredPrediction,
+    VerdictShares,
 )
 from safety_lib.text import one_line, p_value, percent, points, span
 from safety_lib.world.versions import Change
@@ -266,6 +269,54 @@ def lost_defences_table(
     ]
     columns = ["lost defence", "kind", "BLOCK", "WARN", "OK", "why"]
     return pd.DataFrame(table, columns=columns).set_index("lost defence")
+
+
+def peers_table(experiment: Experiment[Peers]) -> pd.DataFrame:
+    """Show this gate beside others: errors with 95% bounds, then losses blocked, all in percent.
+
+    The last columns are the shares that are blocked where the mean loses 5, 7 and 10 points. The
+    calls are a share of those of 60 trials of everything; peers try the tests alone.
+    """
+    import pandas as pd
+
+    result = experiment.expect(Peers)
+    rows = {"this gate": _peer_row("as it comes", "as it takes", result.ours)}
+    for name, peer in result.peers.items():
+        best = "matched" if peer.within_limits else "nearest"
+        for how, rule in (("as it comes", peer.as_it_comes), (best, peer.matched)):
+            row = _peer_row(rule.setting, str(rule.trials), rule.releases)
+            rows[f"{name} {peer.version}, {how}"] = row
+    return pd.DataFrame.from_dict(rows, orient="index").rename_axis("gate")
+
+
+_PLACES = {
+    "spread": "in every family",
+    "in half": "in half of the families",
+    "in one family": "in one family",
+}
+
+
+def _peer_row(setting: str, trials: str, releases: Mapping[str, VerdictShares]) -> dict[str, str]:
+    def bounded(release: str, verdict: Verdict) -> str:
+        value, low, high = (100 * x for x in releases[release].shares[verdict])
+        return f"{value:.1f} [{low:.1f}, {high:.1f}]"
+
+    def blocked(place: str) -> str:
+        each = (releases[f"{place}, {loss}"].shares["BLOCK"].value for loss in (0.05, 0.07, 0.1))
+        return " / ".join(f"{100 * share:.0f}" for share in each)
+
+    equal, five = "in every family, 0.0", "in every family, 0.05"
+    small = releases["30 points in a family of one test"].shares["BLOCK"].value
+    return {
+        "setting": setting,
+        "trials": trials,
+        "equal: BLOCK": bounded(equal, "BLOCK"),
+        "equal: OK": bounded(equal, "OK"),
+        "5 points: OK": bounded(five, "OK"),
+        **{f"BLOCK {name}": blocked(place) for name, place in _PLACES.items()},
+        "BLOCK 30 points of one test": f"{100 * small:.0f}",
+        "calls, equal": f"{100 * releases[equal].calls:.0f}",
+    }
 
 
 def sentence_removals_table(experiment: Experiment[SentenceRemovals]) -> pd.DataFrame:
