@@ -122,9 +122,16 @@ def a_suite(**changes: Any) -> Suite:
 # --------------------------------------------------------------------------- trials of the gate
 
 
-def outcomes(passed: int, failed: int, errors: int = 0) -> list[Outcome]:
-    """Return so many outcomes of each kind."""
-    return ["safe"] * passed + ["violation"] * failed + ["error"] * errors
+def outcomes(passed: int, failed: int, errors: int = 0, undetermined: int = 0) -> list[Outcome]:
+    """Return so many outcomes of each kind, each kind spread evenly over the trials."""
+    counts: dict[Outcome, int] = {
+        "safe": passed,
+        "violation": failed,
+        "error": errors,
+        "undetermined": undetermined,
+    }
+    placed = [((i + 0.5) / n, kind) for kind, n in counts.items() for i in range(n)]
+    return [kind for _, kind in sorted(placed)]
 
 
 def entry(
@@ -152,23 +159,34 @@ def an_execution(**changes: Any) -> Execution:
 
 
 def trials(
-    regression: Iterable[CaseTrials], proof: Execution | None = None, refused: int = 0
+    regression: Iterable[CaseTrials],
+    proof: Execution | None = None,
+    refused: int = 0,
+    fresh: Iterable[CaseTrials] | None = None,
 ) -> Trials:
     """Return trials of regression tests beside control and benign cases that change nothing.
 
-    Of ten trials of a benign case the candidate refuses so many.
+    Of sixty trials of a benign case the candidate refuses so many. Confirmations come out as the
+    tests did, unless others are given.
     """
-    served = outcomes(10 - refused, refused)
+    served = outcomes(60 - refused, refused)
     cases = list(regression)
-    cases += [entry(f"b{i}", outcomes(10, 0), served, stratum="benign") for i in range(8)]
+    if fresh is None:
+        fresh = [CaseTrials(e.case, 2 * e.baseline, 2 * e.candidate) for e in cases]
+    cases += [entry(f"b{i}", outcomes(60, 0), served, stratum="benign") for i in range(12)]
     cases += [entry(f"c{i}", outcomes(3, 0), outcomes(3, 0), stratum="control") for i in range(8)]
-    if proof is None:
-        held = 10 * len(cases)
-        errors, cut = (
-            sum(case.candidate.count(kind) for case in cases) for kind in ("error", "undetermined")
+    proofs = []
+    for role in ("baseline", "candidate"):
+        held = [outcome for case in cases for outcome in getattr(case, role)]
+        changes = {kind + "s" * (kind == "error"): held.count(kind) for kind in _LOST}
+        seen = an_execution(
+            version=role, conversations=len(held), model_calls=len(held), transcript_sha256=role
         )
-        proof = an_execution(conversations=held, model_calls=held, errors=errors, undetermined=cut)
-    return Trials(tuple(cases), (proof, proof))
+        proofs.append(proof or seen.model_copy(update=changes))
+    return Trials(tuple(cases), (proofs[0], proofs[1]), tuple(fresh))
+
+
+_LOST: tuple[Outcome, Outcome] = ("error", "undetermined")
 
 
 # --------------------------------------------------------------------------- reports

@@ -1,115 +1,108 @@
-"""The gate's other steps, its error rates, and what somebody who wants to pass it would try."""
+"""The gate's other steps, and what somebody who wants to pass it would try."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from datetime import date
 from pathlib import Path
 from typing import Any
 
 import pytest
-from factories import entry, outcomes, trials
-from scipy.stats import binom
+from factories import an_execution, entry, outcomes, trials
 
 from safety_lib.artifacts import read_artifact
-from safety_lib.experiments.characteristics import Shape, interval_covers, original_rule, simulate
-from safety_lib.experiments.loosened_rules import LOOSENED, battery, killed
 from safety_lib.gate.decide import (
+    QUESTIONS,
     Judgement,
     cusum,
     decide,
     judge_budget,
-    judge_critical,
     judge_drift,
     judge_held_out,
+    judge_reach,
     permuted_gap,
     spend,
-    suspected,
 )
-from safety_lib.gate.release_gate import run_gate
+from safety_lib.gate.looks import LookPlan
+from safety_lib.gate.release_gate import MOST_TRIALS, run_gate
 from safety_lib.gate.releases import Standing, add_release, load_exceptions
-from safety_lib.gate.report import diagnose_families, enough_trials, pooled_pairs
 from safety_lib.gate.rules import load_rules
-from safety_lib.gate.trials import CaseTrials, Trials
+from safety_lib.gate.trials import CaseTrials
 from safety_lib.pipeline import NOTEBOOKS
 from safety_lib.records import GateException, GateReport, Outcome, Suite
 from safety_lib.rollout.campaign import Known, Run
-from safety_lib.stats.power import SuiteDesign, minimum_detectable_effect
 from safety_lib.streams import generator
 from safety_lib.world import load_version
 
 RULES = load_rules()
+PLAN = LookPlan(MOST_TRIALS, rules=RULES.looks)
 V1, V2, V3 = (load_version(name, "northwind") for name in ("v1", "v2", "v3"))
 ARTIFACTS = NOTEBOOKS.parent / "artifacts"
 
 
-def judged(regression: list[CaseTrials], **options: Any) -> Judgement:
-    return decide(trials(regression), RULES, **options)
+def judged(regression: Sequence[CaseTrials], **options: Any) -> Judgement:
+    return decide(trials(regression), RULES, PLAN, **options)
 
 
 def status(decision: Judgement, step: int) -> str:
     return next(s.status for s in decision.steps if s.step == step)
 
 
+def calm(n: int = 12) -> list[CaseTrials]:
+    return [entry(f"f{i}", outcomes(54, 6), outcomes(54, 6)) for i in range(n)]
+
+
 def test_the_steps_are_asked_in_one_order_whatever_they_find() -> None:
-    calm = [entry(f"f{i}", outcomes(9, 1), outcomes(9, 1)) for i in range(12)]
-    worse = [entry(f"f{i}", outcomes(9, 1), outcomes(2, 8)) for i in range(8)]
-    hidden = [entry(f"h{i}", outcomes(9, 1), outcomes(1, 9), split="held_out") for i in range(5)]
+    worse = [entry(f"f{i}", outcomes(54, 6), outcomes(12, 48)) for i in range(8)]
+    hidden = [entry(f"h{i}", outcomes(54, 6), outcomes(6, 54), split="held_out") for i in range(5)]
     spent = [entry(f"c{i}", outcomes(3, 0), outcomes(0, 3), stratum="control") for i in range(8)]
-    usual = trials(calm)
+    usual = trials(calm())
     unseen = tuple(seen for seen in usual.cases if seen.case.stratum != "control")
     found = [
-        judged(calm),
+        judged(calm()),
         judged([*worse, *spent]),
-        judged([*calm, *hidden]),
-        decide(replace(usual, cases=unseen), RULES),
-        decide(replace(usual, confirmations=(critical(outcomes(20, 0), outcomes(9, 11)),)), RULES),
+        judged([*calm(), *hidden]),
+        decide(replace(usual, cases=unseen), RULES, PLAN),
     ]
     asked = [[(step.step, step.title) for step in decision.steps] for decision in found]
     assert all(steps == asked[0] for steps in asked)
-    assert [number for number, _ in asked[0]] == [0, 1, 2, 3, 4, 5]
+    assert asked[0] == list(enumerate(QUESTIONS))[:8]
     assert {step.status for step in found[0].steps} == {"pass"}
-    for number, decision in zip((5, 4, 5, 1), found[1:], strict=True):
-        assert status(decision, number) != "pass"
+    for number, decision in zip((7, 6, 7), found[1:], strict=True):
+        assert status(decision, number) == "warn"
 
 
-# --------------------------------------------------------------------------- step 1: critical
+# --------------------------------------------------------------------------- step 5: reach
 
 
-def critical(base: list[Outcome], cand: list[Outcome]) -> CaseTrials:
-    return entry("k", base, cand, severity="critical")
+def test_two_versions_that_never_differ_are_one_agent_where_luck_is_not_shared() -> None:
+    same = (an_execution(), an_execution())
+    for luck, status_, verdict in (("shared", "pass", "OK"), ("independent", "warn", "WARN")):
+        plan = LookPlan(MOST_TRIALS, luck, RULES.looks)  # type: ignore[arg-type]
+        ran = replace(trials(calm()), executions=same)
+        decision = decide(ran, RULES, plan, changed=("memory.window",))
+        assert (status(decision, 5), decision.verdict) == (status_, verdict)
+        assert decision.unexercised == ("memory.window",)
+        assert "memory.window" in next(s.reason for s in decision.steps if s.step == 5)
 
 
-def test_only_a_critical_test_that_the_baseline_held_is_suspected() -> None:
-    held = critical(outcomes(10, 0), outcomes(8, 2))
-    assert [c.trials for c in suspected([held], RULES)] == [RULES.confirm_trials]
-    assert not suspected([critical(outcomes(9, 1), outcomes(5, 5))], RULES)
-    assert not suspected([critical(outcomes(10, 0), outcomes(10, 0))], RULES)
-    assert not suspected([entry("h", outcomes(10, 0), outcomes(0, 10))], RULES)
+def test_a_change_that_was_heard_of_or_none_at_all_is_no_matter() -> None:
+    ran = trials(calm())
+    assert judge_reach(ran, PLAN, ("model.style",))[0].status == "pass"
+    assert judge_reach(ran, PLAN, ("model.style",))[1] == ()
+    alone = replace(ran, executions=(an_execution(), an_execution()))
+    assert judge_reach(alone, PLAN, ())[0].status == "pass"
 
 
-def test_a_suspicion_blocks_only_where_fresh_seeds_confirm_it() -> None:
-    again = judge_critical([critical(outcomes(20, 0), outcomes(11, 9))], RULES)
-    assert (again.status, "9 of 20 fresh pairs" in again.reason) == ("block", True)
-    luck = judge_critical([critical(outcomes(20, 0), outcomes(19, 1))], RULES)
-    assert luck.status == "pass"
-    assert judge_critical([], RULES).status == "pass"
-
-
-def test_the_more_is_suspected_the_more_each_must_show() -> None:
-    one = critical(outcomes(20, 0), outcomes(12, 8))  # p = 1/256
-    assert judge_critical([one], RULES).status == "block"
-    assert judge_critical([one] * 5, RULES).status == "pass"
-
-
-# --------------------------------------------------------------------------- step 4: held out
+# --------------------------------------------------------------------------- step 6: held out
 
 
 def test_a_candidate_that_memorised_the_public_tests_is_not_ok() -> None:
-    public = [entry(f"p{i}", outcomes(9, 1), outcomes(10, 0)) for i in range(12)]
-    hidden = [entry(f"h{i}", outcomes(9, 1), outcomes(5, 5), split="held_out") for i in range(5)]
+    public = [entry(f"p{i}", outcomes(54, 6), outcomes(60, 0)) for i in range(12)]
+    hidden = [entry(f"h{i}", outcomes(54, 6), outcomes(30, 30), split="held_out") for i in range(5)]
     decision = judged([*public, *hidden])
-    assert status(decision, 4) == "warn"
+    assert status(decision, 6) == "warn"
     assert decision.verdict != "OK"
     honest = [replace_split(e, "held_out") if i < 5 else e for i, e in enumerate(public)]
     assert judged(honest).verdict == "OK"
@@ -241,7 +234,8 @@ def test_exceptions_are_listed_in_the_report_and_need_a_day(suite: Suite) -> Non
     )
     assert [e.refused for e in report.exceptions] == ["", "covers no test of this suite"]
     assert report.n_tests == len(suite.active) - 1
-    assert soft.test_id in {r.test_id for r in report.test_results}
+    (shown,) = (r for r in report.test_results if r.test_id == soft.test_id)
+    assert shown.baseline.valid == 1
 
 
 # --------------------------------------------------------------------------- attacks on the gate
@@ -254,33 +248,41 @@ def suite() -> Suite:
 
 def test_an_agent_that_refuses_everything_is_not_ok(suite: Suite) -> None:
     refuser = V1.having({"model.caution": 40.0}, name="refuser")
-    report = run_gate(suite, V1, refuser, trials=5)
+    report = run_gate(suite, V1, refuser)
     assert report.verdict == "BLOCK"
-    assert status_of(report, 3) == "block"
+    assert status_of(report, 4) == "block"
+    assert status_of(report, 1) != "block"
 
 
 def status_of(report: GateReport, step: int) -> str:
     return next(s.status for s in report.steps if s.step == step)
 
 
+def shuffled(failed: int, name: str) -> list[Outcome]:
+    """Return sixty outcomes of which so many failed, in an order of their own."""
+    order = generator(5, "test", name).permutation(60)
+    told = outcomes(60 - failed, failed)
+    return [told[i] for i in order]
+
+
 def slipping(releases: int) -> list[list[CaseTrials]]:
-    """Sixty tests of a hundred trials; each release fails in one trial of a hundred more."""
-    arms = [[outcomes(95 - r, 5 + r) for _ in range(60)] for r in range(releases + 1)]
+    """Forty tests of sixty trials; each release fails in one trial of sixty more."""
+    arms = [[shuffled(3 + r, f"{r}.{i}") for i in range(40)] for r in range(releases + 1)]
     return [
-        [entry(f"f{i}", arms[r][i], arms[r + 1][i]) for i in range(60)] for r in range(releases)
+        [entry(f"f{i}", arms[r][i], arms[r + 1][i]) for i in range(40)] for r in range(releases)
     ]
 
 
 def test_five_small_losses_are_caught_by_the_pinned_baseline_and_by_the_sum() -> None:
     pairwise = [judged(cases) for cases in slipping(5)]
     assert {decision.verdict for decision in pairwise} == {"OK"}
-    pinned = [entry(f"f{i}", outcomes(95, 5), outcomes(90, 10)) for i in range(60)]
+    pinned = [entry(f"f{i}", shuffled(3, f"a{i}"), shuffled(8, f"b{i}")) for i in range(40)]
     assert judged(pinned).verdict == "BLOCK"
-    deltas = [d.safety.delta for d in pairwise if d.safety]
+    deltas = [-1 / 60] * 5
     alarms = [judge_drift(deltas[: n + 1], RULES).status for n in range(5)]
-    assert alarms == ["pass", "pass", "pass", "warn", "warn"]
-    decision = judged(slipping(5)[4], before=deltas[:4])
-    assert (decision.verdict, status(decision, 6)) == ("WARN", "warn")
+    assert alarms == ["pass", "pass", "warn", "warn", "warn"]
+    decision = judged(calm(), before=deltas)
+    assert (decision.verdict, status(decision, 8)) == ("WARN", "warn")
 
 
 def test_noise_does_not_add_up() -> None:
@@ -290,123 +292,8 @@ def test_noise_does_not_add_up() -> None:
 def test_judging_a_release_twice_does_not_count_its_loss_twice(suite: Suite) -> None:
     known: Known = {}
     report = run_gate(suite, V1, V3, run=Run(known=known), trials=2)
-    history = add_release(None, report)
-    again = run_gate(
-        suite, V1, V3, run=Run(known=known), standing=Standing(history=history), trials=2
-    )
+    standing = Standing(history=add_release(None, report))
+    again = run_gate(suite, V1, V3, run=Run(known=known), standing=standing, trials=2)
     assert again.steps == report.steps
-    other = run_gate(
-        suite, V1, V1, run=Run(known=known), standing=Standing(history=history), trials=2
-    )
-    assert status_of(other, 6) in ("pass", "warn")
-
-
-def test_a_candidate_that_errors_on_what_it_would_fail_is_not_ok() -> None:
-    many = [entry(f"f{i}", outcomes(10, 0), outcomes(8, 0, errors=2)) for i in range(12)]
-    decision = judged(many)
-    assert decision.verdict is None
-    assert "errors on the candidate" in decision.reasons[0]
-    few = [entry(f"f{i}", outcomes(10, 0), outcomes(9, 0, errors=1)) for i in range(12)]
-    decision = judged(few)
-    assert decision.verdict == "WARN"
-    assert "could hide a loss" in decision.reasons[0]
-
-
-# --------------------------------------------------------------------------- error rates
-
-
-def at_most(k: int, n: int, share: float) -> bool:
-    """Say whether k of n is compatible with a true share of at most so much (99.9%)."""
-    return bool(k <= binom.ppf(0.999, n, share))
-
-
-# Where families differ by much, a pass rate of 95% leaves no room for the gains that make up for
-# the losses, and the versions would not be equally safe.
-@pytest.mark.parametrize(
-    ("passing", "interaction"),
-    [
-        (0.95, 0.05),
-        pytest.param(0.95, 0.0, marks=pytest.mark.slow),
-        pytest.param(0.8, 0.1, marks=pytest.mark.slow),
-    ],
-)
-def test_two_versions_that_are_equally_safe_are_rarely_blocked(
-    passing: float, interaction: float
-) -> None:
-    shape = Shape(passing=passing, interaction=interaction)
-    seen = simulate(shape, 0.0, RULES, runs=600, seed=11)
-    assert at_most(seen.verdicts.get("BLOCK", 0), 600, 0.05)
-
-
-# An interaction makes the families differ: a family's own shift is what the t interval sees.
-@pytest.mark.parametrize("interaction", [pytest.param(0.0, marks=pytest.mark.slow), 0.05])
-def test_the_interval_covers_as_often_as_it_says(interaction: float) -> None:
-    covered = interval_covers(Shape(interaction=interaction), 0.1, RULES, runs=800, seed=5)
-    low, high = binom.ppf(0.0005, 800, 0.93), binom.ppf(0.9995, 800, 0.97)
-    assert low <= covered <= high
-
-
-@pytest.mark.slow
-def test_the_stated_detectable_loss_is_detected_with_the_stated_power() -> None:
-    shape = Shape()
-    design = SuiteDesign(
-        list(shape.families),
-        1 - shape.passing,
-        shape.trials,
-        alpha=RULES.alpha,
-        at_least=RULES.block_margin,
-    )
-    effect = minimum_detectable_effect(design, generator(1, "test", "mde"))
-    seen = simulate(shape, effect, RULES, runs=300, seed=3)
-    assert seen.verdicts.get("BLOCK", 0) >= binom.ppf(0.001, 300, 0.8)
-
-
-@pytest.mark.slow
-def test_the_original_rule_warns_about_a_version_compared_with_itself() -> None:
-    ours = simulate(Shape(), 0.07, RULES, runs=200, seed=2)
-    theirs = simulate(Shape(), 0.07, RULES, runs=200, seed=2, original=True)
-    assert theirs.share("BLOCK").value < ours.share("BLOCK").low
-    same = simulate(Shape(), 0.0, RULES, runs=200, seed=2, original=True)
-    assert same.share("WARN").value > 0.2
-    nothing = [entry("f", outcomes(1, 0), outcomes(1, 0))]
-    assert original_rule(Trials(tuple(nothing), ())) == "OK"  # type: ignore[arg-type]
-
-
-def test_looking_after_every_trial_saves_trials_and_rarely_errs() -> None:
-    worse = [entry(f"f{i}", outcomes(10, 0), outcomes(0, 10)) for i in range(8)]
-    assert enough_trials(worse, 0.05) == 1
-    assert enough_trials([entry("f", outcomes(9, 1), outcomes(9, 1))], 0.05) is None
-    dice = generator(4, "test", "stopping")
-    fooled = 0
-    for _ in range(300):
-        coins = dice.random((2, 6, 20)) < 0.7
-        same = [
-            entry(f"f{i}", *(["safe" if p else "violation" for p in arm[i]] for arm in coins))
-            for i in range(6)
-        ]
-        fooled += enough_trials(same, 0.05) is not None
-    assert at_most(fooled, 300, 0.05)
-
-
-# --------------------------------------------------------------------------- rules that guard
-
-
-def test_loosening_a_rule_is_noticed_unless_another_demands_the_same() -> None:
-    noticed = {name: killed(RULES, change) for name, change in LOOSENED.items()}
-    assert {name for name, releases in noticed.items() if not releases} == {"no minimum of tests"}
-    assert [release.verdict(RULES) for release in battery()][:2] == ["OK", "OK"]
-
-
-def test_the_description_pools_pairs_and_finds_the_family_that_fell() -> None:
-    fell = [entry("bad.1", outcomes(10, 0), outcomes(2, 8))]
-    same = [entry(f"good{i}.1", outcomes(9, 1), outcomes(9, 1)) for i in range(5)]
-    pooled = pooled_pairs([*fell, *same], RULES.level)
-    assert pooled is not None
-    assert (pooled.pairs, pooled.worse, pooled.better) == (60, 8, 0)
-    assert pooled.delta == pytest.approx(-8 / 60, abs=1e-6)
-    assert pooled.ci_low < pooled.delta < pooled.ci_high < 0
-    assert pooled.mid_p == pytest.approx(1 / 256, abs=1e-6)
-    first, *others = diagnose_families([*fell, *same])
-    assert (first.family, first.p_holm) == ("bad", pytest.approx(6 / 256, abs=1e-6))
-    assert all(row.p_holm == 1 for row in others)
-    assert pooled_pairs([], RULES.level) is None
+    other = run_gate(suite, V1, V1, run=Run(known=known), standing=standing, trials=2)
+    assert status_of(other, 8) in ("pass", "warn")

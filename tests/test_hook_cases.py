@@ -470,6 +470,7 @@ NEVER = Execution(
     version="v1",
     config_sha256="",
     conversations=0,
+    turns=0,
     model_calls=0,
     tool_calls=0,
     errors=0,
