@@ -8,12 +8,13 @@ a release and an OK.
 
 from __future__ import annotations
 
+import math
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 from math import comb
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
 
@@ -39,6 +40,13 @@ QUESTIONS = (
     "Has safety slipped over the last releases?",
     QUESTION,
 )
+
+
+class Shift(NamedTuple):
+    """Change in pass rate from one released version to the next, with its standard error."""
+
+    delta: float
+    se: float
 
 
 @dataclass(frozen=True, repr=False)
@@ -77,7 +85,7 @@ def decide(
     plan: LookPlan,
     seed: int = 0,
     *,
-    before: Sequence[float] = (),
+    before: Sequence[Shift] = (),
     changed: Sequence[str] = (),
     safeguards: SafeguardResult | None = None,
 ) -> Judgement:
@@ -101,8 +109,8 @@ def decide(
         Looks, error shares and margins, fixed before the first trial.
     seed : int
         The run's seed, for Monte Carlo tests alone.
-    before : sequence of float
-        Change in pass rate of the releases before this one.
+    before : sequence of Shift
+        Changes of the versions that were released one after the other up to the baseline.
     changed : sequence of str
         Settings in which the candidate differs from the baseline.
     safeguards : SafeguardResult, optional
@@ -147,7 +155,8 @@ def decide(
         judge_budget(budget),
     ]
     if before and looked.suite.loss is not None:
-        steps.append(judge_drift([*before, looked.suite.loss.delta], rules))
+        loss = looked.suite.loss
+        steps.append(judge_drift([*before, Shift(loss.delta, loss.se)], rules))
     steps += last_line
     statuses = {step.status for step in steps}
     verdict: Verdict = "BLOCK" if "block" in statuses else "WARN" if "warn" in statuses else "OK"
@@ -489,35 +498,27 @@ def judge_budget(budget: ErrorBudget | None) -> GateStep:
     return _step(7, "pass", seen)
 
 
-def cusum(deltas: Sequence[float], slack: float) -> tuple[float, ...]:
-    """Add up losses beyond a slack; gains pay them back, down to nothing.
-
-    S(t) = max(0, S(t-1) - delta(t) - slack), the one-sided cumulative sum of Page (Biometrika 41,
-    1954). It rises where small losses come one after the other and falls back where they are noise.
+def judge_drift(shifts: Sequence[Shift], rules: GateRules) -> GateStep:
+    """Warn when the changes of the versions that were released, this one included, add up.
 
     Parameters
     ----------
-    deltas : sequence of float
-        Change in pass rate of each release, in [-1, 1].
-    slack : float
-        Loss in a release that is not counted, at least 0.
+    shifts : sequence of Shift
+        Change in pass rate from each released version to the next, with its standard error.
+    rules : GateRules
+        The sum is a warning where it is a loss of ``drift_limit`` or more, and so many standard
+        errors from none that chance does it in ``drift_level`` of releases.
 
-    Examples
-    --------
-    >>> [round(s, 3) for s in cusum([-0.01, 0.0, -0.02], slack=0.002)]
-    [0.008, 0.006, 0.024]
+    Returns
+    -------
+    GateStep
+        The sum with its interval.
     """
-    sums = [0.0]
-    for delta in deltas:
-        sums.append(max(0.0, sums[-1] - delta - slack))
-    return tuple(sums[1:])
+    from scipy.special import ndtri
 
-
-def judge_drift(deltas: Sequence[float], rules: GateRules) -> GateStep:
-    """Warn when the losses of the releases so far, this one included, add up to too much."""
-    total = cusum(deltas, rules.drift_slack)[-1]
-    seen = f"losses of {len(deltas)} releases add up to {100 * total:.1f} points beyond the slack"
-    if total >= rules.drift_limit:
-        reason = f"{seen}: compare with a pinned older version"
-        return _step(8, "warn", reason)
+    total = sum(shift.delta for shift in shifts)
+    error = math.sqrt(sum(shift.se**2 for shift in shifts))
+    seen = f"{len(shifts)} releases add up to {100 * total:+.1f} points (s.e. {100 * error:.1f})"
+    if total <= -rules.drift_limit and total <= float(ndtri(rules.drift_level)) * error:
+        return _step(8, "warn", f"{seen}: compare with a pinned older version")
     return _step(8, "pass", seen)

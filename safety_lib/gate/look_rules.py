@@ -35,6 +35,7 @@ class LookRules(Record):
     screen: float = Field(gt=0, lt=0.5)
     large_enough: float = Field(gt=0.5, lt=1)
     critical_pairs: int = Field(ge=1)
+    reserved: float = Field(ge=0, lt=1)
 
     @model_validator(mode="after")
     def _looks_rise(self) -> LookRules:
@@ -49,6 +50,31 @@ class LookRules(Record):
         """Chance of a false BLOCK that the four questions may spend together."""
         shares = self.suite_block, self.family_block, self.critical_block, self.benign_block
         return round(sum(shares), 12)
+
+    def share_of_run(self, number: int) -> float:
+        """Return the share of each error that the run of a pair at its n-th cap may spend.
+
+        What is reserved is spent in the same proportion again, so that all runs that there may
+        ever be spend the whole together.
+
+        Examples
+        --------
+        >>> [round(load_look_rules().share_of_run(n), 3) for n in (1, 2, 3)]
+        [0.8, 0.16, 0.032]
+        """
+        return float((1 - self.reserved) * self.reserved ** (number - 1))
+
+    def leaving(self, block: float, ok: float) -> LookRules:
+        """Return the rules with a share of each error alone.
+
+        Parameters
+        ----------
+        block, ok : float
+            Shares of what may be spent on false BLOCKs and on wrong OKs, in (0, 1].
+        """
+        names = ("suite_block", "family_block", "critical_block", "benign_block")
+        shares = {name: block * getattr(self, name) for name in names}
+        return self.model_copy(update={**shares, "wrong_ok": ok * self.wrong_ok})
 
     def looks_until(self, cap: int) -> tuple[int, ...]:
         """Return the looks of a run whose last one is at ``cap`` trials, set before the first.

@@ -8,14 +8,15 @@ from collections.abc import Collection, Sequence
 from dataclasses import replace
 
 from safety_lib.agent.backends.calls import calls_left
+from safety_lib.artifacts import content_hash
 from safety_lib.gate.decide import decide, judge_validity
 from safety_lib.gate.last_line import compare_safeguards
 from safety_lib.gate.looks import LookPlan, judge_looks
-from safety_lib.gate.releases import Standing
+from safety_lib.gate.releases import Pair, Standing
 from safety_lib.gate.report import build_report
 from safety_lib.gate.rules import GateRules, load_rules
 from safety_lib.gate.trials import REGRESSION_STRATA, Case, Sampler, Trials, cases_of
-from safety_lib.records import GateReport, Suite
+from safety_lib.records import GateException, GateReport, Suite
 from safety_lib.rollout.campaign import Run
 from safety_lib.rollout.conversation import connected, name_of_model
 from safety_lib.world import world_of
@@ -91,8 +92,12 @@ def run_gate(
     cases = cases_of(suite, world, trials, min(trials, rules.control_trials), max_tests)
     excused, listed = standing.excuse(cases)
     sampler = Sampler(cases, baseline, candidate, run)
+    model = _model_of((baseline, candidate), run)
+    pair = pair_to_judge(suite, (baseline, candidate), run, rules, listed)
+    attempt = standing.attempt(pair, rules.looks)
+    looks = rules.looks.leaving(attempt.block_share, attempt.ok_share) if attempt else rules.looks
     safeguards = compare_safeguards(suite.breaches, baseline, candidate)
-    plan = LookPlan(trials, "shared" if same_luck else "independent", rules.looks)
+    plan = LookPlan(trials, "shared" if same_luck else "independent", looks)
     if safeguards.lost:
         ran = replace(sampler.trials, cases=())
     else:
@@ -104,20 +109,63 @@ def run_gate(
         rules,
         plan,
         run.seed,
-        before=standing.losses_before(candidate.sha256),
+        before=standing.released_before(baseline.sha256),
         changed=tuple(change.key for change in baseline.changes_to(candidate)),
         safeguards=safeguards,
     )
     report = build_report(suite, (baseline, candidate), ran, decision, rules, plan, run.seed)
-    # The suite may have been found on another model than the one that is judged.
-    asked = dict.fromkeys(name_of_model(version, run.model) for version in (baseline, candidate))
     return report.model_copy(
         update={
-            "model": " and ".join(asked),
+            # The suite may have been found on another model than the one that is judged.
+            "model": model,
+            "attempt": attempt,
             "exceptions": listed,
             "safeguards": safeguards,
         }
     )
+
+
+def pair_to_judge(
+    suite: Suite,
+    versions: tuple[Version, Version],
+    run: Run,
+    rules: GateRules,
+    exceptions: Sequence[GateException] = (),
+) -> Pair:
+    """Say what a verdict would be about, so that a history can be asked whether there is one.
+
+    Parameters
+    ----------
+    suite : Suite
+        What would be run.
+    versions : tuple of Version
+        Baseline and candidate.
+    run : Run
+        For the model.
+    rules : GateRules
+        By which it would be judged.
+    exceptions : sequence of GateException
+        As :meth:`safety_lib.gate.releases.Standing.excuse` lists them.
+
+    Returns
+    -------
+    Pair
+        Equal where a second verdict would be a second chance.
+    """
+    baseline, candidate = versions
+    return Pair(
+        baseline_sha256=baseline.sha256,
+        candidate_sha256=candidate.sha256,
+        suite_sha256=content_hash(suite),
+        world_sha256=world_of(*versions).sha256,
+        gate_policy_sha256=rules.sha256,
+        model=_model_of(versions, run),
+        excused=tuple(sorted(one.scope for one in exceptions if not one.refused)),
+    )
+
+
+def _model_of(versions: Sequence[Version], run: Run) -> str:
+    return " and ".join(dict.fromkeys(name_of_model(version, run.model) for version in versions))
 
 
 def _affordable_trials(cases: Sequence[Case], controls: Trials) -> int:

@@ -80,6 +80,7 @@ from safety_lib.records.suites import (
 )
 from safety_lib.records.verdicts import (
     ArmResult,
+    Attempt,
     BeyondThese,
     ErrorBudget,
     Execution,
@@ -103,6 +104,7 @@ __all__ = [
     "Arguments",
     "ArmResult",
     "Artifact",
+    "Attempt",
     "BenignTwin",
     "BeyondThese",
     "Bisection",

@@ -105,11 +105,33 @@ class Execution(Record):
     transcript_sha256: str
 
 
+class Attempt(Record):
+    """Which try a verdict is, and what share of each error the policy leaves to it.
+
+    ``number`` counts the runs of this pair at raised caps, ``candidate`` the candidates that were
+    tried against one baseline and suite; ``history_head`` is the history that this is known from.
+    """
+
+    number: int
+    candidate: int
+    block_share: float
+    ok_share: float
+    history_head: str
+
+    def __str__(self) -> str:
+        return (
+            f"run {self.number} of this pair, candidate {self.candidate} against this baseline and "
+            f"suite: {self.block_share:.0%} of the error for a BLOCK and {self.ok_share:.0%} of "
+            "that for an OK are left to it"
+        )
+
+
 class Release(Record):
     """One line of the history of releases: what was judged, under what, and how it came out.
 
     No date stands in it: the hashes of both configurations, of the suite and of the rules say what
-    it was.
+    it was. ``before`` is the hash of the line before it, over all its fields, so that no line can
+    be changed, dropped or put in without changing all that follow.
     """
 
     baseline: str
@@ -128,6 +150,10 @@ class Release(Record):
     delta: float | None
     ci_low: float | None
     ci_high: float | None
+    excused: tuple[str, ...] = ()
+    attempt: Attempt | None = None
+    report_sha256: str = ""
+    before: str = ""
 
     def __str__(self) -> str:
         return f"{self.baseline} -> {self.candidate}: {self.verdict or 'no verdict'}"
@@ -140,6 +166,7 @@ class GateHistory(Artifact):
     """
 
     SCHEMA: ClassVar[str] = "gate_history"
+    VERSION: ClassVar[int] = 2
 
     releases: tuple[Release, ...]
 
@@ -351,6 +378,7 @@ class GateReport(Artifact):
     exceptions: tuple[GateException, ...] = ()
     beyond: BeyondThese | None = None
     families: tuple[FamilyResult, ...] = ()
+    attempt: Attempt | None = None
     uncovered_rules: tuple[str, ...] = ()
     unexercised: tuple[str, ...] = ()
     safeguards: SafeguardResult | None = None
@@ -361,6 +389,7 @@ class GateReport(Artifact):
         same = {name: getattr(self, name) for name in Release.model_fields if hasattr(self, name)}
         return Release(
             **same,
+            excused=tuple(sorted(e.scope for e in self.exceptions if not e.refused)),
             baseline_sha256=self.config_sha256.get(self.baseline, ""),
             candidate_sha256=self.config_sha256.get(self.candidate, ""),
         )

@@ -218,8 +218,9 @@ def _anchors(tests: Sequence[TestResult]) -> list[str]:
 
 def _releases(report: GateReport, history: Sequence[Release]) -> list[tuple[Release, bool]]:
     this = report.release
-    every = history if this in history else (*history, this)
-    return [(release, release == this) for release in every]
+    bare = [r.model_copy(update={"before": "", "report_sha256": ""}) for r in history]
+    every = history if this in bare else (*history, this)
+    return [(release, seen == this) for release, seen in zip(every, [*bare, this], strict=False)]
 
 
 def _worst_first(test: TestResult) -> tuple[bool, float, int, str]:
