@@ -120,7 +120,7 @@ def regression_substrate(gate: Gate) -> Asked:
     return ask
 
 
-TOOLS: dict[str, Callable[[Gate], Asked]] = {
+ASKED: dict[str, Callable[[Gate], Asked]] = {
     "statgate": statgate,
     "toolkit-eval-harness": toolkit_eval_harness,
     "evalsig": evalsig,
@@ -137,7 +137,7 @@ def answers(tool: str, gates: list[Gate], settings: list[Setting]) -> list[list[
         For each gate a verdict under each setting, OK, WARN or BLOCK, and the share of the tests
         that it took.
     """
-    asked = (TOOLS[tool](gate) for gate in gates)
+    asked = (ASKED[tool](gate) for gate in gates)
     return [[ask(setting) for setting in settings] for ask in asked]
 
 

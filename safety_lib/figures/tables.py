@@ -272,20 +272,23 @@ def lost_defences_table(
 
 
 def peers_table(experiment: Experiment[Peers]) -> pd.DataFrame:
-    """Show this gate beside others: errors with 95% bounds, then losses blocked, all in percent.
+    """Show the gate beside others: errors with 95% bounds, then losses blocked, all in percent.
 
-    The last columns are the shares that are blocked where the mean loses 5, 7 and 10 points. The
-    calls are a share of those of 60 trials of everything; peers try the tests alone.
+    Losses are those of the suite's mean: 5, 7 and 10 points. The calls are a share of those of 60
+    trials of everything; peers try the tests alone. "Matched" is the best setting that meets both
+    limits on error, "nearest" the one that misses them least where none does.
     """
     import pandas as pd
 
     result = experiment.expect(Peers)
-    rows = {"this gate": _peer_row("as it comes", "as it takes", result.ours)}
+    rows = {"this gate": _peer_row("as it comes", result.ours)}
     for name, peer in result.peers.items():
-        best = "matched" if peer.within_limits else "nearest"
-        for how, rule in (("as it comes", peer.as_it_comes), (best, peer.matched)):
-            row = _peer_row(rule.setting, str(rule.trials), rule.releases)
-            rows[f"{name} {peer.version}, {how}"] = row
+        rules = [("as it comes", peer.as_it_comes)]
+        for rule, within in zip(peer.best, peer.within_limits, strict=True):
+            rules.append(("matched" if within else "nearest", rule))
+        for how, rule in rules:
+            row = _peer_row(rule.setting, rule.releases)
+            rows[f"{name} {peer.version}, {how}, {rule.trials} trials"] = row
     return pd.DataFrame.from_dict(rows, orient="index").rename_axis("gate")
 
 
@@ -296,7 +299,7 @@ _PLACES = {
 }
 
 
-def _peer_row(setting: str, trials: str, releases: Mapping[str, VerdictShares]) -> dict[str, str]:
+def _peer_row(setting: str, releases: Mapping[str, VerdictShares]) -> dict[str, str]:
     def bounded(release: str, verdict: Verdict) -> str:
         value, low, high = (100 * x for x in releases[release].shares[verdict])
         return f"{value:.1f} [{low:.1f}, {high:.1f}]"
@@ -309,13 +312,14 @@ def _peer_row(setting: str, trials: str, releases: Mapping[str, VerdictShares]) 
     small = releases["30 points in a family of one test"].shares["BLOCK"].value
     return {
         "setting": setting,
-        "trials": trials,
         "equal: BLOCK": bounded(equal, "BLOCK"),
         "equal: OK": bounded(equal, "OK"),
         "5 points: OK": bounded(five, "OK"),
         **{f"BLOCK {name}": blocked(place) for name, place in _PLACES.items()},
         "BLOCK 30 points of one test": f"{100 * small:.0f}",
-        "calls, equal": f"{100 * releases[equal].calls:.0f}",
+        "calls, equal / 10 points": " / ".join(
+            f"{100 * releases[name].calls:.0f}" for name in (equal, "in every family, 0.1")
+        ),
     }
 
 

@@ -474,17 +474,19 @@ class Peer(Record):
 
     Attributes
     ----------
-    matched : PeerRule
-        At the best setting that meets both limits on error, if ``within_limits``; else at the one
-        that misses them least.
+    best : tuple of PeerRule
+        With 60 and 100 trials, at the best setting that meets both limits on error; where none
+        does, at the one that misses them least.
+    within_limits : tuple of bool
+        For each of ``best`` whether it met the limits in the search.
     tried : tuple of PeerSetting
         Every setting of the search.
     """
 
     version: str
     as_it_comes: PeerRule
-    matched: PeerRule
-    within_limits: bool
+    best: tuple[PeerRule, ...]
+    within_limits: tuple[bool, ...]
     tried: tuple[PeerSetting, ...]
 
 
