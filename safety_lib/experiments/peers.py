@@ -315,11 +315,6 @@ def _missed(one: PeerSetting) -> float:
     return max(one.false_block / FALSE_BLOCK, one.wrong_ok / WRONG_OK)
 
 
-def within_limits(one: PeerSetting) -> bool:
-    """Say whether a setting meets both limits on error."""
-    return _missed(one) <= 1
-
-
 def best_setting(tried: Sequence[PeerSetting]) -> PeerSetting:
     """Choose the setting at which a peer is compared.
 
@@ -344,7 +339,7 @@ def best_setting(tried: Sequence[PeerSetting]) -> PeerSetting:
     >>> best_setting([blind, good, hasty]).setting
     'good'
     """
-    within = [one for one in tried if within_limits(one)]
+    within = [one for one in tried if _missed(one) <= 1]
     if within:
         return max(within, key=lambda one: one.right_ok + one.right_block)
     return min(tried, key=_missed)
@@ -428,16 +423,20 @@ def _peer(python: Path, tool: PeerTool, runs: int) -> Peer:
     chosen = [(tool.settings[0], AS_IT_COMES)]
     chosen += [(by_name[one.setting], one.trials) for one in best]
     own, *matched = (
-        PeerRule(setting=said_setting(setting), trials=trials, releases=releases)
+        PeerRule(
+            setting=said_setting(setting),
+            trials=trials,
+            within_limits=meets_limits(releases),
+            releases=releases,
+        )
         for (setting, trials), releases in zip(
             chosen, measure_peer(python, tool, chosen, runs), strict=True
         )
     )
-    within = tuple(within_limits(one) for one in best)
-    return Peer(
-        version=tool.version,
-        as_it_comes=own,
-        best=tuple(matched),
-        within_limits=within,
-        tried=tried,
-    )
+    return Peer(version=tool.version, as_it_comes=own, best=tuple(matched), tried=tried)
+
+
+def meets_limits(releases: Mapping[str, VerdictShares]) -> bool:
+    """Say whether what was measured is compatible with both limits on error, at 95%."""
+    false_block = releases[EQUAL].shares["BLOCK"].low
+    return false_block <= FALSE_BLOCK and releases[FIVE_POINTS].shares["OK"].low <= WRONG_OK

@@ -462,10 +462,15 @@ class PeerSetting(Record):
 
 
 class PeerRule(Record):
-    """The verdicts of another gate at one setting, by release; calls are those of the tests."""
+    """The verdicts of another gate at one setting, by release; calls are those of the tests.
+
+    ``within_limits`` is False where the 95% bounds of a false BLOCK or of a wrong OK lie above
+    their limit.
+    """
 
     setting: str
     trials: int
+    within_limits: bool
     releases: dict[str, VerdictShares]
 
 
@@ -475,10 +480,8 @@ class Peer(Record):
     Attributes
     ----------
     best : tuple of PeerRule
-        With 60 and 100 trials, at the best setting that meets both limits on error; where none
-        does, at the one that misses them least.
-    within_limits : tuple of bool
-        For each of ``best`` whether it met the limits in the search.
+        With 60 and 100 trials, at the best setting that met both limits in the search; where
+        none did, at the one that missed them least.
     tried : tuple of PeerSetting
         Every setting of the search.
     """
@@ -486,7 +489,6 @@ class Peer(Record):
     version: str
     as_it_comes: PeerRule
     best: tuple[PeerRule, ...]
-    within_limits: tuple[bool, ...]
     tried: tuple[PeerSetting, ...]
 
 
