@@ -16,7 +16,6 @@ from safety_lib.experiments.peer_driver import evalsig, regression_substrate
 from safety_lib.experiments.peers import (
     COMPARED_AT,
     EQUAL,
-    FIVE_POINTS,
     PEER_TOOLS,
     PEER_TRIALS,
     PeerTool,

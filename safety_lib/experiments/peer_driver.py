@@ -131,6 +131,15 @@ ASKED: dict[str, Callable[[Gate], Asked]] = {
 def answers(tool: str, gates: list[Gate], settings: list[Setting]) -> list[list[Answer]]:
     """Ask a tool about every gate under every setting.
 
+    Parameters
+    ----------
+    tool : str
+        Which one, by the name under which it is installed.
+    gates : list of dict
+        Passes on both sides, ``baseline`` and ``candidate``, and ``families``.
+    settings : list of dict
+        As the function of the tool takes them.
+
     Returns
     -------
     list of list
