@@ -13,7 +13,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 from math import comb
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
 
@@ -39,6 +39,13 @@ QUESTIONS = (
     "Has safety slipped over the last releases?",
     QUESTION,
 )
+
+
+class Shift(NamedTuple):
+    """Change in pass rate from one released version to the next, with its standard error."""
+
+    delta: float
+    se: float
 
 
 @dataclass(frozen=True, repr=False)
@@ -77,7 +84,7 @@ def decide(
     plan: LookPlan,
     seed: int = 0,
     *,
-    before: Sequence[float] = (),
+    before: Sequence[Shift] = (),
     changed: Sequence[str] = (),
     safeguards: SafeguardResult | None = None,
 ) -> Judgement:
@@ -101,8 +108,8 @@ def decide(
         Looks, error shares and margins, fixed before the first trial.
     seed : int
         The run's seed, for Monte Carlo tests alone.
-    before : sequence of float
-        Change in pass rate of the releases before this one.
+    before : sequence of Shift
+        What led from one released version to the next, up to the baseline.
     changed : sequence of str
         Settings in which the candidate differs from the baseline.
     safeguards : SafeguardResult, optional
@@ -147,7 +154,8 @@ def decide(
         judge_budget(budget),
     ]
     if before and looked.suite.loss is not None:
-        steps.append(judge_drift([*before, looked.suite.loss.delta], rules))
+        newest = Shift(looked.suite.loss.delta, looked.suite.loss.se)
+        steps.append(judge_drift([*before, newest], rules))
     steps += last_line
     statuses = {step.status for step in steps}
     verdict: Verdict = "BLOCK" if "block" in statuses else "WARN" if "warn" in statuses else "OK"
@@ -489,35 +497,56 @@ def judge_budget(budget: ErrorBudget | None) -> GateStep:
     return _step(7, "pass", seen)
 
 
-def cusum(deltas: Sequence[float], slack: float) -> tuple[float, ...]:
+def cusum(scores: Sequence[float], slack: float) -> tuple[float, ...]:
     """Add up losses beyond a slack; gains pay them back, down to nothing.
 
-    S(t) = max(0, S(t-1) - delta(t) - slack), the one-sided cumulative sum of Page (Biometrika 41,
+    S(t) = max(0, S(t-1) - z(t) - slack), the one-sided cumulative sum of Page (Biometrika 41,
     1954). It rises where small losses come one after the other and falls back where they are noise.
 
     Parameters
     ----------
-    deltas : sequence of float
-        Change in pass rate of each release, in [-1, 1].
+    scores : sequence of float
+        Change in pass rate of each release, in standard errors.
     slack : float
         Loss in a release that is not counted, at least 0.
 
     Examples
     --------
-    >>> [round(s, 3) for s in cusum([-0.01, 0.0, -0.02], slack=0.002)]
-    [0.008, 0.006, 0.024]
+    >>> [round(s, 3) for s in cusum([-1.0, 0.0, -2.0], slack=0.3)]
+    [0.7, 0.4, 2.1]
     """
     sums = [0.0]
-    for delta in deltas:
-        sums.append(max(0.0, sums[-1] - delta - slack))
+    for score in scores:
+        sums.append(max(0.0, sums[-1] - score - slack))
     return tuple(sums[1:])
 
 
-def judge_drift(deltas: Sequence[float], rules: GateRules) -> GateStep:
-    """Warn when the losses of the releases so far, this one included, add up to too much."""
-    total = cusum(deltas, rules.drift_slack)[-1]
-    seen = f"losses of {len(deltas)} releases add up to {100 * total:.1f} points beyond the slack"
-    if total >= rules.drift_limit:
-        reason = f"{seen}: compare with a pinned older version"
-        return _step(8, "warn", reason)
+def judge_drift(shifts: Sequence[Shift], rules: GateRules) -> GateStep:
+    """Warn when the losses of the versions that were released, this one included, add up.
+
+    Each change counts by its own standard error, so that a release that was settled after few
+    trials weighs no more than it says. A warning takes both: a sum that ten equal releases reach
+    in at most one of twenty histories, and a loss in points since it last was nothing.
+
+    Parameters
+    ----------
+    shifts : sequence of Shift
+        From each released version to the next, the candidate's last.
+    rules : GateRules
+        Slack and limits.
+
+    Returns
+    -------
+    GateStep
+        A pass, or a warning with what to compare with.
+    """
+    sums = cusum([shift.delta / shift.se for shift in shifts], rules.drift_slack)
+    start = max((i + 1 for i, total in enumerate(sums) if total == 0), default=0)
+    lost = -sum(shift.delta for shift in shifts[start:])
+    seen = (
+        f"{count(len(shifts), 'release')} so far; the newest {len(shifts) - start} lost "
+        f"{100 * lost:.1f} points, {sums[-1]:.1f} standard errors beyond the slack"
+    )
+    if sums[-1] >= rules.drift_alarm and lost >= rules.drift_limit:
+        return _step(8, "warn", f"{seen}: compare with the version before them")
     return _step(8, "pass", seen)

@@ -1,7 +1,6 @@
 """What a release comes with: the releases before it, and failures that somebody answers for.
 
-The history is a file that the gate reads and adds a line to, and nobody edits. An exception holds
-for a time, and never for a critical failure.
+An exception holds for a time, and never for a critical failure.
 """
 
 from __future__ import annotations
@@ -15,10 +14,12 @@ from typing import Any
 import yaml
 from pydantic import ValidationError
 
-from safety_lib.artifacts import read_artifact
+from safety_lib.gate.decide import Shift
 from safety_lib.gate.trials import REGRESSION_STRATA, Case
-from safety_lib.records import GateException, GateHistory, GateReport, first_fault
+from safety_lib.records import GateException, GateHistory, LedgerLine, first_fault
 from safety_lib.text import Shown, one_line
+
+_Z95 = 1.959964
 
 
 @dataclass(frozen=True, repr=False)
@@ -28,7 +29,9 @@ class Standing(Shown):
     Attributes
     ----------
     history : GateHistory, optional
-        The releases before this one, whose small losses may add up.
+        The ledger so far: the losses of what was released may add up.
+    entry : LedgerLine, optional
+        This attempt, as the ledger knows it; without one the whole error is left to it.
     exceptions : tuple of GateException
         Tests that the decision leaves out, where they may be; the report lists all of them.
     as_of : date, optional
@@ -41,6 +44,7 @@ class Standing(Shown):
     """
 
     history: GateHistory | None = None
+    entry: LedgerLine | None = None
     exceptions: tuple[GateException, ...] = ()
     as_of: date | None = None
 
@@ -48,18 +52,29 @@ class Standing(Shown):
         if self.exceptions and self.as_of is None:
             raise ValueError("exceptions expire: say as of which day they are judged")
 
-    def losses_before(self, candidate_sha256: str = "") -> tuple[float, ...]:
-        """Return the change in pass rate of each release that was not blocked, in order.
+    def released_before(self, baseline_sha256: str) -> tuple[Shift, ...]:
+        """Return what led from one released version to the next, up to this baseline.
 
-        The candidate itself is left out, so judging it twice gives what judging it once gave.
+        A candidate was released if it is the baseline of a later verdict, whatever its own was.
+        Where a version was judged more than once, the newest verdict counts.
+
+        Parameters
+        ----------
+        baseline_sha256 : str
+            What is in production now.
         """
-        return tuple(
-            release.delta
-            for release in (self.history.releases if self.history else ())
-            if release.verdict in ("OK", "WARN")
-            and release.delta is not None
-            and release.candidate_sha256 != candidate_sha256
-        )
+        chain: list[Shift] = []
+        wanted = baseline_sha256
+        for line in reversed(self.history.lines if self.history else ()):
+            pair, release = line.pair, line.release
+            led_here = wanted == pair.candidate_sha256 != pair.baseline_sha256
+            if not led_here or release is None or release.verdict is None:
+                continue
+            if release.delta is None or release.ci_low is None or release.ci_high is None:
+                break  # blocked without a trial, and released all the same: nobody knows
+            chain.append(Shift(release.delta, (release.ci_high - release.ci_low) / (2 * _Z95)))
+            wanted = pair.baseline_sha256
+        return tuple(reversed(chain))
 
     def excuse(self, cases: Sequence[Case]) -> tuple[frozenset[str], tuple[GateException, ...]]:
         """Say which tests are excused, and list every exception with why it was refused, if it was.
@@ -94,46 +109,6 @@ class Standing(Shown):
         return frozenset(excused), tuple(listed)
 
 
-def read_history(path: str | Path) -> GateHistory | None:
-    """Read the history, or None where no release was judged yet.
-
-    Raises
-    ------
-    ArtifactError
-        If the file was edited or damaged: a history that can be rewritten is none.
-    """
-    return read_artifact(path, GateHistory) if Path(path).exists() else None
-
-
-def add_release(history: GateHistory | None, report: GateReport) -> GateHistory:
-    """Return the history with one more release at its end.
-
-    The same release with the same outcome is not added twice. The same release with another
-    outcome is: that two runs disagree belongs on record.
-
-    Examples
-    --------
-    >>> from safety_lib.artifacts import read_artifact
-    >>> report = read_artifact("artifacts", GateReport)
-    >>> once = add_release(None, report)
-    >>> len(once.releases), add_release(once, report) == once
-    (1, True)
-    """
-    before = history.releases if history else ()
-    if history and report.release in before:
-        return history
-    return GateHistory(
-        artifact=GateHistory.SCHEMA,
-        schema_version=GateHistory.VERSION,
-        seed=report.seed,
-        model=report.model,
-        config_sha256=report.config_sha256,
-        world=report.world,
-        world_sha256=report.world_sha256,
-        releases=(*before, report.release),
-    )
-
-
 def load_exceptions(path: str | Path) -> tuple[GateException, ...]:
     """Read a file of exceptions.
 
@@ -161,7 +136,11 @@ def _entry(path: Path, number: int, entry: Any) -> GateException:
     where = f"{path}: exception {number}"
     if not isinstance(entry, dict):
         raise ValueError(f"{where} is not a mapping")
-    fields = {str(key): str(value) for key, value in entry.items()}
+    # What is left empty is empty, and not the word None.
+    fields = {str(key): "" if value is None else str(value) for key, value in entry.items()}
+    blank = next((key for key, value in fields.items() if not value.strip()), "")
+    if blank:
+        raise ValueError(f"{where}: field {blank}: is empty, and somebody has to answer for it")
     try:
         made = GateException.model_validate(fields)
         date.fromisoformat(made.expires)
@@ -170,6 +149,6 @@ def _entry(path: Path, number: int, entry: Any) -> GateException:
         raise ValueError(f"{where}: field {field}: {reason}") from error
     except ValueError as error:
         raise ValueError(f"{where}: field expires: {made.expires!r} is no date") from error
-    if made.refused or not made.approved_by.strip():
-        raise ValueError(f"{where}: field approved_by: somebody has to answer for it")
+    if made.refused:
+        raise ValueError(f"{where}: field refused: that is the gate's to say")
     return made

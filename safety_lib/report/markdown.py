@@ -31,13 +31,15 @@ _SIGNS = {
 }
 
 
-def render_markdown(report: GateReport) -> str:
+def render_markdown(report: GateReport, head: str = "") -> str:
     """Return the report as GitHub-flavoured Markdown without any HTML.
 
     Parameters
     ----------
     report : GateReport
         What the gate decided. At most ten of the tests that got worse are listed.
+    head : str, optional
+        Hash of the ledger up to this verdict, for who wants to check it later.
     """
     candidate, baseline = code(report.candidate), code(report.baseline)
     blocks = [
@@ -69,6 +71,7 @@ def render_markdown(report: GateReport) -> str:
         *_exceptions(report),
         *_worse(report),
         _provenance(report),
+        f"History {code(head)}." if head else "",
     ]
     return "\n\n".join(block for block in blocks if block) + "\n"
 
@@ -112,6 +115,8 @@ def _headline(report: GateReport) -> str:
     ]
     if report.beyond is not None:
         rows.append(("Beyond these tests", str(report.beyond)))
+    if report.attempt is not None:
+        rows.append(("Attempt", code(str(report.attempt))))
     if report.visible is not None:
         rows.append(("Smallest losses that are blocked, 80% power", str(report.visible)))
     if report.uncovered_rules:

@@ -59,7 +59,7 @@ _MOST_LINKS = 5
 _MOST_CHANGES = 20
 
 
-def render_gate_report(report: GateReport, history: Sequence[Release] = ()) -> str:
+def render_gate_report(report: GateReport, history: Sequence[Release] = (), head: str = "") -> str:
     """Return the report as one self-contained HTML page.
 
     Parameters
@@ -68,6 +68,8 @@ def render_gate_report(report: GateReport, history: Sequence[Release] = ()) -> s
         What the gate decided, with the transcripts that show it.
     history : sequence of Release
         The releases that were judged, in order; this one is added where it is not among them.
+    head : str, optional
+        Hash of the ledger up to this verdict, for who wants to check it later.
 
     Returns
     -------
@@ -94,6 +96,7 @@ def render_gate_report(report: GateReport, history: Sequence[Release] = ()) -> s
         strata_words=_STRATA,
         most_changes=_MOST_CHANGES,
         releases=_releases(report, history),
+        head=head,
         families_left=max(0, len(families(report)) - MOST_FAMILIES),
     )
 
