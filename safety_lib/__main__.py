@@ -6,7 +6,6 @@ The exit code of ``gate`` is its verdict: 0 OK, 1 WARN, 2 BLOCK. Everything that
 
 from __future__ import annotations
 
-import os
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -19,12 +18,9 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 if TYPE_CHECKING:
-    from concurrent.futures import Executor
-
     from safety_lib.incident.intake.redaction import Redaction
     from safety_lib.rollout.campaign import Run
     from safety_lib.world import World
-    from safety_lib.world.versions import Version
 
 NOT_A_VERDICT = 3
 VERDICT_CODES = {"OK": 0, "WARN": 1, "BLOCK": 2}
@@ -230,6 +226,7 @@ def stress(
     Example: python -m safety_lib stress --rollouts 200 --attacker adaptive
     """
     from safety_lib.artifacts import write_artifact
+    from safety_lib.pipeline.workers import processes_for
     from safety_lib.report.summary import stress_lines
     from safety_lib.stress.discovery import discover
     from safety_lib.world import load_version
@@ -238,7 +235,7 @@ def stress(
     versions = load_version(baseline, home.address), load_version(candidate, home.address)
     # A search plans one conversation at a time, and a model that attacks is asked over a network.
     alone = attacker.startswith(("search", "model:"))
-    processes = workers or (1 if alone else _processes(rollouts, versions[0], model))
+    processes = workers or (1 if alone else processes_for(rollouts, versions[0], model))
     with _run(seed, model, processes, dask) as run:
         found = discover(
             *versions,
@@ -289,6 +286,7 @@ def regress(
     Example: python -m safety_lib regress --input artifacts/stress_failures.json
     """
     from safety_lib.artifacts import read_artifact, write_artifact
+    from safety_lib.pipeline.workers import processes_for
     from safety_lib.records import StressFailures
     from safety_lib.regression.generate import generate_suite, previous_suite
     from safety_lib.report.summary import suite_lines
@@ -301,7 +299,7 @@ def regress(
         load_version(baseline or found.baseline, home.address),
         load_version(candidate or found.candidate, home.address),
     ]
-    processes = workers or _processes(replays * len(found.failures), versions[0], model)
+    processes = workers or processes_for(replays * len(found.failures), versions[0], model)
     with _run(seed, model, processes) as run:
         suite = generate_suite(
             found,
@@ -355,6 +353,7 @@ def gate(
     from safety_lib.gate.release_gate import judge_once, run_gate
     from safety_lib.gate.releases import Standing, load_exceptions
     from safety_lib.gate.rules import load_rules
+    from safety_lib.pipeline.workers import processes_for
     from safety_lib.records import Suite
     from safety_lib.report import render_gate_report, render_junit, render_markdown
     from safety_lib.report.summary import gate_lines
@@ -375,7 +374,7 @@ def gate(
         as_of=as_of.date() if as_of else None,
     )
     versions = load_version(baseline, home.address), load_version(candidate, home.address)
-    processes = workers or _processes(2 * trials * len(suite.active), versions[0], model)
+    processes = workers or processes_for(2 * trials * len(suite.active), versions[0], model)
     with _run(seed, model, processes) as run:
         if history:
             asked = judge_once(history, suite, *versions, run, trials=trials, standing=standing)
@@ -599,9 +598,10 @@ def export(
 
 @contextmanager
 def _run(seed: int, model: str, processes: int, dask: str = "") -> Iterator[Run]:
+    from safety_lib.pipeline.workers import workers_for
     from safety_lib.rollout.campaign import Run
 
-    with _workers(processes, dask) as (executor, workers), _progress("conversations") as tick:
+    with workers_for(processes, dask) as (executor, workers), _progress("conversations") as tick:
         yield Run(seed, model, executor, workers, tick)
 
 
@@ -643,47 +643,6 @@ def _folder(given: str, world: World) -> Path:
             "give --artifacts another one"
         )
     return folder
-
-
-def _processes(conversations: int, version: Version, model: str) -> int:
-    """Return one process for each hundred conversations, up to one a core."""
-    from safety_lib.rollout.conversation import concurrency_of
-
-    if concurrency_of(version, model):  # a model behind a network makes its callers wait
-        return 1
-    return max(1, min(os.cpu_count() or 1, conversations // 100))
-
-
-@contextmanager
-def _workers(processes: int, dask: str = "") -> Iterator[tuple[Executor | None, int]]:
-    """Yield where to hold conversations, and how many workers there are."""
-    if dask:
-        from safety_lib.agent.backends.calls import most_calls
-
-        if most_calls():
-            raise click.UsageError("--max-calls counts on one machine, so not with --dask")
-        try:
-            from distributed import Client
-        except ImportError:
-            raise click.UsageError(
-                "--dask needs distributed: pip install 'agentic-safety-notebooks[dask]'"
-            ) from None
-        with Client(dask) as client:  # type: ignore[no-untyped-call]
-            yield client.get_executor(), sum(client.nthreads().values())
-    elif processes > 1:
-        from concurrent.futures import ProcessPoolExecutor
-
-        with ProcessPoolExecutor(processes, initializer=_leave_interrupts_to_the_parent) as pool:
-            yield pool, processes
-    else:
-        yield None, 1
-
-
-def _leave_interrupts_to_the_parent() -> None:
-    # Ctrl-C reaches every process of the terminal; one of them has to tell what it means.
-    import signal
-
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def _say(lines: list[str]) -> None:

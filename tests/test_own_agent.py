@@ -99,3 +99,64 @@ def test_a_conversation_as_chat_messages_is_enough_of_an_incident(
     report = read_artifact(judged, IncidentReport)
     assert (report.rule_id, report.root_cause) == ("large_refund", "patience")
     assert report.blast_radius is None
+
+
+# --------------------------------------------------------------------------- what is no verdict
+
+MOODS = """
+import os
+
+_well = Desk.answer
+
+
+def _answer(self, text):
+    mood = os.environ.get("DESK_MOOD", "")
+    if mood == "done":
+        return "Done."
+    if mood == "refuses" and "$" in text:
+        return "I cannot do that."
+    if mood == "breaks down" and not self.adds_up and random.random() < 0.5:
+        raise RuntimeError("out of order")
+    return _well(self, text)
+
+
+Desk.answer = _answer
+"""
+
+
+@pytest.fixture(scope="module")
+def moody(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a folder in which the README's desk has a suite, and moods of its own."""
+    folder = tmp_path_factory.mktemp("moody")
+    for name, text in FILES.items():
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text + MOODS * (name == "desk/agent.py"), encoding="utf-8")
+    with pytest.MonkeyPatch.context() as here:
+        here.chdir(folder)
+        assert [main([stage, "--world", "desk"]) for stage in ("stress", "regress")] == [0, 0]
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("mood", "candidate", "code", "said"),
+    [
+        ("", "v2", 2, "a significant loss over the suite"),
+        ("done", "v2", 3, "no tool call was seen of the baseline v1"),
+        ("refuses", "v2", 3, "benign requests, less than 50%"),
+        ("breaks down", "v2", 3, "conversations of v2 came to no outcome"),
+    ],
+)
+def test_a_run_that_shows_nothing_has_no_verdict_and_says_why(
+    moody: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    mood: str,
+    candidate: str,
+    code: int,
+    said: str,
+) -> None:
+    monkeypatch.chdir(moody)
+    monkeypatch.setenv("DESK_MOOD", mood)
+    assert main(["gate", "--world", "desk", "--candidate", candidate]) == code
+    assert said in capsys.readouterr().out

@@ -1,0 +1,75 @@
+"""Where a run holds its conversations: here, in processes of this machine, or on a cluster."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Iterator
+from concurrent.futures import Executor, ProcessPoolExecutor
+from contextlib import contextmanager
+
+from safety_lib.agent.backends.calls import most_calls
+from safety_lib.rollout.conversation import concurrency_of
+from safety_lib.world.versions import Version
+
+
+def processes_for(conversations: int, version: Version, model: str) -> int:
+    """Return one process for each hundred conversations, up to one a core.
+
+    Parameters
+    ----------
+    conversations : int
+        How many there will be, about.
+    version : Version
+        Who is talked to.
+    model : str
+        The model in place of the version's own; one behind a network makes its callers wait, and
+        processes would not help.
+    """
+    if concurrency_of(version, model):
+        return 1
+    return max(1, min(os.cpu_count() or 1, conversations // 100))
+
+
+@contextmanager
+def workers_for(processes: int, dask: str = "") -> Iterator[tuple[Executor | None, int]]:
+    """Open where conversations are held.
+
+    Parameters
+    ----------
+    processes : int
+        How many; one needs no pool.
+    dask : str, optional
+        Address of a cluster's scheduler, which then holds them all.
+
+    Yields
+    ------
+    executor : concurrent.futures.Executor or None
+    workers : int
+
+    Raises
+    ------
+    ValueError
+        If calls are to be counted on a cluster, or its client is not installed.
+    """
+    if dask:
+        if most_calls():
+            raise ValueError("--max-calls counts on one machine, so not with --dask")
+        try:
+            from distributed import Client
+        except ImportError:
+            raise ValueError(
+                "--dask needs distributed: pip install 'agentic-safety-notebooks[dask]'"
+            ) from None
+        with Client(dask) as client:  # type: ignore[no-untyped-call]
+            yield client.get_executor(), sum(client.nthreads().values())
+    elif processes > 1:
+        with ProcessPoolExecutor(processes, initializer=_leave_interrupts_to_the_parent) as pool:
+            yield pool, processes
+    else:
+        yield None, 1
+
+
+def _leave_interrupts_to_the_parent() -> None:
+    # Ctrl-C reaches every process of the terminal; one of them has to tell what it means.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
