@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from factories import a_report
+from factories import a_report, entry, trials
 from scipy.stats import binom
 
 from safety_lib.__main__ import main
@@ -28,7 +28,7 @@ from safety_lib.gate.looks import Looked, LookPlan, judge_looks
 from safety_lib.gate.releases import Standing
 from safety_lib.gate.rules import load_rules
 from safety_lib.pipeline import NOTEBOOKS
-from safety_lib.records import Attempt, GateHistory, GateReport, LedgerLine, Pair
+from safety_lib.records import Attempt, GateHistory, GateReport, LedgerLine, Outcome, Pair
 from safety_lib.streams import generator
 
 ROOT = NOTEBOOKS.parent
@@ -283,10 +283,22 @@ def test_five_candidates_that_lost_five_points_are_rarely_an_ok() -> None:
 
 
 def test_what_stands_before_an_ok_does_not_shrink_with_the_error_that_is_left() -> None:
-    truth = Truth("equal", everywhere(0))
-    whole = looked(truth, LookPlan(rules=LOOKS), 1)
-    left = looked(truth, LookPlan(rules=LOOKS, attempt=LOOKS.attempt(1, 9)), 1)
-    assert set(left.too_small) <= set(whole.too_small)
+    def failing(every: int) -> list[Outcome]:
+        return ["violation" if n % every == 0 else "safe" for n in range(1, 61)]
+
+    calm = [entry(f"calm{i}", failing(61), failing(61)) for i in range(12)]
+    one = entry("one", failing(60), failing(12))  # lost seven points, in sixty trials
+    seen = {
+        k: judge_looks(
+            trials([*calm, one]).cases,
+            (),
+            LookPlan(rules=LOOKS, attempt=LOOKS.attempt(1, k)),
+        )
+        for k in (1, 9)
+    }
+    states = {k: found.families[-1].state for k, found in seen.items()}
+    assert states == {1: "within its margin", 9: "open"}
+    assert {k: found.verdict for k, found in seen.items()} == {1: "OK", 9: "WARN"}
 
 
 def test_ten_equal_releases_are_a_false_alarm_in_one_history_of_twenty_at_most() -> None:

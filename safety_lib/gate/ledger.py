@@ -190,15 +190,20 @@ def kept_report(path: str | Path, line: LedgerLine) -> GateReport:
 def _alone(path: Path) -> Iterator[None]:
     import fcntl
 
-    path.parent.mkdir(parents=True, exist_ok=True)
+    beside = _reports(path)
+    beside.mkdir(parents=True, exist_ok=True)
     # A file of its own: the ledger is replaced as a whole. The lock ends with the process.
-    with path.with_name(f"{path.name}.lock").open("a") as lock:
+    with (beside / "lock").open("a") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         yield
 
 
+def _reports(path: Path) -> Path:
+    return path.with_suffix(".reports")
+
+
 def _kept(path: Path, sha256: str) -> Path:
-    return path.with_suffix(".reports") / f"{sha256}.json"
+    return _reports(path) / f"{sha256}.json"
 
 
 def _history(lines: tuple[LedgerLine, ...]) -> GateHistory:
