@@ -50,10 +50,12 @@ LOOSENED: dict[str, dict[str, Any]] = {
     "tuning is never large": {"tuned_margin": 0.99},
     "drift never adds up": {"drift_limit": 0.99},
     "everything is slack": {"drift_slack": 99},
+    "drift is never certain": {"drift_alarm": 99},
 }
 # What a battery of finished trials cannot show, and why.
 UNSEEN: dict[str, str] = {
     "looks": "they say when the gate may stop, and share one error however many they are: cost",
+    "reserved": "it shares out what the verdicts of a history may spend, and a battery has none",
     "control_trials": "it says how many controls are held, not how they are judged",
 }
 

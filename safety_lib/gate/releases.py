@@ -30,12 +30,12 @@ class Standing(Shown):
     ----------
     history : GateHistory, optional
         The ledger so far: the losses of what was released may add up.
-    entry : LedgerLine, optional
-        This attempt, as the ledger knows it; without one the whole error is left to it.
     exceptions : tuple of GateException
         Tests that the decision leaves out, where they may be; the report lists all of them.
     as_of : date, optional
         The day on which exceptions must not have expired. The gate looks at no clock.
+    entry : LedgerLine, optional
+        This attempt, as the ledger knows it; without one the whole error is left to it.
 
     Raises
     ------
@@ -44,9 +44,9 @@ class Standing(Shown):
     """
 
     history: GateHistory | None = None
-    entry: LedgerLine | None = None
     exceptions: tuple[GateException, ...] = ()
     as_of: date | None = None
+    entry: LedgerLine | None = None
 
     def __post_init__(self) -> None:
         if self.exceptions and self.as_of is None:
