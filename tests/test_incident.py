@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
-from factories import NORTHWIND
+from factories import NORTHWIND, reproduced
 
 from safety_lib.artifacts import read_artifact
 from safety_lib.gate.release_gate import run_gate
@@ -20,6 +21,7 @@ from safety_lib.incident.replay import (
     turns_of,
 )
 from safety_lib.records import Incident, IncidentReport, Intervention, Suite, Trajectory
+from safety_lib.report.summary import incident_lines
 from safety_lib.rollout.campaign import Known, Run
 from safety_lib.world import load_version
 from safety_lib.world.versions import Version
@@ -134,6 +136,25 @@ def test_a_safe_replay_cannot_become_a_failure(incident: Incident) -> None:
     safe = replay_incident(incident, V3, run=Run(seed=7), replays=3)
     with pytest.raises(ValueError, match="did not break"):
         failure_of(incident, *safe.trajectories[:2], "record_exfiltration", NORTHWIND)
+
+
+@pytest.mark.parametrize(
+    ("changes", "end"),
+    [
+        ({}, "complete."),
+        ({"gate_after": "WARN"}, "open: the grown suite does not block v2."),
+        ({"gate_after": None}, "open: the grown suite does not block v2."),
+        ({"gate_of_fix": "WARN"}, "open: v3 is not shown to be a fix."),
+        ({"fixed_version": "", "gate_of_fix": None}, "complete."),
+    ],
+)
+def test_the_loop_is_called_complete_only_where_it_is(
+    loop: Path, changes: dict[str, Any], end: str
+) -> None:
+    report = read_artifact(loop, IncidentReport).model_copy(update=changes)
+    assert incident_lines(report)[-1] == f"Incident loop {end}"
+    never = report.model_copy(update={"reproduction": reproduced(0, 40)})
+    assert incident_lines(never)[-1] == "Incident loop open: it did not come back."
 
 
 def test_the_loop_closes(loop: Path) -> None:

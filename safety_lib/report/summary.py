@@ -171,8 +171,19 @@ def incident_lines(report: IncidentReport) -> list[str]:
     lines.append(f"  Gate with the grown suite: {report.version} {after}")
     if report.fixed_version:
         lines.append(f"  Gate on the fix: {report.fixed_version} {fix}")
-    lines.append("Incident loop complete.")
+    lines.append(_end_of_loop(report))
     return lines
+
+
+def _end_of_loop(report: IncidentReport) -> str:
+    """Call the loop complete where the incident came back, is caught now, and its fix passes."""
+    if not report.reproduction.k:
+        return "Incident loop open: it did not come back."
+    if report.gate_after != "BLOCK":
+        return f"Incident loop open: the grown suite does not block {report.version}."
+    if report.fixed_version and report.gate_of_fix != "OK":
+        return f"Incident loop open: {report.fixed_version} is not shown to be a fix."
+    return "Incident loop complete."
 
 
 def _story_lines(story: Story | None) -> list[str]:
