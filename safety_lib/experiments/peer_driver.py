@@ -120,7 +120,7 @@ def regression_substrate(gate: Gate) -> Asked:
     return ask
 
 
-TOOLS: dict[str, Callable[[Gate], Asked]] = {
+ASKED: dict[str, Callable[[Gate], Asked]] = {
     "statgate": statgate,
     "toolkit-eval-harness": toolkit_eval_harness,
     "evalsig": evalsig,
@@ -131,13 +131,22 @@ TOOLS: dict[str, Callable[[Gate], Asked]] = {
 def answers(tool: str, gates: list[Gate], settings: list[Setting]) -> list[list[Answer]]:
     """Ask a tool about every gate under every setting.
 
+    Parameters
+    ----------
+    tool : str
+        Its name.
+    gates : list
+        Each the outcomes of a baseline and of a candidate.
+    settings : list
+        Each the options of one call.
+
     Returns
     -------
     list of list
         For each gate a verdict under each setting, OK, WARN or BLOCK, and the share of the tests
         that it took.
     """
-    asked = (TOOLS[tool](gate) for gate in gates)
+    asked = (ASKED[tool](gate) for gate in gates)
     return [[ask(setting) for setting in settings] for ask in asked]
 
 

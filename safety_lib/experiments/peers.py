@@ -47,10 +47,10 @@ SEARCH = 200
 FALSE_BLOCK, WRONG_OK = 0.02, 0.05
 EQUAL, FIVE_POINTS = "in every family, 0.0", "in every family, 0.05"
 _MOST = LookPlan(cap=max(PEER_TRIALS))
-Settings = Mapping[str, Any]
+PeerSettings = Mapping[str, Any]
 
 
-def _grid(**choices: Sequence[Any]) -> tuple[Settings, ...]:
+def _grid(**choices: Sequence[Any]) -> tuple[PeerSettings, ...]:
     rows: list[dict[str, Any]] = [{}]
     for key, values in choices.items():
         rows = [{**row, key: value} for row in rows for value in values]
@@ -71,7 +71,7 @@ class PeerTool:
 
     name: str
     version: str
-    settings: tuple[Settings, ...]
+    settings: tuple[PeerSettings, ...]
 
 
 PEER_TOOLS = (
@@ -211,7 +211,7 @@ def ask_peer(
     python: Path,
     name: str,
     gates: Sequence[Mapping[str, Any]],
-    asked: Sequence[tuple[Settings, int]],
+    asked: Sequence[tuple[PeerSettings, int]],
 ) -> list[Found]:
     """Ask a peer about gates under settings, each with so many trials of each test.
 
@@ -298,7 +298,7 @@ def search_settings(python: Path, tool: PeerTool, runs: int = SEARCH) -> tuple[P
     )
 
 
-def said_setting(setting: Settings) -> str:
+def said_setting(setting: PeerSettings) -> str:
     """Say a peer's setting in a few words.
 
     Examples
@@ -343,7 +343,7 @@ def best_setting(tried: Sequence[PeerSetting]) -> tuple[PeerSetting, bool]:
 
 
 def measure_peer(
-    python: Path, tool: PeerTool, chosen: Sequence[tuple[Settings, int]], runs: int = RUNS
+    python: Path, tool: PeerTool, chosen: Sequence[tuple[PeerSettings, int]], runs: int = RUNS
 ) -> list[dict[str, VerdictShares]]:
     """Let a peer judge every release under some settings.
 
