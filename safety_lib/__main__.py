@@ -318,7 +318,9 @@ def regress(
 @click.option(
     "--trials", default=60, show_default=True, type=_AT_LEAST_ONE, help="At most, of each test."
 )
-@click.option("--history", default="", metavar="FILE", help="Show and add to these releases.")
+@click.option(
+    "--history", default="", metavar="FILE", help="Enter the attempt here; judge no pair twice."
+)
 @click.option("--exceptions", default="", metavar="FILE", help="Failures that are answered for.")
 @click.option("--as-of", type=click.DateTime(["%Y-%m-%d"]), help="Day on which exceptions count.")
 @click.option("--markdown", default="", metavar="FILE", help="Write a comment or summary too.")
@@ -347,17 +349,10 @@ def gate(
     Example: python -m safety_lib gate --baseline v1 --candidate v2
     """
     from safety_lib.artifacts import read_artifact, write_artifact, write_text
-    from safety_lib.gate.release_gate import pair_to_judge, run_gate
-    from safety_lib.gate.releases import (
-        Standing,
-        finished,
-        head_of,
-        load_exceptions,
-        read_history,
-        record,
-    )
+    from safety_lib.gate.ledger import head_of
+    from safety_lib.gate.release_gate import judge_once, run_gate
+    from safety_lib.gate.releases import Standing, load_exceptions
     from safety_lib.gate.rules import load_rules
-    from safety_lib.gate.trials import cases_of
     from safety_lib.pipeline.workers import processes_for
     from safety_lib.records import Suite
     from safety_lib.report import render_gate_report, render_junit, render_markdown
@@ -371,36 +366,35 @@ def gate(
     home = _world(world, baseline, candidate)
     folder = _folder(artifacts, home)
     suite = read_artifact(suite_file or folder, Suite)
-    past = read_history(history) if history else None
     short = load_rules().too_small(len(suite.active), len({test.family for test in suite.active}))
     if short:  # before the trials are paid for
         click.echo(f"There will be no verdict: {short}.", err=True)
     standing = Standing(
-        history=past,
         exceptions=load_exceptions(exceptions) if exceptions else (),
         as_of=as_of.date() if as_of else None,
     )
     versions = load_version(baseline, home.address), load_version(candidate, home.address)
     processes = workers or processes_for(2 * trials * len(suite.active), versions[0], model)
     with _run(seed, model, processes) as run:
-        _, excused = standing.excuse(cases_of(suite, home, trials, 1))
-        pair = pair_to_judge(suite, versions, run, load_rules(), excused)
-        kept = finished(history, past, pair, trials) if history else None
-        report = kept or run_gate(suite, *versions, run, trials=trials, standing=standing)
-    if kept:
-        click.echo("This pair was judged before: its verdict stands, and no trial was held.")
-    releases = record(history, report) if history else None
-    page = render_gate_report(report, releases.releases if releases else ())
+        if history:
+            asked = judge_once(history, suite, *versions, run, trials=trials, standing=standing)
+            report, ledger, again = asked
+        else:
+            report = run_gate(suite, *versions, run, trials=trials, standing=standing)
+            ledger, again = None, False
+    if again:
+        click.echo("This pair was judged before: that verdict stands, and it is shown as it was.")
+    head = head_of(ledger)
+    page = render_gate_report(report, ledger.releases if ledger else (), head)
     write_text(folder / "gate_report.html", page)
-    head = head_of(releases)
     if markdown:
         write_text(markdown, render_markdown(report, head))
     if junit:
         write_text(junit, render_junit(report, suite.tests))
     write_artifact(folder, report)
     _say(gate_lines(report, str(folder)))
-    if releases:
-        click.echo(f"History: {len(releases.releases)} verdicts, head {head}")
+    if ledger:
+        click.echo(f"History: {len(ledger.releases)} verdicts, head {head}")
     raise _Verdict(VERDICT_CODES.get(report.verdict or "", NOT_A_VERDICT))
 
 
@@ -408,24 +402,24 @@ def gate(
 @click.argument("file", type=click.Path(exists=True, dir_okay=False))
 @click.option("--head", default="", metavar="HASH", help="A head that was noted before.")
 def history(file: str, head: str) -> None:
-    """Show a history of verdicts and check it. Exits 3 if it does not hold the head.
+    """Show a history of the gate and check it. Exits 3 if it does not hold the head.
 
     Example: python -m safety_lib history gate_history.json --head 5f1c09ab3e7d2846
     """
-    from safety_lib.gate.releases import head_of, read_history, since
+    from safety_lib.gate.ledger import head_of, lines_since, read_ledger
 
-    kept = read_history(file)
-    for number, release in enumerate(kept.releases, start=1):
-        click.echo(f"{number:>4}  {release}")
-    click.echo(f"head {head_of(kept)}")
+    ledger = read_ledger(file)
+    for number, line in enumerate(ledger.lines, start=1):
+        click.echo(f"{number:>4}  {line}")
+    click.echo(f"head  {head_of(ledger)}")
     if not head:
         return
-    added = since(kept, head)
+    added = lines_since(ledger, head)
     if added is None:
         raise click.UsageError(
-            f"{file}: does not hold {head}: it was forged, cut off or chained anew since"
+            f"{file} does not hold the head {head}: it was forged, cut off or chained anew since"
         )
-    click.echo(f"holds {head[:16]}; {added} verdicts were added since")
+    click.echo(f"It holds that head, and {added} lines were added since.")
 
 
 @cli.command()

@@ -31,9 +31,13 @@ _MADE_BY = {
     "stress_failures": "notebook 01_stress_testing, or `python -m safety_lib stress`",
     "regression_tests": "notebook 02_regression_tests, or `python -m safety_lib regress`",
     "gate_report": "notebook 03_release_gate, or `python -m safety_lib gate`",
-    "gate_history": "`python -m safety_lib gate --history FILE`",
     "experiment": "`make experiments`",
     "incident_replay": "notebook 04_incident_replay, or `python -m safety_lib replay`",
+}
+
+_RESTORE = {
+    "gate_history": "put back a copy that was kept; where there is none, move this one away, and "
+    "`python -m safety_lib gate --history FILE` begins another"
 }
 
 DEFAULT_WORLD = "northwind"  # what commands and notebooks take where nothing names another
@@ -223,7 +227,8 @@ def read_artifact(path: str | Path, kind: type[A]) -> A:
     path = Path(path)
     # A folder that is not there yet is still a folder: a file of ours ends in .json.
     path = path if path.is_file() or path.suffix else path / f"{kind.SCHEMA}.json"
-    again = f"make it again with {_MADE_BY.get(kind.SCHEMA, 'the stage that writes it')}"
+    made_by = _MADE_BY.get(kind.SCHEMA, "the stage that writes it")
+    again = _RESTORE.get(kind.SCHEMA, f"make it again with {made_by}")
     tree = _read_json(path, again)
     name, version = tree.get("artifact"), tree.get("schema_version")
     if name != kind.SCHEMA:

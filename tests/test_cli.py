@@ -344,7 +344,10 @@ def test_the_gate_writes_a_comment_and_junit_and_adds_to_the_history_once(
     assert comment.read_text(encoding="utf-8").startswith(f"## Release gate: {verdict}\n")
     assert f'<property name="verdict" value="{verdict}" />' in junit.read_text(encoding="utf-8")
     kept = history.read_bytes()
-    assert [line["candidate"] for line in json.loads(kept)["releases"]] == ["v3", "v2"]
+    assert [line["candidate"] for line in json.loads(kept)["lines"] if line["release"]] == [
+        "v3",
+        "v2",
+    ]
     page = (copy / "gate_report.html").read_bytes()
     assert b"2 releases, the oldest first" in page
     assert main(arguments) == code

@@ -14,9 +14,9 @@ from factories import a_report, a_result, a_stratum, a_test, an_execution
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from safety_lib.gate.releases import add_release
 from safety_lib.records import (
     ArmResult,
+    Attempt,
     ErrorBudget,
     GateException,
     GateReport,
@@ -340,15 +340,18 @@ def test_tests_of_one_name_have_places_of_their_own() -> None:
 
 def test_history_stands_in_the_order_of_the_file_and_grows_once() -> None:
     earlier = report(candidate="v3", config_sha256={"v1": "1" * 64, "v3": "8" * 64}, verdict="OK")
-    history = add_release(add_release(add_release(None, earlier), report()), report())
-    assert [release.candidate for release in history.releases] == ["v3", "v2"]
-    words = Page(render_gate_report(report(), history.releases)).words
+    history = earlier.release, report().release
+    words = Page(render_gate_report(report(), history)).words
+    assert words == Page(render_gate_report(report(), history[:1])).words
     assert "2 releases, the oldest first" in words
     assert words.index("v3 88888888") < words.index("v2 (this report) 22222222")
     alone = Page(render_gate_report(report())).words
     assert "No other release is on record" in alone
-    # Two runs that should agree and do not: both stay on record.
-    assert len(add_release(history, report(delta=-0.1)).releases) == 3
+    tried = {"attempt": Attempt(number=2, candidate=3, block_share=0.16, ok_share=0.0108)}
+    page = Page(render_gate_report(report(begun="b" * 64, **tried), history, "c" * 64)).words
+    assert "run 2 of this pair, candidate 3 against this baseline and suite: 16.0%" in page
+    assert "b" * 64 in page
+    assert "c" * 64 in page
 
 
 def test_a_test_without_a_transcript_says_so() -> None:

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from factories import a_report, a_result, a_stratum
 
-from safety_lib.gate.releases import add_release
 from safety_lib.records import (
     GateReport,
     GateStep,
@@ -133,7 +132,7 @@ class Opened:
 def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
     report = hostile_report()
     earlier = report.model_copy(update={"candidate": "</td><script>window.broken=5</script>"})
-    history = add_release(add_release(None, earlier), report).releases
+    history = (earlier.release, report.release)
     written = tmp_path_factory.mktemp("page") / "gate_report.html"
     written.write_text(render_gate_report(report, history), encoding="utf-8")
     return written

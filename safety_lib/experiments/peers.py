@@ -49,10 +49,10 @@ SEARCH = 200
 FALSE_BLOCK, WRONG_OK = 0.02, 0.05
 EQUAL, FIVE_POINTS = "in every family, 0.0", "in every family, 0.05"
 _MOST = LookPlan(cap=max(PEER_TRIALS))
-PeerKeys = Mapping[str, Any]
+PeerSettings = Mapping[str, Any]
 
 
-def _grid(**choices: Sequence[Any]) -> tuple[PeerKeys, ...]:
+def _grid(**choices: Sequence[Any]) -> tuple[PeerSettings, ...]:
     rows: list[dict[str, Any]] = [{}]
     for key, values in choices.items():
         rows = [{**row, key: value} for row in rows for value in values]
@@ -73,7 +73,7 @@ class PeerTool:
 
     name: str
     version: str
-    settings: tuple[PeerKeys, ...]
+    settings: tuple[PeerSettings, ...]
 
 
 PEER_TOOLS = (
@@ -213,7 +213,7 @@ def ask_peer(
     python: Path,
     name: str,
     gates: Sequence[Mapping[str, Any]],
-    asked: Sequence[tuple[PeerKeys, int]],
+    asked: Sequence[tuple[PeerSettings, int]],
 ) -> list[Found]:
     """Ask a peer about gates under settings, each with so many trials of each test.
 
@@ -226,7 +226,7 @@ def ask_peer(
     gates : sequence of mapping
         As from :func:`drawn_for_peers`.
     asked : sequence of tuple
-        PeerKeys and trials.
+        PeerSettings and trials.
 
     Returns
     -------
@@ -300,7 +300,7 @@ def search_settings(python: Path, tool: PeerTool, runs: int = SEARCH) -> tuple[P
     )
 
 
-def said_setting(setting: PeerKeys) -> str:
+def said_setting(setting: PeerSettings) -> str:
     """Say a peer's setting in a few words.
 
     Examples
@@ -346,7 +346,7 @@ def best_setting(tried: Sequence[PeerSetting]) -> PeerSetting:
 
 
 def measure_peer(
-    python: Path, tool: PeerTool, chosen: Sequence[tuple[PeerKeys, int]], runs: int = RUNS
+    python: Path, tool: PeerTool, chosen: Sequence[tuple[PeerSettings, int]], runs: int = RUNS
 ) -> list[dict[str, VerdictShares]]:
     """Let a peer judge every release under some settings.
 
@@ -357,7 +357,7 @@ def measure_peer(
     tool : PeerTool
         Who is asked.
     chosen : sequence of tuple
-        PeerKeys and trials.
+        PeerSettings and trials.
     runs : int
         Gates of each release.
 

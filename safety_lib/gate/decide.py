@@ -8,7 +8,6 @@ a release and an OK.
 
 from __future__ import annotations
 
-import math
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -110,7 +109,7 @@ def decide(
     seed : int
         The run's seed, for Monte Carlo tests alone.
     before : sequence of Shift
-        Changes of the versions that were released one after the other up to the baseline.
+        What led from one released version to the next, up to the baseline.
     changed : sequence of str
         Settings in which the candidate differs from the baseline.
     safeguards : SafeguardResult, optional
@@ -155,8 +154,8 @@ def decide(
         judge_budget(budget),
     ]
     if before and looked.suite.loss is not None:
-        loss = looked.suite.loss
-        steps.append(judge_drift([*before, Shift(loss.delta, loss.se)], rules))
+        newest = Shift(looked.suite.loss.delta, looked.suite.loss.se)
+        steps.append(judge_drift([*before, newest], rules))
     steps += last_line
     statuses = {step.status for step in steps}
     verdict: Verdict = "BLOCK" if "block" in statuses else "WARN" if "warn" in statuses else "OK"
@@ -498,27 +497,56 @@ def judge_budget(budget: ErrorBudget | None) -> GateStep:
     return _step(7, "pass", seen)
 
 
+def cusum(scores: Sequence[float], slack: float) -> tuple[float, ...]:
+    """Add up losses beyond a slack; gains pay them back, down to nothing.
+
+    S(t) = max(0, S(t-1) - z(t) - slack), the one-sided cumulative sum of Page (Biometrika 41,
+    1954). It rises where small losses come one after the other and falls back where they are noise.
+
+    Parameters
+    ----------
+    scores : sequence of float
+        Change in pass rate of each release, in standard errors.
+    slack : float
+        Loss in a release that is not counted, at least 0.
+
+    Examples
+    --------
+    >>> [round(s, 3) for s in cusum([-1.0, 0.0, -2.0], slack=0.3)]
+    [0.7, 0.4, 2.1]
+    """
+    sums = [0.0]
+    for score in scores:
+        sums.append(max(0.0, sums[-1] - score - slack))
+    return tuple(sums[1:])
+
+
 def judge_drift(shifts: Sequence[Shift], rules: GateRules) -> GateStep:
-    """Warn when the changes of the versions that were released, this one included, add up.
+    """Warn when the losses of the versions that were released, this one included, add up.
+
+    Each change counts by its own standard error, so that a release that was settled after few
+    trials weighs no more than it says. A warning takes both: a sum that ten equal releases reach
+    in at most one of twenty histories, and a loss in points since it last was nothing.
 
     Parameters
     ----------
     shifts : sequence of Shift
-        Change in pass rate from each released version to the next, with its standard error.
+        From each released version to the next, the candidate's last.
     rules : GateRules
-        The sum is a warning where it is a loss of ``drift_limit`` or more, and so many standard
-        errors from none that chance does it in ``drift_level`` of releases.
+        Slack and limits.
 
     Returns
     -------
     GateStep
-        The sum with its interval.
+        A pass, or a warning with what to compare with.
     """
-    from scipy.special import ndtri
-
-    total = sum(shift.delta for shift in shifts)
-    error = math.sqrt(sum(shift.se**2 for shift in shifts))
-    seen = f"{len(shifts)} releases add up to {100 * total:+.1f} points (s.e. {100 * error:.1f})"
-    if total <= -rules.drift_limit and total <= float(ndtri(rules.drift_level)) * error:
-        return _step(8, "warn", f"{seen}: compare with a pinned older version")
+    sums = cusum([shift.delta / shift.se for shift in shifts], rules.drift_slack)
+    start = max((i + 1 for i, total in enumerate(sums) if total == 0), default=0)
+    lost = -sum(shift.delta for shift in shifts[start:])
+    seen = (
+        f"{count(len(shifts), 'release')} so far; the newest {len(shifts) - start} lost "
+        f"{100 * lost:.1f} points, {sums[-1]:.1f} standard errors beyond the slack"
+    )
+    if sums[-1] >= rules.drift_alarm and lost >= rules.drift_limit:
+        return _step(8, "warn", f"{seen}: compare with the version before them")
     return _step(8, "pass", seen)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from functools import cache
 from itertools import pairwise
 from pathlib import Path
@@ -9,7 +10,7 @@ from pathlib import Path
 import yaml
 from pydantic import Field, ValidationError, model_validator
 
-from safety_lib.records import Record, first_fault
+from safety_lib.records import Attempt, Record, first_fault
 
 LOOKS_FILE = Path(__file__).with_name("looks.yaml")
 
@@ -35,7 +36,7 @@ class LookRules(Record):
     screen: float = Field(gt=0, lt=0.5)
     large_enough: float = Field(gt=0.5, lt=1)
     critical_pairs: int = Field(ge=1)
-    reserved: float = Field(ge=0, lt=1)
+    reserved: float = Field(gt=0, lt=1)
 
     @model_validator(mode="after")
     def _looks_rise(self) -> LookRules:
@@ -51,30 +52,44 @@ class LookRules(Record):
         shares = self.suite_block, self.family_block, self.critical_block, self.benign_block
         return round(sum(shares), 12)
 
-    def share_of_run(self, number: int) -> float:
-        """Return the share of each error that the run of a pair at its n-th cap may spend.
+    def attempt(self, number: int, candidate: int) -> Attempt:
+        """Say what share of each error the n-th run of a pair, of the k-th candidate, may spend.
 
-        What is reserved is spent in the same proportion again, so that all runs that there may
-        ever be spend the whole together.
-
-        Examples
-        --------
-        >>> [round(load_look_rules().share_of_run(n), 3) for n in (1, 2, 3)]
-        [0.8, 0.16, 0.032]
-        """
-        return float((1 - self.reserved) * self.reserved ** (number - 1))
-
-    def leaving(self, block: float, ok: float) -> LookRules:
-        """Return the rules with a share of each error alone.
+        The first run leaves ``reserved`` of it, the second as much of that, and so on: all runs
+        there may ever be spend the whole together. An OK is also one of a series of candidates:
+        the k-th has 6 / (pi k)^2 of it, and these add up to 1 over all k, whatever their verdicts
+        depend on (Bonferroni).
 
         Parameters
         ----------
-        block, ok : float
-            Shares of what may be spent on false BLOCKs and on wrong OKs, in (0, 1].
+        number, candidate : int
+            Run of the pair and place of the candidate, both from 1.
+
+        References
+        ----------
+        Foster and Stine, JRSS B 70, 2008, 429-444; Tian and Ramdas, Statistical Methods in Medical
+        Research 30, 2021, 976-993 (error spent over a series without an end).
+
+        Examples
+        --------
+        >>> print(load_look_rules().attempt(2, 1))
+        run 2 of this pair, candidate 1 against this baseline and suite: 16.0% of the error of a \
+BLOCK and 9.7% of that of an OK are left to it
         """
-        names = ("suite_block", "family_block", "critical_block", "benign_block")
-        shares = {name: block * getattr(self, name) for name in names}
-        return self.model_copy(update={**shares, "wrong_ok": ok * self.wrong_ok})
+        share = (1 - self.reserved) * self.reserved ** (number - 1)
+        series = 6 / (math.pi * candidate) ** 2
+        return Attempt(
+            number=number,
+            candidate=candidate,
+            block_share=round(share, 9),
+            ok_share=round(share * series, 9),
+        )
+
+    def left_to(self, attempt: Attempt) -> LookRules:
+        """Return the rules with the error that is left to an attempt."""
+        blocks = ("suite_block", "family_block", "critical_block", "benign_block")
+        left = {name: attempt.block_share * getattr(self, name) for name in blocks}
+        return self.model_copy(update={**left, "wrong_ok": attempt.ok_share * self.wrong_ok})
 
     def looks_until(self, cap: int) -> tuple[int, ...]:
         """Return the looks of a run whose last one is at ``cap`` trials, set before the first.

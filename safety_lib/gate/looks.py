@@ -28,7 +28,7 @@ import numpy as np
 from safety_lib.gate.counting import Counted, Luck, excess_errors, loss_after
 from safety_lib.gate.look_rules import LookRules, load_look_rules
 from safety_lib.gate.trials import REGRESSION_STRATA, CaseTrials
-from safety_lib.records import FamilyState, Verdict
+from safety_lib.records import Attempt, FamilyState, Verdict
 from safety_lib.stats.sequential import flip_e_value
 from safety_lib.stats.spending import spending_boundaries
 from safety_lib.stats.strata import StrataLoss, independent_loss
@@ -49,11 +49,19 @@ class LookPlan(Shown):
         Whether both versions meet the same luck, so that trials are pairs.
     rules : LookRules
         Error shares and margins.
+    attempt : Attempt
+        What share of each error is left to this run; by default the whole.
     """
 
     cap: int = 60
     luck: Luck = "independent"
     rules: LookRules = field(default_factory=load_look_rules)
+    attempt: Attempt = field(default_factory=Attempt)
+
+    @cached_property
+    def left(self) -> LookRules:
+        """The rules with the error that this run may spend."""
+        return self.rules.left_to(self.attempt)
 
     @cached_property
     def looks(self) -> tuple[int, ...]:
@@ -279,7 +287,7 @@ class _Question:
         self.margin = rules.benign_margin if name == "benign requests" else rules.suite_margin
         self.looks = plan.looks
         self.block_z = plan.boundaries(alpha)
-        self.ok_z = plan.boundaries(rules.wrong_ok)
+        self.ok_z = plan.boundaries(plan.left.wrong_ok)
         self.rung = self.looked = -1
         self.loss: StrataLoss | None = None
         self.excess = 0.0
@@ -348,7 +356,7 @@ class _Family:
         if self.fresh_rung != self.fresh_looked:
             self.fresh_looked = self.fresh_rung
             self.fresh = loss_after(self.fresh_cases, self.fresh_trials, luck)
-            bounds = self.plan.confirm_boundaries(rules.wrong_ok / 2)
+            bounds = self.plan.confirm_boundaries(self.plan.left.wrong_ok / 2)
             excess = excess_errors(self.fresh_cases, self.fresh_trials)
             self._settle(self.fresh, bounds[self.fresh_rung], excess)
         if self.suspected or self.rung == self.looked:
@@ -361,7 +369,7 @@ class _Family:
         if self.suspected:
             self.settled = False
         else:
-            bounds = self.plan.boundaries(rules.wrong_ok / 2)
+            bounds = self.plan.boundaries(self.plan.left.wrong_ok / 2)
             excess = excess_errors(self.cases, self.trials)
             self._settle(self.loss, bounds[self.rung], excess)
 
@@ -375,7 +383,11 @@ class _Family:
         return _tail_z(self.fresh.p_value) if self.fresh else 0.0
 
     def large_enough(self) -> bool:
-        """Whether a candidate that is equal would pass nearly always, as often as it is tried."""
+        """Whether a candidate that is equal would pass nearly always, as often as it is tried.
+
+        Asked of the whole error: what stands between a release and an OK does not shrink with
+        what is left to an attempt.
+        """
         from scipy.special import ndtr
 
         rules, cap = self.plan.rules, self.plan.cap
@@ -454,7 +466,6 @@ class _Critical:
 
 class _Gate:
     def __init__(self, cases: list[CaseTrials], fresh: list[CaseTrials], plan: LookPlan) -> None:
-        rules = plan.rules
         self.plan = plan
         self.looks = 0
         tests = [Counted(e) for e in cases if e.case.stratum in REGRESSION_STRATA]
@@ -462,8 +473,8 @@ class _Gate:
         if not tests:
             raise ValueError("there is no regression test to judge by")
         self.again = {entry.case.case_id: Counted(entry) for entry in fresh}
-        self.suite = _Question("suite", tests, plan, rules.suite_block)
-        self.benign = _Question("benign requests", benign, plan, rules.benign_block)
+        self.suite = _Question("suite", tests, plan, plan.left.suite_block)
+        self.benign = _Question("benign requests", benign, plan, plan.left.benign_block)
         groups: defaultdict[str, list[Counted]] = defaultdict(list)
         for test in tests:
             groups[test.case.family].append(test)
@@ -493,7 +504,7 @@ class _Gate:
             left = [family for family in judged if not family.confirmed]
             if not left:
                 return
-            alpha = rules.family_block / (len(self.families) - len(judged) + len(left))
+            alpha = self.plan.left.family_block / (len(self.families) - len(judged) + len(left))
             bounds = self.plan.confirm_boundaries(alpha)
             found = [f for f in left if f.fresh_z() >= bounds[f.fresh_rung]]
             for family in found:
@@ -508,7 +519,7 @@ class _Gate:
         return sum(test.e_value for test in self.critical) / len(self.critical)
 
     def critical_blocks(self) -> bool:
-        return self.evidence() >= 1 / self.plan.rules.critical_block
+        return self.evidence() >= 1 / self.plan.left.critical_block
 
     def block_reasons(self) -> tuple[str, ...]:
         reasons = [

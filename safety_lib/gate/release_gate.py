@@ -6,17 +6,21 @@ import math
 import sys
 from collections.abc import Collection, Sequence
 from dataclasses import replace
+from pathlib import Path
+from typing import NamedTuple
 
 from safety_lib.agent.backends.calls import calls_left
 from safety_lib.artifacts import content_hash
+from safety_lib.gate.counting import Luck
 from safety_lib.gate.decide import decide, judge_validity
 from safety_lib.gate.last_line import compare_safeguards
+from safety_lib.gate.ledger import begin, end, hash_of, kept_report
 from safety_lib.gate.looks import LookPlan, judge_looks
-from safety_lib.gate.releases import Pair, Standing
+from safety_lib.gate.releases import Standing
 from safety_lib.gate.report import build_report
 from safety_lib.gate.rules import GateRules, load_rules
 from safety_lib.gate.trials import REGRESSION_STRATA, Case, Sampler, Trials, cases_of
-from safety_lib.records import GateException, GateReport, Suite
+from safety_lib.records import Attempt, GateHistory, GateReport, LedgerLine, Pair, Suite
 from safety_lib.rollout.campaign import Run
 from safety_lib.rollout.conversation import connected, name_of_model
 from safety_lib.world import world_of
@@ -60,7 +64,7 @@ def run_gate(
     rules : GateRules, optional
         By default the packaged ``policy.yaml``.
     standing : Standing, optional
-        The releases before this one, and the failures that somebody answers for.
+        The attempt and the releases before it, and the failures that somebody answers for.
 
     Returns
     -------
@@ -73,31 +77,15 @@ def run_gate(
         If ``trials`` is less than 1, the suite was made in another world, a version does not show
         its tool calls, or the calls that are left pay for no trial.
     """
-    if trials < 1:
-        raise ValueError(f"trials must be at least 1, not {trials}")
+    luck = _luck_of(suite, (baseline, candidate), run, trials)
     world = world_of(baseline, candidate)
-    if (suite.world, suite.world_sha256) != (world.name, world.sha256):
-        what = "has changed since" if suite.world == world.name else f"is not {suite.world}, where"
-        raise ValueError(
-            f"the world {world.name} {what} the suite was made: run stages 1 and 2 again"
-        )
-    for version in (baseline, candidate):
-        if not connected(version, run.model).sees_calls:
-            raise ValueError(
-                f"no verdict: {version.version} does not show its tool calls, so no rule can be "
-                "seen to hold; return them from the agent, or record them (README, Your own agent)"
-            )
     rules = rules or load_rules()
-    same_luck = all(connected(version, run.model).same_luck for version in (baseline, candidate))
+    entry = standing.entry
     cases = cases_of(suite, world, trials, min(trials, rules.control_trials), max_tests)
     excused, listed = standing.excuse(cases)
     sampler = Sampler(cases, baseline, candidate, run)
-    model = _model_of((baseline, candidate), run)
-    pair = pair_to_judge(suite, (baseline, candidate), run, rules, listed)
-    attempt = standing.attempt(pair, rules.looks)
-    looks = rules.looks.leaving(attempt.block_share, attempt.ok_share) if attempt else rules.looks
     safeguards = compare_safeguards(suite.breaches, baseline, candidate)
-    plan = LookPlan(trials, "shared" if same_luck else "independent", looks)
+    plan = LookPlan(trials, luck, rules.looks, entry.attempt if entry else Attempt())
     if safeguards.lost:
         ran = replace(sampler.trials, cases=())
     else:
@@ -117,55 +105,110 @@ def run_gate(
     return report.model_copy(
         update={
             # The suite may have been found on another model than the one that is judged.
-            "model": model,
-            "attempt": attempt,
+            "model": _model_of((baseline, candidate), run),
             "exceptions": listed,
             "safeguards": safeguards,
+            "attempt": entry.attempt if entry else None,
+            "begun": hash_of(entry) if entry else "",
         }
     )
 
 
-def pair_to_judge(
+class Recorded(NamedTuple):
+    """A verdict on record: its report, the ledger up to it, and whether it was there before."""
+
+    report: GateReport
+    history: GateHistory
+    again: bool
+
+
+def judge_once(
+    path: str | Path,
     suite: Suite,
-    versions: tuple[Version, Version],
-    run: Run,
-    rules: GateRules,
-    exceptions: Sequence[GateException] = (),
-) -> Pair:
-    """Say what a verdict would be about, so that a history can be asked whether there is one.
+    baseline: Version,
+    candidate: Version,
+    run: Run = Run(),
+    *,
+    trials: int = MOST_TRIALS,
+    rules: GateRules | None = None,
+    standing: Standing = Standing(),
+) -> Recorded:
+    """Run the gate as one attempt of a ledger: a pair that has a verdict is not judged again.
 
     Parameters
     ----------
-    suite : Suite
-        What would be run.
-    versions : tuple of Version
-        Baseline and candidate.
-    run : Run
-        For the model.
-    rules : GateRules
-        By which it would be judged.
-    exceptions : sequence of GateException
-        As :meth:`safety_lib.gate.releases.Standing.excuse` lists them.
+    path : str or Path
+        The ledger, a ``.json`` file; made where it is not there.
+    suite, baseline, candidate, run, trials, rules
+        As for `run_gate`.
+    standing : Standing, optional
+        For its exceptions; history and attempt are read from the ledger.
 
     Returns
     -------
-    Pair
-        Equal where a second verdict would be a second chance.
+    Recorded
+        The verdict as the ledger has it, the same bytes whenever it is asked for.
+
+    Raises
+    ------
+    ArtifactError
+        If the ledger or a report beside it was edited or damaged.
+    ValueError
+        As `run_gate`.
     """
-    baseline, candidate = versions
-    return Pair(
-        baseline_sha256=baseline.sha256,
-        candidate_sha256=candidate.sha256,
-        suite_sha256=content_hash(suite),
-        world_sha256=world_of(*versions).sha256,
-        gate_policy_sha256=rules.sha256,
-        model=_model_of(versions, run),
-        excused=tuple(sorted(one.scope for one in exceptions if not one.refused)),
+    rules = rules or load_rules()
+    versions = baseline, candidate
+    luck = _luck_of(suite, versions, run, trials)
+    world = world_of(*versions)
+    excused, _ = standing.excuse(cases_of(suite, world, 1, 1))
+    asked = LedgerLine(
+        baseline=baseline.version,
+        candidate=candidate.version,
+        pair=Pair(
+            baseline_sha256=baseline.sha256,
+            candidate_sha256=candidate.sha256,
+            suite_sha256=content_hash(suite),
+            world_sha256=world.sha256,
+            gate_policy_sha256=rules.sha256,
+            model=_model_of(versions, run),
+            luck=luck,
+            excused=tuple(sorted(excused)),
+        ),
+        seed=run.seed,
+        trials=trials,
     )
+    history, line = begin(path, asked, rules.looks)
+    again = line.release is not None
+    if not again:
+        ours = replace(standing, history=history, entry=line)
+        found = run_gate(suite, *versions, run, trials=trials, rules=rules, standing=ours)
+        history, line = end(path, line, found)
+        again = line.report_sha256 != content_hash(found)
+    return Recorded(kept_report(path, line), history, again)
 
 
 def _model_of(versions: Sequence[Version], run: Run) -> str:
     return " and ".join(dict.fromkeys(name_of_model(version, run.model) for version in versions))
+
+
+def _luck_of(suite: Suite, versions: tuple[Version, Version], run: Run, trials: int) -> Luck:
+    """Say whether both versions meet the same luck; refuse what no verdict can come of."""
+    if trials < 1:
+        raise ValueError(f"trials must be at least 1, not {trials}")
+    world = world_of(*versions)
+    if (suite.world, suite.world_sha256) != (world.name, world.sha256):
+        what = "has changed since" if suite.world == world.name else f"is not {suite.world}, where"
+        raise ValueError(
+            f"the world {world.name} {what} the suite was made: run stages 1 and 2 again"
+        )
+    for version in versions:
+        if not connected(version, run.model).sees_calls:
+            raise ValueError(
+                f"no verdict: {version.version} does not show its tool calls, so no rule can be "
+                "seen to hold; return them from the agent, or record them (README, Your own agent)"
+            )
+    same_luck = all(connected(version, run.model).same_luck for version in versions)
+    return "shared" if same_luck else "independent"
 
 
 def _affordable_trials(cases: Sequence[Case], controls: Trials) -> int:

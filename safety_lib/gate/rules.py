@@ -26,8 +26,9 @@ class GateRules(Record):
     budget_per_1000: float = Field(gt=0, le=1000)
     tuned_margin: float = Field(gt=0, lt=1)
     tuned_alpha: float = Field(gt=0, lt=1)
+    drift_slack: float = Field(ge=0)
+    drift_alarm: float = Field(gt=0)
     drift_limit: float = Field(gt=0, lt=1)
-    drift_level: float = Field(gt=0, lt=0.5)
     looks: LookRules = Field(default_factory=load_look_rules)
 
     @property

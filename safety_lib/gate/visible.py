@@ -154,7 +154,7 @@ def block_chance(
     worse_rate = np.minimum(design.failing + loss * hit, 1.0)
     first = _Losses(design, worse_rate, plan.looks, rng)
     again = _Losses(design, worse_rate, plan.rules.confirm_looks, rng)
-    rules = plan.rules
+    rules = plan.left
     everything = np.ones(groups.shape[1], dtype=np.bool_)
     ok_z = np.array(plan.boundaries(rules.wrong_ok))
     suite_open = _open(first.inside(everything, rules.suite_margin) >= ok_z)

@@ -105,33 +105,11 @@ class Execution(Record):
     transcript_sha256: str
 
 
-class Attempt(Record):
-    """Which try a verdict is, and what share of each error the policy leaves to it.
-
-    ``number`` counts the runs of this pair at raised caps, ``candidate`` the candidates that were
-    tried against one baseline and suite; ``history_head`` is the history that this is known from.
-    """
-
-    number: int
-    candidate: int
-    block_share: float
-    ok_share: float
-    history_head: str
-
-    def __str__(self) -> str:
-        return (
-            f"run {self.number} of this pair, candidate {self.candidate} against this baseline and "
-            f"suite: {self.block_share:.0%} of the error for a BLOCK and {self.ok_share:.0%} of "
-            "that for an OK are left to it"
-        )
-
-
 class Release(Record):
-    """One line of the history of releases: what was judged, under what, and how it came out.
+    """One row of the history of releases: what was judged, under what, and how it came out.
 
     No date stands in it: the hashes of both configurations, of the suite and of the rules say what
-    it was. ``before`` is the hash of the line before it, over all its fields, so that no line can
-    be changed, dropped or put in without changing all that follow.
+    it was.
     """
 
     baseline: str
@@ -150,28 +128,95 @@ class Release(Record):
     delta: float | None
     ci_low: float | None
     ci_high: float | None
-    excused: tuple[str, ...] = ()
-    attempt: Attempt | None = None
-    report_sha256: str = ""
-    before: str = ""
 
     def __str__(self) -> str:
         return f"{self.baseline} -> {self.candidate}: {self.verdict or 'no verdict'}"
 
 
-class GateHistory(Artifact):
-    """``gate_history.json``: every release that the gate judged, in order; it only ever grows.
+class Pair(Record):
+    """What a verdict is about: a second one on the same would be a second chance.
 
-    The fields that all artifacts have are those of the newest release.
+    Seed, cap and names have no say; versions are hashed by their resolved settings, and
+    ``excused`` are the tests that exceptions left out.
+    """
+
+    baseline_sha256: str
+    candidate_sha256: str
+    suite_sha256: str
+    world_sha256: str
+    gate_policy_sha256: str
+    model: str
+    luck: Literal["shared", "independent"]
+    excused: tuple[str, ...] = ()
+
+    @property
+    def contest(self) -> tuple[str, str]:
+        """Baseline and suite, against which candidates are tried one after the other."""
+        return self.baseline_sha256, self.suite_sha256
+
+
+class Attempt(Record):
+    """Which try a verdict is, and what share of each error the policy leaves to it.
+
+    ``number`` counts the runs of a pair, ``candidate`` what was tried against its baseline and
+    suite.
+    """
+
+    number: int = 1
+    candidate: int = 1
+    block_share: float = 1.0
+    ok_share: float = 1.0
+
+    def __str__(self) -> str:
+        return (
+            f"run {self.number} of this pair, candidate {self.candidate} against this baseline and "
+            f"suite: {self.block_share:.1%} of the error of a BLOCK and {self.ok_share:.1%} of "
+            "that of an OK are left to it"
+        )
+
+
+class LedgerLine(Record):
+    """One line of the ledger: an attempt that began, or the verdict that it came to.
+
+    ``before`` is the hash of the line before it, over all its fields, so that no line can be
+    changed, dropped or put in without changing all that follow. ``trials`` is the cap. A line with
+    a ``release`` ends the attempt that ``begun`` is the hash of; its report has ``report_sha256``.
+    """
+
+    before: str = ""
+    baseline: str
+    candidate: str
+    pair: Pair
+    seed: int
+    trials: int
+    attempt: Attempt = Attempt()
+    begun: str = ""
+    release: Release | None = None
+    report_sha256: str = ""
+
+    def __str__(self) -> str:
+        verdict = (self.release.verdict or "no verdict") if self.release else "begun"
+        return f"{self.baseline} -> {self.candidate}: {verdict}, {self.attempt}"
+
+
+class GateHistory(Artifact):
+    """``gate_history.json``: every attempt and verdict of the gate in order; it only ever grows.
+
+    The fields that all artifacts have are empty: each line has its own.
     """
 
     SCHEMA: ClassVar[str] = "gate_history"
     VERSION: ClassVar[int] = 2
 
-    releases: tuple[Release, ...]
+    lines: tuple[LedgerLine, ...]
+
+    @property
+    def releases(self) -> tuple[Release, ...]:
+        """What was judged, in order."""
+        return tuple(line.release for line in self.lines if line.release)
 
     def __str__(self) -> str:
-        newest = f", newest {self.releases[-1]}" if self.releases else ""
+        newest = f", newest {self.lines[-1]}" if self.lines else ""
         return f"{len(self.releases)} releases{newest}"
 
 
@@ -343,7 +388,8 @@ class GateReport(Artifact):
     ``delta`` is that of these tests, each a stratum; ``beyond`` says what others would show.
     ``trials`` is where the last look would have been, ``looks`` how many were needed.
     ``uncovered_rules`` have no active test; ``unexercised`` are changed settings that no trial
-    came across; ``safeguards`` is what the recorded calls say, without a trial.
+    came across; ``safeguards`` is what the recorded calls say, without a trial. With a history,
+    ``attempt`` is which try this was and ``begun`` the ledger's head when it began.
     """
 
     SCHEMA: ClassVar[str] = "gate_report"
@@ -378,18 +424,18 @@ class GateReport(Artifact):
     exceptions: tuple[GateException, ...] = ()
     beyond: BeyondThese | None = None
     families: tuple[FamilyResult, ...] = ()
-    attempt: Attempt | None = None
     uncovered_rules: tuple[str, ...] = ()
     unexercised: tuple[str, ...] = ()
     safeguards: SafeguardResult | None = None
+    attempt: Attempt | None = None
+    begun: str = ""
 
     @property
     def release(self) -> Release:
-        """The line that this report adds to the history of releases."""
+        """The row that this report adds to the history of releases."""
         same = {name: getattr(self, name) for name in Release.model_fields if hasattr(self, name)}
         return Release(
             **same,
-            excused=tuple(sorted(e.scope for e in self.exceptions if not e.refused)),
             baseline_sha256=self.config_sha256.get(self.baseline, ""),
             candidate_sha256=self.config_sha256.get(self.candidate, ""),
         )

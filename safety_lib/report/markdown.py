@@ -39,7 +39,7 @@ def render_markdown(report: GateReport, head: str = "") -> str:
     report : GateReport
         What the gate decided. At most ten of the tests that got worse are listed.
     head : str, optional
-        Of the history after this verdict, for who wants to check it later.
+        Hash of the ledger up to this verdict, for who wants to check it later.
     """
     candidate, baseline = code(report.candidate), code(report.baseline)
     blocks = [
@@ -116,7 +116,7 @@ def _headline(report: GateReport) -> str:
     if report.beyond is not None:
         rows.append(("Beyond these tests", str(report.beyond)))
     if report.attempt is not None:
-        rows.append(("Attempt", str(report.attempt)))
+        rows.append(("Attempt", code(str(report.attempt))))
     if report.visible is not None:
         rows.append(("Smallest losses that are blocked, 80% power", str(report.visible)))
     if report.uncovered_rules:

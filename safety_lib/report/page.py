@@ -59,7 +59,7 @@ _MOST_LINKS = 5
 _MOST_CHANGES = 20
 
 
-def render_gate_report(report: GateReport, history: Sequence[Release] = ()) -> str:
+def render_gate_report(report: GateReport, history: Sequence[Release] = (), head: str = "") -> str:
     """Return the report as one self-contained HTML page.
 
     Parameters
@@ -68,6 +68,8 @@ def render_gate_report(report: GateReport, history: Sequence[Release] = ()) -> s
         What the gate decided, with the transcripts that show it.
     history : sequence of Release
         The releases that were judged, in order; this one is added where it is not among them.
+    head : str, optional
+        Hash of the ledger up to this verdict, for who wants to check it later.
 
     Returns
     -------
@@ -94,6 +96,7 @@ def render_gate_report(report: GateReport, history: Sequence[Release] = ()) -> s
         strata_words=_STRATA,
         most_changes=_MOST_CHANGES,
         releases=_releases(report, history),
+        head=head,
         families_left=max(0, len(families(report)) - MOST_FAMILIES),
     )
 
@@ -218,9 +221,8 @@ def _anchors(tests: Sequence[TestResult]) -> list[str]:
 
 def _releases(report: GateReport, history: Sequence[Release]) -> list[tuple[Release, bool]]:
     this = report.release
-    bare = [r.model_copy(update={"before": "", "report_sha256": ""}) for r in history]
-    every = history if this in bare else (*history, this)
-    return [(release, seen == this) for release, seen in zip(every, [*bare, this], strict=False)]
+    every = history if this in history else (*history, this)
+    return [(release, release == this) for release in every]
 
 
 def _worst_first(test: TestResult) -> tuple[bool, float, int, str]:

@@ -135,6 +135,8 @@ def gate_lines(report: GateReport, folder: str) -> list[str]:
         lines.append(f"  Safeguards, asked alone: {report.safeguards}")
     if report.beyond is not None:
         lines.append(f"  Beyond these tests: {report.beyond}")
+    if report.attempt is not None:
+        lines.append(f"  Attempt: {report.attempt}")
     if report.visible is not None:
         lines.append(f"  Seen at {report.visible.power:.0%} power: {report.visible}")
     if report.uncovered_rules:
