@@ -226,7 +226,8 @@ def read_artifact(path: str | Path, kind: type[A]) -> A:
     """
     path = Path(path)
     # A folder that is not there yet is still a folder: a file of ours ends in .json.
-    path = path if path.is_file() or path.suffix else path / f"{kind.SCHEMA}.json"
+    if path.is_dir() or not (path.suffix or path.is_file()):
+        path /= f"{kind.SCHEMA}.json"
     made_by = _MADE_BY.get(kind.SCHEMA, "the stage that writes it")
     again = _RESTORE.get(kind.SCHEMA, f"make it again with {made_by}")
     tree = _read_json(path, again)

@@ -199,6 +199,17 @@ def test_ten_megabytes_and_control_characters_survive(tmp_path: Path) -> None:
 # --------------------------------------------------------------------------- refusals
 
 
+@pytest.mark.parametrize("name", ["mine", "run.2"])
+def test_a_folder_is_one_with_a_dot_in_its_name_and_before_it_is_there(
+    tmp_path: Path, name: str
+) -> None:
+    suite = a_suite()
+    write_artifact(tmp_path / name, suite)
+    assert read_artifact(tmp_path / name, Suite) == sealed(suite)
+    with pytest.raises(ArtifactError, match=r"^regression_tests\.json: there is no such file"):
+        read_artifact(tmp_path / "not there", Suite)
+
+
 def test_a_missing_file_names_the_step_that_writes_it(tmp_path: Path) -> None:
     with pytest.raises(ArtifactError) as refused:
         read_artifact(tmp_path, StressFailures)
