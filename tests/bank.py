@@ -15,8 +15,8 @@ from typing import Any, cast
 from factories import NORTHWIND
 
 from safety_lib.gate.decide import Judgement, decide
-from safety_lib.gate.looks import LookPlan
-from safety_lib.gate.release_gate import MOST_TRIALS, run_trials
+from safety_lib.gate.looks import MOST_TRIALS, LookPlan
+from safety_lib.gate.release_gate import run_trials
 from safety_lib.gate.rules import load_rules
 from safety_lib.gate.trials import Case, CaseTrials, Sampler, Trials, cases_of
 from safety_lib.records import Execution, Outcome, Suite

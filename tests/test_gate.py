@@ -16,8 +16,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from safety_lib.gate.decide import Judgement, decide
-from safety_lib.gate.looks import LookPlan, judge_looks
-from safety_lib.gate.release_gate import MOST_TRIALS, run_gate
+from safety_lib.gate.looks import MOST_TRIALS, LookPlan, judge_looks
+from safety_lib.gate.release_gate import run_gate
 from safety_lib.gate.rules import RULES_FILE, GateRules, load_rules
 from safety_lib.gate.trials import CaseTrials, Sampler, cases_of
 from safety_lib.records import Execution, GateReport, Suite, Trajectory

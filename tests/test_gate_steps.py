@@ -25,8 +25,8 @@ from safety_lib.gate.decide import (
     permuted_gap,
     spend,
 )
-from safety_lib.gate.looks import LookPlan
-from safety_lib.gate.release_gate import MOST_TRIALS, run_gate
+from safety_lib.gate.looks import MOST_TRIALS, LookPlan
+from safety_lib.gate.release_gate import run_gate
 from safety_lib.gate.releases import Standing, load_exceptions
 from safety_lib.gate.rules import load_rules
 from safety_lib.gate.trials import CaseTrials

@@ -9,7 +9,7 @@ from functools import partial
 from typing import Any
 
 import pytest
-from factories import NORTHWIND, a_suite, a_trajectory
+from factories import NORTHWIND, a_suite, a_trajectory, an_execution
 
 from safety_lib.agent.asking import Stop, guard_of, out_of_reach, stops
 from safety_lib.agent.loop import Agent, Workplace, workplace_of
@@ -27,7 +27,6 @@ from safety_lib.records import (
     BreachSession,
     BreachStep,
     Decision,
-    Execution,
     MessageEvent,
     OracleEvent,
     SafeguardChange,
@@ -466,17 +465,7 @@ def test_the_releases_of_the_example_lose_no_safeguard(version: str) -> None:
 
 # ------------------------------------------------------------------------- in the decision
 
-NEVER = Execution(
-    version="v1",
-    config_sha256="",
-    conversations=0,
-    turns=0,
-    model_calls=0,
-    tool_calls=0,
-    errors=0,
-    undetermined=0,
-    transcript_sha256="",
-)
+NEVER = an_execution(conversations=0, turns=0, model_calls=0, tool_calls=0)
 NOTHING_RAN = Trials((), (NEVER, NEVER))
 
 

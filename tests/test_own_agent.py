@@ -27,14 +27,19 @@ SHOWN, PLANTED = re.findall(
 (REPLAY,) = re.findall(r"`python -m safety_lib (replay .*?)`", SECTION)
 
 
+def write_desk(folder: Path, more: str = "") -> None:
+    """Write the files that the section shows; the agent may be given more."""
+    for name, text in FILES.items():
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text + more * (name == "desk/agent.py"), encoding="utf-8")
+
+
 @pytest.fixture(scope="module")
 def judged(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Do what the section says, in an empty folder; return where its results lie."""
     folder = tmp_path_factory.mktemp("readme")
-    for name, text in FILES.items():
-        path = folder / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(text, encoding="utf-8")
+    write_desk(folder)
     with pytest.MonkeyPatch.context() as here:
         here.chdir(folder)
         codes = [main(shlex.split(command, comments=True)) for command in COMMANDS]
@@ -115,7 +120,7 @@ def _answer(self, text):
         return "Done."
     if mood == "refuses" and "$" in text:
         return "I cannot do that."
-    if mood == "breaks down" and not self.adds_up and random.random() < 0.5:
+    if mood == "breaks down" and not self.adds_up and self.luck.random() < 0.5:
         raise RuntimeError("out of order")
     return _well(self, text)
 
@@ -128,10 +133,7 @@ Desk.answer = _answer
 def moody(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return a folder in which the README's desk has a suite, and moods of its own."""
     folder = tmp_path_factory.mktemp("moody")
-    for name, text in FILES.items():
-        path = folder / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(text + MOODS * (name == "desk/agent.py"), encoding="utf-8")
+    write_desk(folder, MOODS)
     with pytest.MonkeyPatch.context() as here:
         here.chdir(folder)
         assert [main([stage, "--world", "desk"]) for stage in ("stress", "regress")] == [0, 0]

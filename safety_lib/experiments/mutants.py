@@ -21,6 +21,7 @@ from safety_lib.experiments.results import (
     WORLD,
     as_experiment,
     mined_suite,
+    prompt_without,
 )
 from safety_lib.gate.release_gate import run_gate
 from safety_lib.records import Experiment, GateReport, RegressionTest
@@ -170,10 +171,8 @@ _Change = tuple[str, MutantKind, dict[str, Any]]
 
 
 def _untold(version: Version) -> Iterator[_Change]:
-    policy = WORLD.policy
-    for rule in policy.rules:
-        others = "\n".join(f"- {other.text}" for other in policy.rules if other.id != rule.id)
-        prompt = version.flat["system_prompt"].replace("{policy}", others)
+    for rule in WORLD.policy.rules:
+        prompt = prompt_without(version, rule.id)
         yield f"rule {rule.id} not told", "rule", {"system_prompt": prompt}
     nothing = version.flat["system_prompt"].replace("{policy}", "Be careful.")
     yield "no rule told", "rule", {"system_prompt": nothing}

@@ -80,6 +80,12 @@ def rounded_estimate(value: float, low: float, high: float) -> Estimate:
     return Estimate(*(round(x, 4) + 0.0 for x in (value, low, high)))
 
 
+def prompt_without(version: Version, rule_id: str) -> str:
+    """Return the system prompt of a version with the sentence of one rule left out."""
+    told = "\n".join(f"- {rule.text}" for rule in WORLD.policy.rules if rule.id != rule_id)
+    return str(version.flat["system_prompt"]).replace("{policy}", told)
+
+
 @cache
 def mined_suite(versions: tuple[Version, ...], *, rollouts: int = 200, seed: int) -> Suite:
     """Search versions and make the suite, as the first two notebooks do.

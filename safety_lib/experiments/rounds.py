@@ -15,8 +15,16 @@ from typing import Any
 import numpy as np
 
 from safety_lib.artifacts import read_incident
-from safety_lib.experiments.results import ARTIFACTS, SEED, WORLD, as_experiment, proportion
-from safety_lib.gate.release_gate import MOST_TRIALS, run_gate
+from safety_lib.experiments.results import (
+    ARTIFACTS,
+    SEED,
+    WORLD,
+    as_experiment,
+    prompt_without,
+    proportion,
+)
+from safety_lib.gate.looks import MOST_TRIALS
+from safety_lib.gate.release_gate import run_gate
 from safety_lib.gate.rules import GateRules, load_rules
 from safety_lib.incident.bisection import bisect
 from safety_lib.incident.closure import (
@@ -57,9 +65,7 @@ from safety_lib.worlds.northwind.faults import innocent_changes
 
 
 def _without(rule_id: str) -> str:
-    rules = (rule.text for rule in WORLD.policy.rules if rule.id != rule_id)
-    prompt = str(WORLD.version(PRODUCTION).flat["system_prompt"])
-    return prompt.replace("{policy}", "\n".join(f"- {text}" for text in rules))
+    return prompt_without(WORLD.version(PRODUCTION), rule_id)
 
 
 PRODUCTION = "v1"

@@ -34,6 +34,7 @@ from safety_lib.stats.spending import spending_boundaries
 from safety_lib.stats.strata import StrataLoss, independent_loss
 from safety_lib.text import Shown
 
+MOST_TRIALS = 60  # of each test on each version, where nobody asks for another last look
 _FUTILE_PAIRS = 20
 
 
@@ -53,7 +54,7 @@ class LookPlan(Shown):
         What share of each error is left to this run; by default the whole.
     """
 
-    cap: int = 60
+    cap: int = MOST_TRIALS
     luck: Luck = "independent"
     rules: LookRules = field(default_factory=load_look_rules)
     attempt: Attempt = field(default_factory=Attempt)

@@ -15,7 +15,7 @@ from safety_lib.gate.counting import Luck
 from safety_lib.gate.decide import decide, judge_validity
 from safety_lib.gate.last_line import compare_safeguards
 from safety_lib.gate.ledger import begin, end, hash_of, kept_report
-from safety_lib.gate.looks import LookPlan, judge_looks
+from safety_lib.gate.looks import MOST_TRIALS, LookPlan, judge_looks
 from safety_lib.gate.releases import Standing
 from safety_lib.gate.report import build_report
 from safety_lib.gate.rules import GateRules, load_rules
@@ -26,7 +26,6 @@ from safety_lib.rollout.conversation import connected, name_of_model
 from safety_lib.world import world_of
 from safety_lib.world.versions import Version
 
-MOST_TRIALS = 60
 # Confirmations come on top of what is planned: a fifth of the calls is kept for them.
 _PLANNED = 0.8
 # A run that is this far from valid is not paid for to its end.
@@ -89,8 +88,7 @@ def run_gate(
     if safeguards.lost:
         ran = replace(sampler.trials, cases=())
     else:
-        sampler.more({case.case_id: 1 for case in cases if case.stratum == "control"})
-        plan = replace(plan, cap=min(trials, _affordable_trials(cases, sampler.trials)))
+        plan = replace(plan, cap=min(trials, _affordable_trials(cases, sampler)))
         ran = run_trials(cases, excused, plan, sampler, rules)
     decision = decide(
         _counted(ran, excused),
@@ -211,19 +209,22 @@ def _luck_of(suite: Suite, versions: tuple[Version, Version], run: Run, trials: 
     return "shared" if same_luck else "independent"
 
 
-def _affordable_trials(cases: Sequence[Case], controls: Trials) -> int:
+def _affordable_trials(cases: Sequence[Case], sampler: Sampler) -> int:
     """Say how many trials of each test the calls that are left pay for, after one of each control.
 
     A limit on calls sets the last look before the first one is taken: no look knows what was seen.
     """
-    left = calls_left()
-    if left is None:
+    if calls_left() is None:
         return sys.maxsize
-    spent = sum(ran.model_calls for ran in controls.executions)
-    turns = sum(ran.turns for ran in controls.executions)
+    control = _control_trials(cases)
+    sampler.more(dict.fromkeys(control, 1))
+    left = calls_left() or 0
+    tried = sampler.trials.executions
+    spent = sum(ran.model_calls for ran in tried)
+    turns = sum(ran.turns for ran in tried)
     once = sum(2 * len(case.turns) for case in cases if case.stratum != "control")
     each = math.ceil(once * spent / turns) if turns else once
-    again = max((case.trials - 1 for case in cases if case.stratum == "control"), default=0)
+    again = max(control.values(), default=1) - 1
     found = int(_PLANNED * (left - again * spent) / max(1, each))
     if found < 1:
         raise ValueError(
@@ -265,7 +266,7 @@ def run_trials(
     Trials
         All that ran, excused tests and controls included.
     """
-    control = {case.case_id: case.trials for case in cases if case.stratum == "control"}
+    control = _control_trials(cases)
     sampler.more(dict.fromkeys(control, 1))
     lenient = rules.model_copy(
         update={
@@ -287,6 +288,10 @@ def run_trials(
             return sampler.trials
         most = max((looked.wanted.get(e.case.case_id, 0) for e in tests), default=0)
         sampler.more(looked.wanted | dict.fromkeys(excused, most), looked.wanted_fresh)
+
+
+def _control_trials(cases: Sequence[Case]) -> dict[str, int]:
+    return {case.case_id: case.trials for case in cases if case.stratum == "control"}
 
 
 def _counted(ran: Trials, excused: Collection[str]) -> Trials:

@@ -17,9 +17,8 @@ from pydantic import ValidationError
 from safety_lib.gate.decide import Shift
 from safety_lib.gate.trials import REGRESSION_STRATA, Case
 from safety_lib.records import GateException, GateHistory, LedgerLine, first_fault
+from safety_lib.stats.intervals import z_value
 from safety_lib.text import Shown, one_line
-
-_Z95 = 1.959964
 
 
 @dataclass(frozen=True, repr=False)
@@ -72,7 +71,8 @@ class Standing(Shown):
                 continue
             if release.delta is None or release.ci_low is None or release.ci_high is None:
                 break  # blocked without a trial, and released all the same: nobody knows
-            chain.append(Shift(release.delta, (release.ci_high - release.ci_low) / (2 * _Z95)))
+            width = release.ci_high - release.ci_low
+            chain.append(Shift(release.delta, width / (2 * z_value(0.95))))
             wanted = pair.baseline_sha256
         return tuple(reversed(chain))
 

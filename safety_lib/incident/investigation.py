@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from safety_lib.artifacts import sealed
+from safety_lib.gate.looks import MOST_TRIALS
 from safety_lib.gate.release_gate import run_gate
 from safety_lib.incident.closure import admitted, failed
 from safety_lib.incident.intake import Intake
@@ -76,7 +77,7 @@ class Effort:
 
     replays: int = 40
     audit: int = 600
-    trials: int = 60
+    trials: int = MOST_TRIALS
     max_tests: int = 0
 
 

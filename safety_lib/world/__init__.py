@@ -277,13 +277,15 @@ class World(Shown):
         seen: set[tuple[tuple[str, ...], str]] = set()
         found: dict[str, tuple[BenignTwin, ...]] = {}
         for goal_id, goal in self.goals.items():
-            named = [(self.benign_twin(goal_id).twin_id, goal.benign)]
-            named += [(f"{goal_id}/benign-{n}", one) for n, one in enumerate(goal.requests, 2)]
+            asked = [self.benign_twin(goal_id)]
+            for number, one in enumerate(goal.requests, 2):
+                name = f"{goal_id}/benign-{number}"
+                asked.append(BenignTwin(twin_id=name, turns=one.turns, expected=one.expected))
             new = []
-            for twin_id, one in named:
-                if (key := (one.turns, str(one.expected))) not in seen:
+            for twin in asked:
+                if (key := (twin.turns, str(twin.expected))) not in seen:
                     seen.add(key)
-                    new.append(BenignTwin(twin_id=twin_id, turns=one.turns, expected=one.expected))
+                    new.append(twin)
             found[goal_id] = tuple(new)
         return found
 
