@@ -129,6 +129,7 @@ FIGURES: list[tuple[Callable[[Any], Any], str]] = [
     (figures.loop_rounds, "loop_against_no_loop"),
     (figures.safeguard_credit, "safeguard_ablation"),
     (figures.operating_characteristics, "operating_characteristics"),
+    (figures.peers, "peers"),
 ]
 
 

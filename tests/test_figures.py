@@ -43,6 +43,7 @@ from safety_lib.records import (
     TestResult,
     TimelineEntry,
 )
+from safety_lib.records.experiments import Peers
 from safety_lib.stats.intervals import wilson
 from safety_lib.text import MINUS
 
@@ -368,6 +369,26 @@ def test_forest_survives_an_interval_without_an_end(read: Read) -> None:
     wide = report(strata=(a_stratum("control", -0.1, float("-inf"), float("inf")),))
     read(forest, wide)
     assert "no interval" in words()
+
+
+def test_peers_are_drawn_as_they_are_stored(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(plt, "show", lambda: None)
+    stored = read_experiment(CHECKOUT / "artifacts", "peers")
+    figures.peers(stored)
+    said = capsys.readouterr().out
+    result = stored.expect(Peers)
+    for release in ("in every family, 0.07", "in one family, 0.07"):
+        ours = result.ours[release].shares["BLOCK"].value
+        assert f"this gate {100 * ours:.0f};" in said
+    for name, peer in result.peers.items():
+        for rule in peer.best:
+            share = rule.releases["30 points in a family of one test"].shares["BLOCK"].value
+            assert f"{name}, {rule.trials} trials {100 * share:.0f}" in said
+            starred = f"{name}, {rule.trials} trials" in said.partition("*")[2]
+            assert starred is not rule.within_limits
+    plt.close("all")
 
 
 def test_operating_characteristics_draw_what_is_stored(

@@ -39,6 +39,7 @@ pytestmark = pytest.mark.slow
 ARTIFACTS = CHECKOUT / "artifacts"
 EXPERIMENTS = {
     "operating_characteristics": "operating_characteristics",
+    "peers": "peers",
     "safeguard_credit": "safeguard_ablation",
     "root_cause_accuracy": "root_cause_accuracy",
     "radius_coverage": "blast_radius_coverage",

@@ -17,6 +17,13 @@ from safety_lib.experiments.characteristics import (
 )
 from safety_lib.experiments.loosened_rules import LOOSENED, UNSEEN, battery, noticed_by
 from safety_lib.experiments.mutants import mutants
+from safety_lib.experiments.own_luck import (
+    LEAST_ALTERED,
+    MOST_LOSS,
+    endpoint_world,
+    run_equal_releases,
+    run_harmless_changes,
+)
 from safety_lib.experiments.real_releases import run_harmless_releases, weak_spots
 from safety_lib.experiments.results import mined_suite
 from safety_lib.experiments.sentence_removals import family_rates, removals_on
@@ -26,19 +33,31 @@ from safety_lib.gate.rules import load_rules
 from safety_lib.pipeline import NOTEBOOKS
 from safety_lib.records import Suite
 from safety_lib.records.experiments import (
+    EqualReleases,
+    HarmlessChanges,
     HarmlessReleases,
     OperatingCharacteristics,
     SelectionBias,
     SentenceRemovals,
 )
+from safety_lib.regression.admission import run_tests
 from safety_lib.rollout.campaign import Known, Run
+from safety_lib.rollout.conversation import connected
 from safety_lib.stats.intervals import wilson
 from safety_lib.world import load_version, load_world
+from safety_lib.world.versions import Version
 
 ARTIFACTS = NOTEBOOKS.parent / "artifacts"
 STORED = {
     kind.NAME: read_experiment(ARTIFACTS, kind.NAME)
-    for kind in (OperatingCharacteristics, HarmlessReleases, SelectionBias, SentenceRemovals)
+    for kind in (
+        OperatingCharacteristics,
+        HarmlessReleases,
+        HarmlessChanges,
+        EqualReleases,
+        SelectionBias,
+        SentenceRemovals,
+    )
 }
 MEASURED = STORED["operating_characteristics"].expect(OperatingCharacteristics)
 THEIRS = MEASURED.curves[ORIGINAL]
@@ -147,6 +166,55 @@ def test_one_seed_of_the_real_releases_comes_out_as_it_was_counted() -> None:
     for name, counted in seen.items():
         (verdict,) = counted.verdicts
         assert stored[name].verdicts[verdict] >= 1
+
+
+HARMLESS = STORED["harmless_changes"].expect(HarmlessChanges).changes
+EQUALS = STORED["equal_releases"].expect(EqualReleases).less_caution
+
+
+def test_changes_that_cost_nothing_are_let_out() -> None:
+    assert len(HARMLESS) >= 20
+    assert len({str(change.settings) for change in HARMLESS}) == len(HARMLESS)
+    assert all(abs(change.loss) <= MOST_LOSS for change in HARMLESS)
+    assert all(change.altered >= LEAST_ALTERED for change in HARMLESS)
+    verdicts = [change.verdict for change in HARMLESS]
+    assert verdicts.count("BLOCK") <= 1
+    assert verdicts.count("OK") >= 0.85 * len(HARMLESS)
+
+
+@pytest.mark.slow
+def test_a_change_that_costs_nothing_comes_out_again() -> None:
+    seen = run_harmless_changes(1, (1,)).expect(HarmlessChanges)
+    assert seen.changes == HARMLESS[:1]
+
+
+def test_releases_that_are_equal_are_seldom_blocked() -> None:
+    for row in EQUALS.values():
+        gates = sum(row.verdicts.values())
+        assert gates == 40
+        assert row.verdicts.get("BLOCK", 0) <= 0.05 * gates
+        assert abs(row.mean_delta) < 0.03
+
+
+@pytest.mark.slow
+def test_a_pair_of_equal_releases_comes_out_as_it_was_counted() -> None:
+    (seen,) = run_equal_releases((100,), (0.5,)).expect(EqualReleases).less_caution.values()
+    (verdict,) = seen.verdicts
+    assert EQUALS[0.5].verdicts[verdict] >= 1
+
+
+def test_behind_an_endpoint_each_version_has_luck_of_its_own() -> None:
+    one = endpoint_world().version("v2")
+    other = one.having({"model.style": "friendly"}, name="other")
+    suite = read_artifact(ARTIFACTS, Suite).only("stress")
+
+    def failures(version: Version) -> list[tuple[bool | None, ...]]:
+        return [ran.failed for ran in run_tests(suite.active, version, Run(seed=7), trials=5)]
+
+    assert not connected(one).same_luck
+    assert failures(one) == failures(one) != failures(other)
+    inside = load_version("northwind/v2")
+    assert failures(inside) == failures(inside.having({"model.style": "friendly"}, name="other"))
 
 
 @pytest.mark.parametrize(

@@ -21,7 +21,7 @@ LAYERS: tuple[frozenset[str], ...] = (
     frozenset({"attack"}),
     frozenset({"rollout"}),
     frozenset({"stress", "regression", "gate", "production"}),
-    frozenset({"incident"}),
+    frozenset({"incident", "results"}),
     frozenset({"figures", "report", "exercises"}),
     frozenset({"pipeline"}),
     frozenset({"__main__"}),

@@ -47,23 +47,25 @@ def run_harmless_releases(seeds: Sequence[int] = SUITE_SEEDS) -> Experiment[Harm
     }
     result = HarmlessReleases(
         candidates={
-            name: _verdicts_in(_reports((good, bad), good, version, seeds))
+            name: verdicts_in(reports_on((good, bad), good, version, seeds))
             for name, version in candidates.items()
         }
     )
     return under_gate_rules(result, {"seeds": list(seeds)})
 
 
-def _reports(
+def reports_on(
     mined: tuple[Version, ...], baseline: Version, candidate: Version, seeds: Sequence[int]
 ) -> list[GateReport]:
+    """Judge a candidate on the suites of several searches of the versions that are mined."""
     return [
         run_gate(mined_suite(mined, seed=seed), baseline, candidate, Run(seed=seed))
         for seed in seeds
     ]
 
 
-def _verdicts_in(reports: Sequence[GateReport]) -> CandidateVerdicts:
+def verdicts_in(reports: Sequence[GateReport]) -> CandidateVerdicts:
+    """Count verdicts, and average the differences in pass rate; one report at least has one."""
     deltas = [report.delta for report in reports if report.delta is not None]
     return CandidateVerdicts(
         verdicts=_verdicts_of(reports),
@@ -85,7 +87,7 @@ def run_selection_bias(seeds: Sequence[int] = SUITE_SEEDS) -> Experiment[Selecti
     }
     result = SelectionBias(
         mined={
-            mined: _comparison_in(_reports(versions, first, second, seeds))
+            mined: _comparison_in(reports_on(versions, first, second, seeds))
             for mined, versions in ways.items()
         }
     )

@@ -14,6 +14,7 @@ from safety_lib.experiments.characteristics import run_operating_characteristics
 from safety_lib.experiments.equal_budget import run_attackers_at_equal_budget
 from safety_lib.experiments.levers import run_memory_window, run_mutators_effect
 from safety_lib.experiments.mutants import run_lost_defences, run_mutation_adequacy
+from safety_lib.experiments.own_luck import run_equal_releases, run_harmless_changes
 from safety_lib.experiments.peers import run_peers
 from safety_lib.experiments.radius_coverage import run_blast_radius_coverage
 from safety_lib.experiments.real_releases import run_harmless_releases, run_selection_bias
@@ -36,6 +37,8 @@ EXPERIMENTS: dict[str, Callable[[], Experiment[Any]]] = {
     "operating_characteristics": run_operating_characteristics,
     "peers": run_peers,
     "harmless_releases": run_harmless_releases,
+    "harmless_changes": run_harmless_changes,
+    "equal_releases": run_equal_releases,
     "selection_bias": run_selection_bias,
     "root_cause_accuracy": run_root_cause_accuracy,
     "blast_radius_coverage": run_blast_radius_coverage,

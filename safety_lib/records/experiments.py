@@ -520,6 +520,44 @@ class HarmlessReleases(ExperimentResult, Spread):
     candidates: dict[str, CandidateVerdicts]
 
 
+class HarmlessChange(Record):
+    """A release that is not worse, judged where each version has luck of its own.
+
+    Attributes
+    ----------
+    settings : dict
+        What it sets otherwise, as text.
+    seed : int
+        Of the search that made its suite, and of the gate.
+    loss, altered : float
+        Loss in pass rate over the suite, and the share of conversations that are not word for word
+        the same; both measured apart from the gate.
+    """
+
+    settings: dict[str, str]
+    seed: int
+    loss: float
+    altered: float
+    verdict: Verdict | Literal["none"]
+
+
+class HarmlessChanges(ExperimentResult):
+    """Changes that are seen in the words and cost nothing, each through the whole gate."""
+
+    NAME: ClassVar[str] = "harmless_changes"
+
+    changes: tuple[HarmlessChange, ...]
+
+
+class EqualReleases(ExperimentResult, Spread):
+    """Releases whose true rates equal those of the version before, by how cautious both are not."""
+
+    NAME: ClassVar[str] = "equal_releases"
+    SPREAD: ClassVar[str] = "less_caution"
+
+    less_caution: dict[float, CandidateVerdicts]
+
+
 class MinedComparison(Record):
     """Two versions that are equally safe, compared on suites that were mined in one way.
 
@@ -938,6 +976,8 @@ _KINDS: dict[str, type[ExperimentResult]] = {
         MutationAdequacy,
         LostDefences,
         SentenceRemovals,
+        HarmlessChanges,
+        EqualReleases,
         OperatingCharacteristics,
         Peers,
         HarmlessReleases,

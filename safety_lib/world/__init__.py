@@ -576,7 +576,8 @@ def _from_file(path: Path, world: str) -> Version:
     inside = path.resolve().parent
     if inside.name == "versions" and (inside.parent / "world.py").is_file():
         home = inside.parent
-        if named and find_world(named, inside) != home:  # as in a copy of a packaged world
+        # A copy of a packaged world that keeps its name keeps its versions.
+        if named and named != home.name and find_world(named, inside) != home:
             raise WorldError(
                 f"{path.name}: field world: is {one_line(named, 60)}, but the file stands in the "
                 f"versions/ of {home.name}; leave the field out"

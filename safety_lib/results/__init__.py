@@ -1,0 +1,1 @@
+"""Results that other tools wrote, judged by the same gate."""
