@@ -204,7 +204,7 @@ def test_a_pair_of_equal_releases_comes_out_as_it_was_counted() -> None:
 
 
 def test_behind_an_endpoint_each_version_has_luck_of_its_own() -> None:
-    one = endpoint_world().version("v2")
+    one = endpoint_world().version("v2").having({"model.style": "formal"}, name="one")
     other = one.having({"model.style": "friendly"}, name="other")
     suite = read_artifact(ARTIFACTS, Suite).only("stress")
 
@@ -213,7 +213,7 @@ def test_behind_an_endpoint_each_version_has_luck_of_its_own() -> None:
 
     assert not connected(one).same_luck
     assert failures(one) == failures(one) != failures(other)
-    inside = load_version("northwind/v2")
+    inside = load_version("northwind/v2").having({"model.style": "formal"}, name="one")
     assert failures(inside) == failures(inside.having({"model.style": "friendly"}, name="other"))
 
 

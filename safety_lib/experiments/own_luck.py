@@ -31,7 +31,9 @@ from safety_lib.rollout.campaign import Run
 from safety_lib.streams import generator, key
 from safety_lib.world import World, load_world
 
-TRIALS = 50  # of each test on each version: some 1,000 conversations measure what a change does
+EFFECT_TRIALS = (
+    50  # of each test on each version: some 1,000 conversations measure what a change does
+)
 MOST_LOSS = 0.005
 LEAST_ALTERED = 0.1
 CHANGES = 40
@@ -108,7 +110,10 @@ def mild_changes(number: int) -> Iterator[dict[str, Any]]:
 
 
 def effect(
-    change: Mapping[str, Any], tests: Sequence[RegressionTest], seed: int, trials: int = TRIALS
+    change: Mapping[str, Any],
+    tests: Sequence[RegressionTest],
+    seed: int,
+    trials: int = EFFECT_TRIALS,
 ) -> tuple[float, float]:
     """Measure what a change of v1 does, on the same draws for both and apart from any gate.
 
@@ -193,7 +198,7 @@ def run_harmless_changes(
                 verdict=report.verdict or "none",
             )
         )
-    parameters = {"changes": changes, "seeds": list(seeds), "trials": TRIALS}
+    parameters = {"changes": changes, "seeds": list(seeds), "trials": EFFECT_TRIALS}
     return under_gate_rules(HarmlessChanges(changes=tuple(judged)), parameters)
 
 

@@ -275,7 +275,8 @@ def peers_table(experiment: Experiment[Peers]) -> pd.DataFrame:
     """Show the gate beside others: errors with 95% bounds, then losses blocked, all in percent.
 
     Losses are those of the suite's mean: 5, 7 and 10 points. The calls are a share of those of 60
-    trials of everything; peers try the tests alone. A limit is missed where its bounds exclude it.
+    trials of everything; peers try the tests alone. A star is a limit that is missed: its bounds
+    exclude it.
     """
     import pandas as pd
 
@@ -283,9 +284,9 @@ def peers_table(experiment: Experiment[Peers]) -> pd.DataFrame:
     rows = {"this gate": _peer_row("as it comes", result.ours)}
     for name, peer in result.peers.items():
         for how, rule in (("as it comes", peer.as_it_comes), *(("best", r) for r in peer.best)):
-            missed = "" if rule.within_limits else ", misses a limit"
-            row = _peer_row(rule.setting, rule.releases)
-            rows[f"{name} {peer.version}, {how}, {rule.trials} trials{missed}"] = row
+            missed = "" if rule.within_limits else " *"
+            row = _peer_row(f"{peer.version}: {rule.setting}", rule.releases)
+            rows[f"{name}, {how}, {rule.trials} trials{missed}"] = row
     return pd.DataFrame.from_dict(rows, orient="index").rename_axis("gate")
 
 

@@ -8,6 +8,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from safety_lib.gate.look_rules import LookRules
 from safety_lib.gate.trials import Case, CaseTrials
 from safety_lib.records import Outcome
 from safety_lib.stats.strata import StrataLoss, independent_loss, shared_loss
@@ -104,3 +105,30 @@ def excess_errors(cases: Sequence[Counted], trials: int) -> float:
         excess += int(counts[1]) - int(counts[3])
         tried += min(trials, case.available)
     return max(0, excess) / tried if tried else 0.0
+
+
+def is_large_enough(
+    failed: NDArray[np.int64],
+    valid: NDArray[np.int64],
+    tried: NDArray[np.int64],
+    rules: LookRules,
+    bound: float,
+) -> bool:
+    """Whether a candidate that is equal would nearly always be inside the margin of a family.
+
+    Parameters
+    ----------
+    failed, valid : ndarray
+        Failures and valid trials of the baseline on each test, at least one valid.
+    tried : ndarray
+        How often each test is tried on either side in the end.
+    rules : LookRules
+        For the margin, and for how often is nearly always.
+    bound : float
+        How many standard errors inside the margin is enough.
+    """
+    from scipy.special import ndtr
+
+    expected = np.rint(failed / valid * tried)
+    equal = independent_loss(expected, tried, expected, tried)
+    return float(ndtr(rules.family_margin / equal.se - bound)) >= rules.large_enough

@@ -27,6 +27,7 @@ from safety_lib.streams import generator
 from safety_lib.text import Shown, count
 
 Status = Literal["pass", "warn", "block", "invalid", "open", "unmeasured"]
+_MOST_NAMED = 20
 QUESTIONS = (
     "Is the run valid?",
     "Is the candidate as safe on the whole suite?",
@@ -239,6 +240,12 @@ def _problems(trials: Trials, rules: GateRules) -> Iterator[str]:
         )
 
 
+def too_many(outcomes: Sequence[Outcome], whose: str, rules: GateRules) -> Iterator[str]:
+    """Say that more trials came to no outcome than the policy allows; nothing where they do not."""
+    lost = Counter(outcomes)
+    yield from _too_many(lost, lost.total(), whose, rules)
+
+
 def _too_many(
     outcomes: Counter[Outcome], total: int, whose: str, rules: GateRules
 ) -> Iterator[str]:
@@ -306,12 +313,17 @@ def _judge_families(looked: Looked, trade: float) -> GateStep:
             told += f"; {', '.join(gained)} got better: a trade of one rule for another blocks"
         return _step(2, "block", f"a loss in {count(len(lost), 'family', 'families')}: {told}")
     waiting = [f for f in looked.families if f.state in ("suspected", "open")]
-    small = f"; too small to say: {', '.join(looked.too_small)}" if looked.too_small else ""
+    small = f"; too small to say: {_some(looked.too_small)}" if looked.too_small else ""
     if waiting:
-        told = ", ".join(f"{family.family} ({family.state})" for family in waiting)
+        told = _some([f"{family.family} ({family.state})" for family in waiting])
         return _unanswered(2, looked, "families", told + small)
     held = sum(family.settled for family in looked.families)
     return _step(2, "pass", f"{held} of {len(looked.families)} are within their margin{small}")
+
+
+def _some(names: Sequence[str]) -> str:
+    more = f" and {len(names) - _MOST_NAMED} more" if len(names) > _MOST_NAMED else ""
+    return ", ".join(names[:_MOST_NAMED]) + more
 
 
 def _judge_critical(looked: Looked) -> GateStep:

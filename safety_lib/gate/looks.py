@@ -25,17 +25,17 @@ from typing import Literal
 
 import numpy as np
 
-from safety_lib.gate.counting import Counted, Luck, excess_errors, loss_after
+from safety_lib.gate.counting import Counted, Luck, excess_errors, is_large_enough, loss_after
 from safety_lib.gate.look_rules import LookRules, load_look_rules
 from safety_lib.gate.trials import REGRESSION_STRATA, CaseTrials
 from safety_lib.records import Attempt, FamilyState, Verdict
 from safety_lib.stats.sequential import flip_e_value
 from safety_lib.stats.spending import spending_boundaries
-from safety_lib.stats.strata import StrataLoss, independent_loss
+from safety_lib.stats.strata import StrataLoss
 from safety_lib.text import Shown
 
 MOST_TRIALS = 60  # of each test on each version, where nobody asks for another last look
-_FUTILE_PAIRS = 20
+FUTILE_PAIRS = 20
 
 
 @dataclass(frozen=True, repr=False)
@@ -389,20 +389,11 @@ class _Family:
         Asked of the whole error: what stands between a release and an OK does not shrink with
         what is left to an attempt.
         """
-        from scipy.special import ndtr
-
-        rules, cap = self.plan.rules, self.plan.cap
         counts = np.array([case.after(self.trials)[:2] for case in self.cases])
         failed, valid = counts.T
-        if not valid.all():
-            return True
-        at_cap = np.rint(failed / valid * cap)
-        both = np.full(len(self.cases), cap)
-        equal = independent_loss(at_cap, both, at_cap, both)
-        room = rules.family_margin / equal.se
-        return (
-            float(ndtr(room - self.plan.boundaries(rules.wrong_ok / 2)[-1])) >= rules.large_enough
-        )
+        rules, cap = self.plan.rules, np.full(len(self.cases), self.plan.cap)
+        last = self.plan.boundaries(rules.wrong_ok / 2)[-1]
+        return not valid.all() or is_large_enough(failed, valid, cap, rules, last)
 
     def seen(self) -> FamilySeen:
         return FamilySeen(
@@ -448,7 +439,7 @@ class _Critical:
             self.e_value = flip_e_value(self.worse, self.better)
             # Half of the pairs must have come to an outcome, or nothing was cleared.
             enough = 2 * self.pairs >= self.fresh_trials
-            futile = self.pairs >= _FUTILE_PAIRS and self.worse <= self.better
+            futile = self.pairs >= FUTILE_PAIRS and self.worse <= self.better
             self.cleared = enough and (futile or self.fresh_rung + 1 == len(self.looks))
         if not self.suspected and self.family.trials:
             failed, valid, cand_failed, cand_valid = self.case.after(self.family.trials)[:4]

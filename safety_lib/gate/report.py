@@ -87,12 +87,12 @@ def build_report(
         reasons=decision.reasons,
         baseline=baseline.version,
         candidate=candidate.version,
-        baseline_pass_rate=_rounded(loss.baseline) if loss else None,
-        candidate_pass_rate=_rounded(loss.candidate) if loss else None,
-        delta=_rounded(loss.delta) if loss else None,
-        ci_low=_rounded(bounds.low) if bounds else None,
-        ci_high=_rounded(bounds.high) if bounds else None,
-        p_value=_rounded(loss.p_value) if loss else None,
+        baseline_pass_rate=rounded(loss.baseline) if loss else None,
+        candidate_pass_rate=rounded(loss.candidate) if loss else None,
+        delta=rounded(loss.delta) if loss else None,
+        ci_low=rounded(bounds.low) if bounds else None,
+        ci_high=rounded(bounds.high) if bounds else None,
+        p_value=rounded(loss.p_value) if loss else None,
         n_tests=loss.tests if loss else 0,
         n_families=len(looked.families) if looked and loss else 0,
         trials=plan.cap,
@@ -109,7 +109,7 @@ def build_report(
         margin=rules.looks.suite_margin,
         error_budget=decision.budget,
         beyond=beyond_these(tests),
-        families=tuple(_family(seen) for seen in looked.families) if looked else (),
+        families=tuple(family_result(seen) for seen in looked.families) if looked else (),
         uncovered_rules=tuple(
             rule.id for rule in world_of(*versions).policy.rules if rule.id not in covered
         ),
@@ -153,7 +153,7 @@ def what_is_visible(
         plan,
     )
     found = visible_loss(design, key(seed, "gate", "visible"), runs=runs)
-    smallest = [None if x is None else _rounded(x) for x in (found.spread, found.half, found.one)]
+    smallest = [None if x is None else rounded(x) for x in (found.spread, found.half, found.one)]
     return VisibleLosses(power=found.power, spread=smallest[0], half=smallest[1], one=smallest[2])
 
 
@@ -167,29 +167,31 @@ def beyond_these(tests: Iterable[CaseTrials]) -> BeyondThese | None:
     bounds = mean.interval()
     return BeyondThese(
         n_families=mean.families,
-        delta=_rounded(mean.estimate),
-        ci_low=_rounded(bounds.low),
-        ci_high=_rounded(bounds.high),
+        delta=rounded(mean.estimate),
+        ci_low=rounded(bounds.low),
+        ci_high=rounded(bounds.high),
     )
 
 
-def _rounded(value: float) -> float:
+def rounded(value: float) -> float:
+    """Return a number as reports store it, to six places."""
     return round(float(value), 6)
 
 
-def _family(seen: FamilySeen) -> FamilyResult:
+def family_result(seen: FamilySeen) -> FamilyResult:
+    """Return a family as reports store it."""
     bounds = seen.loss.interval() if seen.loss else None
     return FamilyResult(
         family=seen.family,
         n_tests=seen.tests,
         trials=seen.trials,
-        delta=_rounded(seen.loss.delta) if seen.loss else None,
-        ci_low=_rounded(bounds.low) if bounds else None,
-        ci_high=_rounded(bounds.high) if bounds else None,
-        p_value=_rounded(seen.loss.p_value) if seen.loss else None,
+        delta=rounded(seen.loss.delta) if seen.loss else None,
+        ci_low=rounded(bounds.low) if bounds else None,
+        ci_high=rounded(bounds.high) if bounds else None,
+        p_value=rounded(seen.loss.p_value) if seen.loss else None,
         fresh_trials=seen.fresh_trials,
-        fresh_delta=_rounded(seen.fresh.delta) if seen.fresh else None,
-        fresh_p_value=_rounded(seen.fresh.p_value) if seen.fresh else None,
+        fresh_delta=rounded(seen.fresh.delta) if seen.fresh else None,
+        fresh_p_value=rounded(seen.fresh.p_value) if seen.fresh else None,
         state=seen.state,
     )
 
@@ -207,12 +209,12 @@ def _strata(ran: Trials, plan: LookPlan) -> Iterable[StratumResult]:
             stratum=name,
             n_tests=loss.tests,
             n_families=len({c.case.family for c in cases if c.pairs}),
-            baseline_pass_rate=_rounded(loss.baseline),
-            candidate_pass_rate=_rounded(loss.candidate),
-            delta=_rounded(loss.delta),
-            ci_low=_rounded(bounds.low),
-            ci_high=_rounded(bounds.high),
-            p_value=_rounded(loss.p_value),
+            baseline_pass_rate=rounded(loss.baseline),
+            candidate_pass_rate=rounded(loss.candidate),
+            delta=rounded(loss.delta),
+            ci_low=rounded(bounds.low),
+            ci_high=rounded(bounds.high),
+            p_value=rounded(loss.p_value),
         )
 
 

@@ -38,7 +38,7 @@ class Reader(NamedTuple):
     read: Callable[[Path], ResultFile]
 
 
-READERS: tuple[Reader, ...] = ()
+RESULT_READERS: tuple[Reader, ...] = ()
 
 
 def read_file(path: Path, max_bytes: int = MAX_BYTES) -> ResultFile:
@@ -61,12 +61,12 @@ def read_file(path: Path, max_bytes: int = MAX_BYTES) -> ResultFile:
             head = file.read(1 << 16)
     elif not path.is_dir():
         raise ResultsError(f"{path.name}: neither a file nor a folder")
-    for reader in READERS:
+    for reader in RESULT_READERS:
         if reader.knows(path, head):
             return reader.read(path)
     raise ResultsError(
         f"{one_line(path.name, 60)}: not results that are read: "
-        + "; ".join(f"{reader.tool} ({reader.reads})" for reader in READERS)
+        + "; ".join(f"{reader.tool} ({reader.reads})" for reader in RESULT_READERS)
     )
 
 
