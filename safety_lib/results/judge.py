@@ -220,7 +220,7 @@ def judge_sides(
     rules, policy = rules or load_rules(), policy or load_results_policy()
     sides = baseline, candidate
     _refuse_twice(*sides)
-    arms = _arms(*sides)
+    arms = arms_of(*sides)
     tests = [each for each in arms if each.case.stratum != "benign"]
     benign = [each for each in arms if each.case.stratum == "benign"]
     most = max(max(len(each.baseline), len(each.candidate)) for each in arms)
@@ -251,8 +251,14 @@ class _Test(NamedTuple):
     severity: Severity | str
 
 
-def _arms(baseline: Results, candidate: Results) -> list[Arms]:
-    """Put both sides of each test together, in the order of the baseline."""
+def arms_of(baseline: Results, candidate: Results) -> list[Arms]:
+    """Put both sides of each test together, in the order of the baseline.
+
+    Raises
+    ------
+    ResultsError
+        If the sides say different things of a test.
+    """
     about: dict[str, _Test] = {}
     trials: tuple[dict[str, list[Row]], ...] = (defaultdict(list), defaultdict(list))
     for side, held in zip((baseline, candidate), trials, strict=True):
@@ -436,7 +442,7 @@ def _report(
         luck="independent",
         visible=None,
         suite_sha256=tests_sha256(arms),
-        gate_policy_sha256=sha256_of({"gate": rules.sha256, "results": policy.model_dump()}),
+        gate_policy_sha256=policy_sha256(rules, policy),
         steps=decision.steps,
         strata=tuple(_strata(arms)),
         by_category={},
@@ -445,7 +451,14 @@ def _report(
         margin=rules.looks.suite_margin,
         beyond=_beyond([each for each in arms if each.case.stratum != "benign"]),
         families=tuple(map(family_result, looked.families)) if looked else (),
+        attempt=plan.attempt if plan.attempt != Attempt() else None,
     )
+
+
+def policy_sha256(rules: GateRules | None = None, policy: ResultsPolicy | None = None) -> str:
+    """Return the hash of both policies; by default of those that are packaged."""
+    rules, policy = rules or load_rules(), policy or load_results_policy()
+    return sha256_of({"gate": rules.sha256, "results": policy.model_dump()})
 
 
 def side_sha256(side: Results) -> str:
