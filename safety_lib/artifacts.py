@@ -7,14 +7,13 @@ hand or of another schema is refused with one line that says what to do.
 
 from __future__ import annotations
 
-import hashlib
 import json
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
 from pydantic import BaseModel, ValidationError
 
-from safety_lib.files import MOST_BYTES, FileError, not_finite, read_json, write_text
+from safety_lib.files import MOST_BYTES, FileError, not_finite, read_json, sha256_of, write_text
 from safety_lib.records import Artifact, Experiment, Incident, WholeIncident, first_fault
 from safety_lib.text import one_line
 
@@ -84,18 +83,6 @@ def find_folder(given: str = "", world: str = "") -> Path:
             "name a folder as artifacts_dir, or clone the repository and `pip install -e .` there"
         )
     return CHECKOUT / folder_of(world)
-
-
-def sha256_of(value: Any) -> str:
-    """Return the hash of the canonical JSON of a value.
-
-    Examples
-    --------
-    >>> sha256_of({"a": 1, "b": 2}) == sha256_of({"b": 2, "a": 1})
-    True
-    """
-    text = json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
-    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
 
 
 def write_artifact(folder: str | Path, artifact: Artifact) -> Path:
@@ -200,6 +187,8 @@ def read_artifact(path: str | Path, kind: type[A]) -> A:
     written = tree.pop("content_sha256", "")
     if written != sha256_of(tree):
         raise _refusal(path, "content differs from its hash, so it was edited or damaged", again)
+    if fault := artifact.fault:  # a hash can be made anew over what makes no sense
+        raise _refusal(path, fault, again)
     return artifact
 
 

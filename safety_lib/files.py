@@ -11,6 +11,7 @@ that folder takes away.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import os
@@ -356,9 +357,10 @@ def parse_yaml(path: str | Path, text: str) -> Any:
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         where = f"line {mark.line + 1}: " if mark else ""
-        raise FileError(path, f"{where}{error.problem or error.context}") from error
+        none = "" if isinstance(error, _Fault | yaml.constructor.ConstructorError) else "not YAML: "
+        raise FileError(path, f"{where}{none}{error.problem or error.context}") from error
     except yaml.YAMLError as error:
-        raise FileError(path, f"is not YAML: {one_line(error)}") from error
+        raise FileError(path, f"not YAML: {one_line(error)}") from error
     except RecursionError:
         raise FileError(path, _too_deep(MOST_DEPTH)) from None
     finally:
@@ -482,8 +484,27 @@ def _parts(node: yaml.Node) -> list[yaml.Node]:
     return [value for _, value in node.value]
 
 
-def _fault(node: yaml.Node, what: str) -> yaml.MarkedYAMLError:
-    return yaml.MarkedYAMLError(None, None, what, node.start_mark)
+class _Fault(yaml.MarkedYAMLError):
+    """YAML that says what cannot be meant."""
+
+
+def _fault(node: yaml.Node, what: str) -> _Fault:
+    return _Fault(None, None, what, node.start_mark)
+
+
+# --------------------------------------------------------------------------- hashing
+
+
+def sha256_of(value: Any) -> str:
+    """Return the hash of the canonical JSON of a value.
+
+    Examples
+    --------
+    >>> sha256_of({"a": 1, "b": 2}) == sha256_of({"b": 2, "a": 1})
+    True
+    """
+    text = json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
 
 
 # --------------------------------------------------------------------------- writing

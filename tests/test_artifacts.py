@@ -20,10 +20,9 @@ from safety_lib.artifacts import (
     read_artifact,
     read_incident,
     sealed,
-    sha256_of,
     write_artifact,
 )
-from safety_lib.files import FileError, write_text
+from safety_lib.files import FileError, sha256_of, write_text
 from safety_lib.records import (
     BenignTwin,
     ExpectedCall,

@@ -14,10 +14,9 @@ from safety_lib.artifacts import (
     ArtifactError,
     content_hash,
     read_artifact,
-    sha256_of,
     write_artifact,
 )
-from safety_lib.files import locked
+from safety_lib.files import locked, sha256_of
 from safety_lib.gate.look_rules import LookRules
 from safety_lib.records import GateHistory, GateReport, LedgerLine
 

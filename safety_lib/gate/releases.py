@@ -135,10 +135,10 @@ def _entry(path: Path, number: int, entry: Any) -> GateException:
     for field, value in fields.items():
         # No word can be made of what is none: an empty field would sign as "None".
         if not isinstance(value, str) or not value.strip():
-            said = "is empty" if value in (None, "", [], {}) else f"is {one_line(repr(value), 40)}"
+            blank = not value or (isinstance(value, str) and not value.strip())
+            said = "empty" if blank else f"no text but {one_line(repr(value), 40)}"
             raise ValueError(
-                f"{where}: field {one_line(field, 40)}: {said}; it takes a text, because somebody "
-                "has to answer for it"
+                f"{where}: field {one_line(field, 40)}: is {said}, and somebody has to answer for it"
             )
     try:
         made = GateException.model_validate(fields)

@@ -7,8 +7,7 @@ from pathlib import Path
 
 from pydantic import Field, ValidationError
 
-from safety_lib.artifacts import sha256_of
-from safety_lib.files import read_yaml
+from safety_lib.files import read_yaml, sha256_of
 from safety_lib.gate.look_rules import LookRules, load_look_rules
 from safety_lib.records import Record, first_fault
 

@@ -22,7 +22,7 @@ import hashlib
 import importlib
 import importlib.util
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import cached_property, lru_cache
 from pathlib import Path
 from types import ModuleType
@@ -30,9 +30,11 @@ from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
-from safety_lib.artifacts import DEFAULT_WORLD, sha256_of
-from safety_lib.files import FileError, open_file, read_yaml
-from safety_lib.records import SEVERITIES, BenignTwin, Severity, first_fault
+from safety_lib.artifacts import (
+    DEFAULT_WORLD,
+)
+from safety_lib.files import FileError, open_file, read_yaml, sha256_of
+from safety_lib.records import SEVERITIES, BenignTwin, RegressionTest, Severity, first_fault
 from safety_lib.text import Shown, one_line
 from safety_lib.world.checks import Check
 from safety_lib.world.oracle import Rulebook
@@ -304,6 +306,31 @@ class World(Shown):
             (severity for severity in (rule.severity, *declared) if severity is not None),
             key=SEVERITIES.index,
         )
+
+    def expect_rules(self, tests: Iterable[RegressionTest]) -> None:
+        """Refuse tests of rules that the policy does not have: they could never fail.
+
+        Parameters
+        ----------
+        tests : iterable of RegressionTest
+            Whatever their state.
+
+        Raises
+        ------
+        WorldError
+            With the first of them.
+
+        Examples
+        --------
+        >>> load_world("northwind").expect_rules([])
+        """
+        rules = {rule.id for rule in self.policy.rules}
+        for test in tests:
+            if test.rule_id not in rules:
+                raise WorldError(
+                    f"test {one_line(test.test_id, 40)}: {self.name} has no rule "
+                    f"{one_line(repr(test.rule_id), 60)}, so nothing could break it"
+                )
 
     def goal_of(self, rule_id: str) -> str:
         """Return the first goal that is after a rule, or an empty string."""

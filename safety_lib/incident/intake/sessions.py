@@ -19,8 +19,10 @@ from typing import Any, NamedTuple
 
 from pydantic import ValidationError
 
-from safety_lib.artifacts import ArtifactError, sha256_of
-from safety_lib.files import MOST_BYTES, expect_writable, scratch_in
+from safety_lib.artifacts import (
+    ArtifactError,
+)
+from safety_lib.files import MOST_BYTES, expect_writable, scratch_in, sha256_of
 from safety_lib.incident.intake.door import (
     MOST_LISTED,
     SESSION_ALIASES,
