@@ -138,7 +138,8 @@ def _entry(path: Path, number: int, entry: Any) -> GateException:
             blank = not value or (isinstance(value, str) and not value.strip())
             said = "empty" if blank else f"no text but {one_line(repr(value), 40)}"
             raise ValueError(
-                f"{where}: field {one_line(field, 40)}: is {said}, and somebody has to answer for it"
+                f"{where}: field {one_line(field, 40)}: is {said}, and somebody has to "
+                "answer for it"
             )
     try:
         made = GateException.model_validate(fields)
