@@ -7,121 +7,44 @@ The exit code of ``gate`` is its verdict: 0 OK, 1 WARN, 2 BLOCK. Everything that
 from __future__ import annotations
 
 import sys
+
+if __name__ == "__main__":
+    from safety_lib.start import run
+
+    sys.exit(run())
+
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import datetime
-from functools import reduce
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import click
+
+from safety_lib.options import (
+    CONVERSATIONS,
+    TIMES,
+    TURNS,
+    takes_common,
+    takes_redaction,
+    takes_versions,
+    takes_workers,
+)
+from safety_lib.places import STAGE_FILES, folder_for, names_a_file, reserve, world_for
 
 if TYPE_CHECKING:
     from safety_lib.incident.intake.redaction import Redaction
     from safety_lib.rollout.campaign import Run
-    from safety_lib.world import World
 
 NOT_A_VERDICT = 3
 VERDICT_CODES = {"OK": 0, "WARN": 1, "BLOCK": 2}
-
-F = TypeVar("F", bound=Callable[..., Any])
 
 
 class _Verdict(SystemExit):
     """The end of ``gate``: the one that an exit code is taken from."""
 
     code: int
-
-
-_AT_LEAST_ONE = click.IntRange(min=1)
-
-
-def _stop_after(context: click.Context, _: click.Parameter, most: int | None) -> None:
-    if most:
-        from safety_lib.agent.backends.calls import counting_calls
-
-        context.with_resource(counting_calls(most))
-
-
-def _allow_live(context: click.Context, _: click.Parameter, host: str) -> None:
-    if host:
-        from safety_lib.rollout.permission import live_allowed
-
-        context.with_resource(live_allowed(host))
-
-
-def _common(command: F) -> F:
-    options = [
-        click.option(
-            "--artifacts",
-            default="",
-            metavar="DIR",
-            help="By default artifacts, and artifacts/NAME for another world than northwind.",
-        ),
-        click.option(
-            "--world",
-            default="",
-            metavar="NAME",
-            help="Of versions that are given by name: a packaged world or the path of a folder. "
-            "By default what the files say, else northwind.",
-        ),
-        click.option("--seed", default=7, show_default=True, type=int, help="Decides every draw."),
-        click.option(
-            "--model",
-            default="",
-            metavar="NAME",
-            help="simulated, local, openai:MODEL, cassette:FILE or record:FILE:NAME; "
-            "by default what each version names.",
-        ),
-        click.option(
-            "--live",
-            default="",
-            metavar="HOST",
-            expose_value=False,
-            callback=_allow_live,
-            help="Talk to an agent on this host although what it does may last.",
-        ),
-        click.option(
-            "--max-calls",
-            type=_AT_LEAST_ONE,
-            expose_value=False,
-            callback=_stop_after,
-            help="Stop at so many calls of a model; what was journaled is kept.",
-        ),
-    ]
-    return reduce(lambda wrapped, option: option(wrapped), reversed(options), command)
-
-
-def _versions(command: F) -> F:
-    options = [
-        click.option("--baseline", default="v1", show_default=True, metavar="VERSION"),
-        click.option("--candidate", default="v2", show_default=True, metavar="VERSION"),
-    ]
-    return reduce(lambda wrapped, option: option(wrapped), reversed(options), command)
-
-
-_WORKERS = click.option(
-    "--workers", type=_AT_LEAST_ONE, help="Processes; by default as many as pay."
-)
-
-
-def _redacted(command: F) -> F:
-    options = [
-        click.option(
-            "--redact",
-            is_flag=True,
-            help="Replace addresses, telephone, card and account numbers before anything is "
-            "written.",
-        ),
-        click.option(
-            "--redact-with",
-            default="",
-            metavar="FILE",
-            help="The same, with patterns of your own (YAML: also, keep).",
-        ),
-    ]
-    return reduce(lambda wrapped, option: option(wrapped), reversed(options), command)
 
 
 def _redaction(redact: bool, rules: str) -> Redaction | None:
@@ -146,10 +69,10 @@ def cli() -> None:
 
 
 @cli.command()
-@click.option("--rollouts", type=_AT_LEAST_ONE, help="Attacked conversations a version.")
+@click.option("--rollouts", type=CONVERSATIONS, help="Attacked conversations a version.")
 @click.option("--yes", is_flag=True, help="Do not ask before many calls of a paid model.")
-@_versions
-@_common
+@takes_versions
+@takes_common
 def demo(
     rollouts: int | None,
     yes: bool,
@@ -165,9 +88,17 @@ def demo(
     Example: python -m safety_lib demo --rollouts 200 --baseline v1 --candidate v2
     """
     from safety_lib.pipeline import run_demo
+    from safety_lib.world import load_version
 
     started = time.monotonic()
-    found = _world(world, baseline, candidate)
+    found = world_for(world, baseline, candidate)
+    # A notebook runs in a folder of its own, where a path from here would lead elsewhere.
+    baseline, candidate = (
+        str(Path(name).resolve()) if names_a_file(name) else name for name in (baseline, candidate)
+    )
+    for name in (baseline, candidate):
+        load_version(name, found.address)
+    reserve(folder_for(artifacts, found), found, own=STAGE_FILES, inputs=(baseline, candidate))
     run_demo(
         overrides={
             "rollouts": rollouts,
@@ -176,7 +107,7 @@ def demo(
             "world": found.address,
             "seed": seed,
         },
-        artifacts=_folder(artifacts, found),
+        artifacts=folder_for(artifacts, found),
         model=model,
         say=click.echo,
         agrees=lambda question: yes or _confirmed(question),
@@ -192,7 +123,7 @@ def _confirmed(question: str) -> bool:
 
 
 @cli.command()
-@click.option("--rollouts", default=200, show_default=True, type=_AT_LEAST_ONE)
+@click.option("--rollouts", default=200, show_default=True, type=CONVERSATIONS)
 @click.option(
     "--attacker",
     default="adaptive",
@@ -200,11 +131,11 @@ def _confirmed(question: str) -> bool:
     metavar="NAME",
     help="adaptive, static or direct, with mutators as in adaptive+urgency+padding; or search.",
 )
-@click.option("--max-turns", default=8, show_default=True, type=_AT_LEAST_ONE)
-@_WORKERS
+@click.option("--max-turns", default=8, show_default=True, type=TURNS)
+@takes_workers
 @click.option("--dask", default="", metavar="ADDRESS", help="Run on this Dask cluster instead.")
-@_versions
-@_common
+@takes_versions
+@takes_common
 def stress(
     rollouts: int,
     attacker: str,
@@ -226,13 +157,17 @@ def stress(
     Example: python -m safety_lib stress --rollouts 200 --attacker adaptive
     """
     from safety_lib.artifacts import write_artifact
+    from safety_lib.files import locked
+    from safety_lib.pipeline.kept_versions import keep_versions
     from safety_lib.pipeline.workers import processes_for
     from safety_lib.report.summary import stress_lines
     from safety_lib.stress.discovery import discover
     from safety_lib.world import load_version
 
-    home = _world(world, baseline, candidate)
+    home = world_for(world, baseline, candidate)
+    folder = folder_for(artifacts, home)
     versions = load_version(baseline, home.address), load_version(candidate, home.address)
+    reserve(folder, home, own=("stress_failures.json",), inputs=(baseline, candidate))
     # A search plans one conversation at a time, and a model that attacks is asked over a network.
     alone = attacker.startswith(("search", "model:"))
     processes = workers or (1 if alone else processes_for(rollouts, versions[0], model))
@@ -243,11 +178,12 @@ def stress(
             rollouts=rollouts,
             attacker=attacker,
             max_turns=max_turns,
-            journal=_folder(artifacts, home) / "runs",
+            journal=folder / "runs",
         )
     artifact = found.artifact()
-    folder = _folder(artifacts, home)
-    write_artifact(folder, artifact)
+    with locked(folder / "runs"):
+        keep_versions(folder, versions)
+        write_artifact(folder, artifact)
     _say(stress_lines(artifact, str(folder)))
     mute = dict.fromkeys(s.version for s in artifact.summary if s.errors == s.rollouts)
     if mute:
@@ -257,7 +193,7 @@ def stress(
 
 @cli.command()
 @click.option("--input", "source", default="", metavar="FILE", help="stress_failures.json")
-@click.option("--replays", default=10, show_default=True, type=_AT_LEAST_ONE)
+@click.option("--replays", default=10, show_default=True, type=TIMES)
 @click.option("--baseline", default="", metavar="VERSION", help="By default as in the input.")
 @click.option("--candidate", default="", metavar="VERSION", help="By default as in the input.")
 @click.option(
@@ -267,8 +203,8 @@ def stress(
     metavar="VERSION",
     help="Known-good: what it fails is no test.",
 )
-@_WORKERS
-@_common
+@takes_workers
+@takes_common
 def regress(
     source: str,
     replays: int,
@@ -286,18 +222,21 @@ def regress(
     Example: python -m safety_lib regress --input artifacts/stress_failures.json
     """
     from safety_lib.artifacts import read_artifact, write_artifact
+    from safety_lib.files import locked
+    from safety_lib.pipeline.kept_versions import version_found_on
     from safety_lib.pipeline.workers import processes_for
     from safety_lib.records import StressFailures
     from safety_lib.regression.generate import generate_suite, previous_suite
     from safety_lib.report.summary import suite_lines
     from safety_lib.world import load_version
 
-    home = _world(world, baseline, candidate)
-    folder = _folder(artifacts, home)
+    home = world_for(world, baseline, candidate)
+    folder = folder_for(artifacts, home)
+    reserve(folder, home, own=("regression_tests.json",), inputs=(source, baseline, candidate))
     found = read_artifact(source or folder, StressFailures)
     versions = [
-        load_version(baseline or found.baseline, home.address),
-        load_version(candidate or found.candidate, home.address),
+        load_version(given, home.address) if given else version_found_on(folder, found, name, home)
+        for given, name in ((baseline, found.baseline), (candidate, found.candidate))
     ]
     processes = workers or processes_for(replays * len(found.failures), versions[0], model)
     with _run(seed, model, processes) as run:
@@ -309,15 +248,14 @@ def regress(
             reference=load_version(reference, home.address),
             previous=previous_suite(folder, found.model),
         )
-    write_artifact(folder, suite)
+    with locked(folder / "runs"):
+        write_artifact(folder, suite)
     _say(suite_lines(suite, str(folder)))
 
 
 @cli.command()
 @click.option("--suite", "suite_file", default="", metavar="FILE", help="regression_tests.json")
-@click.option(
-    "--trials", default=60, show_default=True, type=_AT_LEAST_ONE, help="At most, of each test."
-)
+@click.option("--trials", default=60, show_default=True, type=TIMES, help="At most, of each test.")
 @click.option(
     "--history", default="", metavar="FILE", help="Enter the attempt here; judge no pair twice."
 )
@@ -325,9 +263,9 @@ def regress(
 @click.option("--as-of", type=click.DateTime(["%Y-%m-%d"]), help="Day on which exceptions count.")
 @click.option("--markdown", default="", metavar="FILE", help="Write a comment or summary too.")
 @click.option("--junit", default="", metavar="FILE", help="Write JUnit XML too.")
-@_WORKERS
-@_versions
-@_common
+@takes_workers
+@takes_versions
+@takes_common
 def gate(
     suite_file: str,
     trials: int,
@@ -348,7 +286,8 @@ def gate(
 
     Example: python -m safety_lib gate --baseline v1 --candidate v2
     """
-    from safety_lib.artifacts import read_artifact, write_artifact, write_text
+    from safety_lib.artifacts import read_artifact, write_artifact
+    from safety_lib.files import locked, write_text
     from safety_lib.gate.ledger import head_of
     from safety_lib.gate.release_gate import judge_once, run_gate
     from safety_lib.gate.releases import Standing, load_exceptions
@@ -363,8 +302,15 @@ def gate(
         raise click.UsageError(f"--history must end in .json, not {history!r}")
     if exceptions and as_of is None:
         raise click.UsageError("--exceptions needs --as-of YYYY-MM-DD: exceptions expire")
-    home = _world(world, baseline, candidate)
-    folder = _folder(artifacts, home)
+    home = world_for(world, baseline, candidate)
+    folder = folder_for(artifacts, home)
+    reserve(
+        folder,
+        home,
+        own=("gate_report.json", "gate_report.html"),
+        named=(markdown, junit, history),
+        inputs=(suite_file, exceptions, baseline, candidate),
+    )
     suite = read_artifact(suite_file or folder, Suite)
     short = load_rules().too_small(len(suite.active), len({test.family for test in suite.active}))
     if short:  # before the trials are paid for
@@ -385,13 +331,21 @@ def gate(
     if again:
         click.echo("This pair was judged before: that verdict stands, and it is shown as it was.")
     head = head_of(ledger)
-    page = render_gate_report(report, ledger.releases if ledger else (), head)
-    write_text(folder / "gate_report.html", page)
+    pages = {
+        folder / "gate_report.html": render_gate_report(
+            report, ledger.releases if ledger else (), head
+        )
+    }
     if markdown:
-        write_text(markdown, render_markdown(report, head))
+        pages[Path(markdown)] = render_markdown(report, head)
     if junit:
-        write_text(junit, render_junit(report, suite.tests))
-    write_artifact(folder, report)
+        pages[Path(junit)] = render_junit(report, suite.tests)
+    with locked(folder / "runs"):
+        for path in pages:  # whatever stops this run, no page stands beside another report
+            path.unlink(missing_ok=True)
+        write_artifact(folder, report)
+        for path, page in pages.items():
+            write_text(path, page)
     _say(gate_lines(report, str(folder)))
     if ledger:
         click.echo(f"History: {len(ledger.releases)} verdicts, head {head}")
@@ -430,11 +384,11 @@ def history(file: str, head: str) -> None:
 @click.option("--version", "version_name", default="", help="By default the one it names.")
 @click.option("--baseline", default="v1", show_default=True, metavar="VERSION")
 @click.option("--fixed", default="v3", show_default=True, metavar="VERSION")
-@click.option("--replays", default=40, show_default=True, type=_AT_LEAST_ONE)
-@click.option("--audit", default=600, show_default=True, type=_AT_LEAST_ONE)
-@_redacted
-@_WORKERS
-@_common
+@click.option("--replays", default=40, show_default=True, type=TIMES)
+@click.option("--audit", default=600, show_default=True, type=CONVERSATIONS)
+@takes_redaction
+@takes_workers
+@takes_common
 def replay(
     incident: str,
     conversation: str,
@@ -459,7 +413,8 @@ def replay(
 
     FILE is an incident, or a trace: chat messages, OpenTelemetry GenAI spans or an Inspect log.
     """
-    from safety_lib.artifacts import read_artifact, write_artifact
+    from safety_lib.artifacts import ArtifactError, read_artifact, write_artifact
+    from safety_lib.files import locked
     from safety_lib.incident.intake import find_incident, take_in
     from safety_lib.incident.investigation import Effort, investigate
     from safety_lib.production.log import find_log
@@ -470,8 +425,14 @@ def replay(
 
     if no_log and log_file:
         raise click.UsageError("give --log or --no-log, not both")
-    home = _world(world, version_name, baseline, fixed)
-    folder = _folder(artifacts, home)
+    home = world_for(world, version_name, baseline, fixed)
+    folder = folder_for(artifacts, home)
+    reserve(
+        folder,
+        home,
+        own=("regression_tests.json", "incident_replay.json", "docs/postmortem.md"),
+        inputs=(incident, log_file, redact_with, version_name, baseline, fixed),
+    )
     redaction = _redaction(redact, redact_with)
     taken = take_in(find_incident(incident, folder), home, conversation, redaction)
     reported = taken.incident
@@ -489,8 +450,14 @@ def replay(
             fixed=load_version(fixed, home.address) if fixed else None,
             effort=Effort(replays=replays, audit=audit),
         )
-    write_artifact(folder, closed.suite)
-    write_artifact(folder, closed.report)
+    with locked(folder / "runs"):
+        if read_artifact(folder, Suite).content_sha256 != suite.content_sha256:
+            raise ArtifactError(
+                "regression_tests.json: another run wrote it meanwhile, and its tests would be "
+                "lost; run this one again"
+            )
+        write_artifact(folder, closed.suite)
+        write_artifact(folder, closed.report)
     _say(incident_lines(closed.report))
     if redaction:
         click.echo(f"  {redaction}")
@@ -514,7 +481,7 @@ def log(context: click.Context) -> None:
 @click.argument("out", metavar="OUT.parquet")
 @click.option("--world", required=True, metavar="NAME", help="A packaged world, or its folder.")
 @click.option("--version", default="", metavar="NAME", help="Of conversations that tell none.")
-@_redacted
+@takes_redaction
 def import_(
     files: tuple[str, ...], out: str, world: str, version: str, redact: bool, redact_with: str
 ) -> None:
@@ -551,8 +518,8 @@ def schema() -> None:
 @click.option("--suite", "suite_file", default="", metavar="FILE", help="regression_tests.json")
 @click.option("--all", "everything", is_flag=True, help="What was set aside too.")
 @click.option("--version", "name", default="v2", show_default=True, help="For inspect-log: run it.")
-@click.option("--trials", default=5, show_default=True, type=_AT_LEAST_ONE, help="For inspect-log.")
-@_common
+@click.option("--trials", default=5, show_default=True, type=TIMES, help="For inspect-log.")
+@takes_common
 def export(
     format_: str,
     out: str,
@@ -571,7 +538,8 @@ def export(
 
     Example: python -m safety_lib export promptfoo safety_tests.yaml
     """
-    from safety_lib.artifacts import read_artifact, write_artifact, write_text
+    from safety_lib.artifacts import read_artifact, write_artifact
+    from safety_lib.files import write_text
     from safety_lib.records import Suite
     from safety_lib.regression.admission import run_tests
     from safety_lib.regression.exports import FORMATS, WRITERS, to_inspect_log
@@ -581,8 +549,10 @@ def export(
         raise click.UsageError(f"unknown format {format_!r}: use {', '.join(FORMATS)}")
     if format_ == "json" and not out.endswith(".json"):
         raise click.UsageError(f"OUT must end in .json, not {out!r}")
-    home = _world(world, name)
-    suite = read_artifact(suite_file or _folder(artifacts, home), Suite)
+    home = world_for(world, name)
+    folder = folder_for(artifacts, home)
+    reserve(folder, home, named=(out,), inputs=(suite_file, name))
+    suite = read_artifact(suite_file or folder, Suite)
     tests = suite.tests if everything else suite.active
     if format_ == "json":
         write_artifact(Path(out), suite.model_copy(update={"tests": tests}))
@@ -621,30 +591,6 @@ def _progress(unit: str) -> Iterator[Callable[[Any], None]]:
         yield tick
 
 
-def _world(given: str, *versions: str) -> World:
-    """Find the world that a command speaks of: the one it names, else that of a version's file."""
-    from safety_lib.world import DEFAULT_WORLD, load_version, load_world
-
-    if given:
-        return load_world(given)
-    for name in versions:
-        if name.endswith((".yaml", ".yml")) or "/" in name:
-            return load_world(load_version(name, DEFAULT_WORLD).world)
-    return load_world(DEFAULT_WORLD)
-
-
-def _folder(given: str, world: World) -> Path:
-    from safety_lib.artifacts import folder_of
-
-    folder = Path(given or folder_of(world.name))
-    if folder.resolve().is_relative_to(world.folder):  # each file there would make it another world
-        raise click.UsageError(
-            f"artifacts may not lie in the folder of the world {world.name}; "
-            "give --artifacts another one"
-        )
-    return folder
-
-
 def _say(lines: list[str]) -> None:
     for line in lines:
         click.echo(line)
@@ -665,25 +611,27 @@ def main(arguments: list[str] | None = None) -> int:
     except _Verdict as verdict:
         return int(verdict.code)
     except SystemExit as stop:  # an agent that ends the program must not look like a verdict
-        click.echo(f"error: something ended the program: SystemExit: {stop.code}", err=True)
-        return NOT_A_VERDICT
+        return _refused(f"something ended the program: SystemExit: {stop.code}")
     except click.ClickException as error:
-        click.echo(f"error: {error.format_message()} (see --help)", err=True)
-        return NOT_A_VERDICT
+        return _refused(f"{error.format_message()} (see --help)")
     except (click.Abort, KeyboardInterrupt):
-        click.echo("error: interrupted; nothing was half written, run it again", err=True)
-        return NOT_A_VERDICT
+        return _refused("interrupted; nothing was half written, run it again")
+    except ImportError as error:
+        return _refused(f"a package is missing or broken: {error}; `pip install` it, or run `make`")
     except (ValueError, RuntimeError, OSError) as error:
-        click.echo(f"error: {error}", err=True)
-        return NOT_A_VERDICT
+        return _refused(str(error))
     except Exception as error:
         import traceback
 
-        traceback.print_exc()
-        click.echo(f"error: this is a bug: {type(error).__name__}: {error}", err=True)
-        return NOT_A_VERDICT
+        with suppress(OSError):
+            traceback.print_exc()
+        return _refused(f"this is a bug: {type(error).__name__}: {error}")
     return 0
 
 
-if __name__ == "__main__":
-    sys.exit(main())
+def _refused(why: str) -> int:
+    from safety_lib.text import one_line
+
+    with suppress(OSError):  # a terminal that is gone, a disk that is full: it is 3 all the same
+        click.echo(f"error: {one_line(why, 1_000)}", err=True)
+    return NOT_A_VERDICT

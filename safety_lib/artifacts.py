@@ -7,18 +7,13 @@ hand or of another schema is refused with one line that says what to do.
 
 from __future__ import annotations
 
-import hashlib
 import json
-import math
-import os
-import re
-import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
 from pydantic import BaseModel, ValidationError
 
+from safety_lib.files import MOST_BYTES, FileError, not_finite, read_json, sha256_of, write_text
 from safety_lib.records import Artifact, Experiment, Incident, WholeIncident, first_fault
 from safety_lib.text import one_line
 
@@ -41,7 +36,7 @@ _RESTORE = {
 }
 
 DEFAULT_WORLD = "northwind"  # what commands and notebooks take where nothing names another
-_LONE_SURROGATE = re.compile("[\ud800-\udfff]")
+MOST_ARTIFACT_BYTES = 512 << 20  # what 100,000 conversations come to, twice over
 
 
 class ArtifactError(ValueError):
@@ -90,18 +85,6 @@ def find_folder(given: str = "", world: str = "") -> Path:
     return CHECKOUT / folder_of(world)
 
 
-def sha256_of(value: Any) -> str:
-    """Return the hash of the canonical JSON of a value.
-
-    Examples
-    --------
-    >>> sha256_of({"a": 1, "b": 2}) == sha256_of({"b": 2, "a": 1})
-    True
-    """
-    text = json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
-    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
-
-
 def write_artifact(folder: str | Path, artifact: Artifact) -> Path:
     """Write an artifact under its own name, with its hash, atomically.
 
@@ -131,7 +114,8 @@ def write_artifact(folder: str | Path, artifact: Artifact) -> Path:
     ...     config_sha256={}, world="", world_sha256="", baseline="v1", candidate="v2",
     ...     funnel={}, tests=(),
     ... )
-    >>> with tempfile.TemporaryDirectory() as folder:
+    >>> from tempfile import TemporaryDirectory
+    >>> with TemporaryDirectory() as folder:
     ...     path = write_artifact(folder, suite)
     ...     path.name, read_artifact(folder, Suite) == sealed(suite)
     ('regression_tests.json', True)
@@ -166,47 +150,10 @@ def _tree(artifact: Artifact) -> dict[str, Any]:
     try:
         return cast("dict[str, Any]", json.loads(json.dumps(tree, allow_nan=False)))
     except ValueError as error:
-        where = next(_not_finite(tree), "")
+        where, _ = next(not_finite(tree), ("", 0.0))
         raise ArtifactError(
             f"{artifact.SCHEMA}.{where} is NaN or infinite, which JSON cannot hold"
         ) from error
-
-
-def _not_finite(value: Any, path: str = "") -> Iterator[str]:
-    if isinstance(value, float) and not math.isfinite(value):
-        yield path
-    elif isinstance(value, dict | list | tuple):
-        items = value.items() if isinstance(value, dict) else enumerate(value)
-        for key, inner in items:
-            yield from _not_finite(inner, f"{path}.{key}" if path else str(key))
-
-
-def write_text(path: str | Path, text: str) -> Path:
-    """Write a text file atomically: whoever reads sees the old file or the new one.
-
-    Parameters
-    ----------
-    path : str or Path
-        Its folder is made if it is not there.
-    text : str
-        Half a surrogate pair, which a model can send and UTF-8 cannot hold, is escaped as in
-        JSON.
-    """
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    data = _LONE_SURROGATE.sub(lambda half: f"\\u{ord(half[0]):04x}", text).encode()
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
-    try:
-        with os.fdopen(handle, "wb") as out:
-            out.write(data)
-            out.flush()
-            os.fsync(out.fileno())
-        Path(temporary).chmod(0o644)  # mkstemp's 0600 would lock colleagues out
-        os.replace(temporary, path)  # noqa: PTH105 - tests stop the write exactly here
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
-    return path
 
 
 def read_artifact(path: str | Path, kind: type[A]) -> A:
@@ -230,7 +177,7 @@ def read_artifact(path: str | Path, kind: type[A]) -> A:
         path /= f"{kind.SCHEMA}.json"
     made_by = _MADE_BY.get(kind.SCHEMA, "the stage that writes it")
     again = _RESTORE.get(kind.SCHEMA, f"make it again with {made_by}")
-    tree = _read_json(path, again)
+    tree = _read_object(path, again, MOST_ARTIFACT_BYTES)
     name, version = tree.get("artifact"), tree.get("schema_version")
     if name != kind.SCHEMA:
         raise _refusal(path, f"artifact is {_shown(name)}, expected {kind.SCHEMA!r}", again)
@@ -240,6 +187,8 @@ def read_artifact(path: str | Path, kind: type[A]) -> A:
     written = tree.pop("content_sha256", "")
     if written != sha256_of(tree):
         raise _refusal(path, "content differs from its hash, so it was edited or damaged", again)
+    if fault := artifact.fault:  # a hash can be made anew over what makes no sense
+        raise _refusal(path, fault, again)
     return artifact
 
 
@@ -290,26 +239,15 @@ def read_incident(path: str | Path) -> Incident:
         With one line: the file, the field and what was expected.
     """
     advice = "give the path of an incident file, such as artifacts/incident_example.json"
-    return _validated(_read_json(Path(path), advice), WholeIncident, Path(path), "correct the file")
+    tree = _read_object(Path(path), advice, MOST_BYTES)
+    return _validated(tree, WholeIncident, Path(path), "correct the file")
 
 
-def _read_json(path: Path, advice: str) -> dict[str, Any]:
+def _read_object(path: Path, advice: str, most: int) -> dict[str, Any]:
     try:
-        tree = json.loads(path.read_bytes().decode("utf-8"), parse_constant=_refuse_constant)
-    except FileNotFoundError:
-        where = one_line(path.parent)
-        raise _refusal(path, f"there is no such file in {where}", advice) from None
-    except OSError as error:
-        raise _refusal(path, f"cannot be read ({error.strerror})", advice) from error
-    except UnicodeDecodeError as error:
-        raise _refusal(path, f"not UTF-8 at byte {error.start}", advice) from error
-    except json.JSONDecodeError as error:
-        where = f"line {error.lineno}, column {error.colno}"
-        raise _refusal(path, f"not JSON at {where}, so truncated or damaged", advice) from error
-    except RecursionError as error:
-        raise _refusal(path, "nested too deeply", advice) from error
-    except ValueError as error:  # NaN, a number of thousands of digits, a path with a null byte
-        raise _refusal(path, one_line(error), advice) from error
+        tree = read_json(path, most)
+    except FileError as error:
+        raise _refusal(path, error.what, advice) from error
     if not isinstance(tree, dict):
         raise _refusal(path, f"holds {_shown(tree)}, expected one JSON object", advice)
     return tree
@@ -324,10 +262,6 @@ def _validated(tree: dict[str, Any], kind: type[M], path: Path, advice: str) -> 
         also = f" (and {more} more)" if more else ""
         where = f"field {field or 'the whole'}"
         raise _refusal(path, f"{where}: {reason}{also}", advice) from error
-
-
-def _refuse_constant(name: str) -> None:
-    raise ValueError(f"{name} is not a JSON number")
 
 
 def _refusal(path: Path, what: str, advice: str) -> ArtifactError:

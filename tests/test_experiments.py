@@ -11,9 +11,14 @@ import pytest
 from factories import NORTHWIND
 
 from safety_lib import figures
-from safety_lib.artifacts import ArtifactError, read_experiment, sha256_of, write_artifact
+from safety_lib.artifacts import (
+    ArtifactError,
+    read_experiment,
+    write_artifact,
+)
 from safety_lib.experiments.registry import EXPERIMENTS, ExperimentError, run_experiments
 from safety_lib.figures import tables
+from safety_lib.files import sha256_of
 from safety_lib.production.monitors import trained_monitors
 from safety_lib.records.experiments import (
     DetectionLatency,

@@ -401,7 +401,7 @@ def test_a_file_that_is_not_there_or_not_text(tmp_path: Path) -> None:
     (tmp_path / "a.json").write_bytes(b"\xff\xfe")
     with pytest.raises(ArtifactError, match="not UTF-8 at byte 0"):
         take_in(tmp_path / "a.json", NORTHWIND)
-    with pytest.raises(ArtifactError, match="cannot be read"):
+    with pytest.raises(ArtifactError, match="is a folder, not a file"):
         take_in(tmp_path, NORTHWIND)
 
 

@@ -13,6 +13,7 @@ import pytest
 PACKAGE = Path(__file__).resolve().parent.parent / "safety_lib"
 LAYERS: tuple[frozenset[str], ...] = (
     frozenset({"text"}),
+    frozenset({"files"}),
     frozenset({"records"}),
     frozenset({"stats", "artifacts", "streams"}),
     frozenset({"world"}),
@@ -24,7 +25,7 @@ LAYERS: tuple[frozenset[str], ...] = (
     frozenset({"incident", "results"}),
     frozenset({"figures", "report", "exercises"}),
     frozenset({"pipeline"}),
-    frozenset({"__main__"}),
+    frozenset({"__main__", "options", "places", "start"}),
     frozenset({"worlds"}),  # found by name: nobody below imports one
     frozenset({"experiments"}),
 )

@@ -18,8 +18,13 @@ from scipy.stats import binom
 
 from safety_lib.__main__ import main
 from safety_lib.agent.backends.calls import counting_calls
-from safety_lib.artifacts import ArtifactError, read_artifact, sha256_of, write_artifact
+from safety_lib.artifacts import (
+    ArtifactError,
+    read_artifact,
+    write_artifact,
+)
 from safety_lib.experiments.simulated_gates import Truth, drawn_gate, everywhere
+from safety_lib.files import sha256_of
 from safety_lib.gate.decide import Shift, judge_drift
 from safety_lib.gate.ledger import begin, end, hash_of, head_of, kept_report, lines_since
 from safety_lib.gate.ledger import read_ledger as read

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -236,13 +237,13 @@ def test_a_file_of_another_shape_is_refused(tmp_path: Path, text: str) -> None:
 def test_a_file_that_is_not_yaml_is_refused(tmp_path: Path, data: bytes) -> None:
     path = tmp_path / "broken.yaml"
     path.write_bytes(data)
-    assert refused(str(path)).startswith("broken.yaml: not a readable YAML file")
+    assert re.match(r"broken\.yaml: (line 1: |not YAML: |not UTF-8 at byte 0)", refused(str(path)))
 
 
 def test_a_folder_is_not_a_version(tmp_path: Path) -> None:
     folder = tmp_path / "folder.yaml"
     folder.mkdir()
-    assert refused(str(folder)).startswith("folder.yaml: not a readable YAML file")
+    assert refused(str(folder)) == "folder.yaml: is a folder, not a file"
 
 
 @pytest.mark.parametrize("name", ["v9", "", "V1 "])
@@ -265,7 +266,7 @@ def test_a_name_without_a_world_is_asked_of_which() -> None:
 def test_a_yaml_tag_runs_nothing(tmp_path: Path) -> None:
     path = tmp_path / "tag.yaml"
     path.write_text("!!python/object/apply:os.getcwd []", encoding="utf-8")
-    assert refused(str(path)).startswith("tag.yaml: not a readable YAML file")
+    assert refused(str(path)).startswith("tag.yaml: line 1: could not determine a constructor for")
 
 
 def test_a_version_survives_its_own_json() -> None:

@@ -8,17 +8,15 @@ time count one another, and a run that was given up counts as well. Reports lie 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 from safety_lib.artifacts import (
     ArtifactError,
     content_hash,
     read_artifact,
-    sha256_of,
     write_artifact,
 )
+from safety_lib.files import locked, sha256_of
 from safety_lib.gate.look_rules import LookRules
 from safety_lib.records import GateHistory, GateReport, LedgerLine
 
@@ -107,7 +105,7 @@ def begin(path: str | Path, asked: LedgerLine, rules: LookRules) -> tuple[GateHi
         If the ledger was edited or damaged.
     """
     path = Path(path)
-    with _alone(path):
+    with locked(_reports(path)):
         history = read_ledger(path)
         line = _finished(history, asked) or _going_on(history, asked)
         if line is None:
@@ -143,7 +141,7 @@ def end(path: str | Path, begun: LedgerLine, report: GateReport) -> tuple[GateHi
         If the ledger was edited or damaged.
     """
     path = Path(path)
-    with _alone(path):
+    with locked(_reports(path)):
         history = read_ledger(path)
         line = _finished(history, begun)
         if line is None:
@@ -184,18 +182,6 @@ def kept_report(path: str | Path, line: LedgerLine) -> GateReport:
         f"{path.name}: {line.baseline} -> {line.candidate} was judged before and is not judged "
         f"again, but its report {fault}: put back {file}"
     )
-
-
-@contextmanager
-def _alone(path: Path) -> Iterator[None]:
-    import fcntl
-
-    beside = _reports(path)
-    beside.mkdir(parents=True, exist_ok=True)
-    # A file of its own: the ledger is replaced as a whole. The lock ends with the process.
-    with (beside / "lock").open("a") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        yield
 
 
 def _reports(path: Path) -> Path:

@@ -7,9 +7,9 @@ from functools import cache
 from itertools import pairwise
 from pathlib import Path
 
-import yaml
 from pydantic import Field, ValidationError, model_validator
 
+from safety_lib.files import read_yaml
 from safety_lib.records import Attempt, Record, first_fault
 
 LOOKS_FILE = Path(__file__).with_name("looks.yaml")
@@ -124,7 +124,7 @@ def load_look_rules(path: Path = LOOKS_FILE) -> LookRules:
     0.02
     """
     try:
-        return LookRules.model_validate(yaml.safe_load(path.read_text(encoding="utf-8")))
+        return LookRules.model_validate(read_yaml(path))
     except ValidationError as error:
         field, reason = first_fault(error)
         raise ValueError(f"{path.name}: field {field}: {reason}") from error

@@ -11,9 +11,9 @@ from datetime import date
 from pathlib import Path
 from typing import Any
 
-import yaml
 from pydantic import ValidationError
 
+from safety_lib.files import read_yaml
 from safety_lib.gate.decide import Shift
 from safety_lib.gate.trials import REGRESSION_STRATA, Case
 from safety_lib.records import GateException, GateHistory, LedgerLine, first_fault
@@ -121,26 +121,26 @@ def load_exceptions(path: str | Path) -> tuple[GateException, ...]:
         With one line that names the file, the entry and the field.
     """
     path = Path(path)
-    try:
-        entries = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ValueError(f"{path}: cannot be read: {error.strerror}") from error
-    except (UnicodeDecodeError, yaml.YAMLError) as error:
-        raise ValueError(f"{path}: is not YAML: {one_line(error)}") from error
+    entries = read_yaml(path)
     if not isinstance(entries, list):
-        raise ValueError(f"{path}: must be a list of exceptions")
+        raise ValueError(f"{path.name}: must be a list of exceptions")
     return tuple(_entry(path, number, entry) for number, entry in enumerate(entries, start=1))
 
 
 def _entry(path: Path, number: int, entry: Any) -> GateException:
-    where = f"{path}: exception {number}"
+    where = f"{path.name}: exception {number}"
     if not isinstance(entry, dict):
         raise ValueError(f"{where} is not a mapping")
-    # What is left empty is empty, and not the word None.
-    fields = {str(key): "" if value is None else str(value) for key, value in entry.items()}
-    blank = next((key for key, value in fields.items() if not value.strip()), "")
-    if blank:
-        raise ValueError(f"{where}: field {blank}: is empty, and somebody has to answer for it")
+    fields = {key: str(value) if type(value) is int else value for key, value in entry.items()}
+    for field, value in fields.items():
+        # No word can be made of what is none: an empty field would sign as "None".
+        if not isinstance(value, str) or not value.strip():
+            blank = not value or (isinstance(value, str) and not value.strip())
+            said = "empty" if blank else f"no text but {one_line(repr(value), 40)}"
+            raise ValueError(
+                f"{where}: field {one_line(field, 40)}: is {said}, and somebody has to "
+                "answer for it"
+            )
     try:
         made = GateException.model_validate(fields)
         date.fromisoformat(made.expires)
@@ -148,7 +148,8 @@ def _entry(path: Path, number: int, entry: Any) -> GateException:
         field, reason = first_fault(error)
         raise ValueError(f"{where}: field {field}: {reason}") from error
     except ValueError as error:
-        raise ValueError(f"{where}: field expires: {made.expires!r} is no date") from error
+        shown = one_line(repr(made.expires), 40)
+        raise ValueError(f"{where}: field expires: {shown} is no date") from error
     if made.refused:
         raise ValueError(f"{where}: field refused: that is the gate's to say")
     return made

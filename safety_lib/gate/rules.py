@@ -5,10 +5,9 @@ from __future__ import annotations
 from functools import cache
 from pathlib import Path
 
-import yaml
 from pydantic import Field, ValidationError
 
-from safety_lib.artifacts import sha256_of
+from safety_lib.files import read_yaml, sha256_of
 from safety_lib.gate.look_rules import LookRules, load_look_rules
 from safety_lib.records import Record, first_fault
 
@@ -61,7 +60,7 @@ def load_rules(path: Path = RULES_FILE) -> GateRules:
     (0.5, 0.05)
     """
     try:
-        return GateRules.model_validate(yaml.safe_load(path.read_text(encoding="utf-8")))
+        return GateRules.model_validate(read_yaml(path))
     except ValidationError as error:
         field, reason = first_fault(error)
         raise ValueError(f"{path.name}: field {field}: {reason}") from error

@@ -24,10 +24,10 @@ from safety_lib.records import (
     Suite,
     TestSource,
     Trajectory,
+    id_of_test,
 )
 from safety_lib.regression.admission import admit, came_back
 from safety_lib.regression.minimise import Turns
-from safety_lib.regression.signature import test_id
 from safety_lib.regression.variants import variants
 from safety_lib.rollout.campaign import Run, run_campaign
 from safety_lib.rollout.conversation import Rollout, plan_replay, trial_seed
@@ -194,7 +194,7 @@ def single_turn_suite(baseline: Version, candidate: Version, seed: int) -> Suite
             turns = (f"Please {clause}.",)
             tests.append(
                 RegressionTest(
-                    test_id=test_id(rule.id, turns, ()),
+                    test_id=id_of_test(rule.id, turns, ()),
                     source_failure_id="",
                     name=f"{rule.title}: asked once",
                     category="single_turn",

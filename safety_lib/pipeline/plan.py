@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from safety_lib.artifacts import CHECKOUT
+from safety_lib.files import FileError, read_yaml
 from safety_lib.text import one_line
 
 NOTEBOOKS = CHECKOUT / "notebooks"
@@ -81,16 +82,10 @@ def load_plan(
 
 
 def _read(path: Path) -> Mapping[str, Any]:
-    import yaml
-
     try:
-        tree = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise _absent(path) from error
-    except OSError as error:
-        raise PipelineError(f"{path}: cannot be read: {error.strerror}") from error
-    except (UnicodeDecodeError, yaml.YAMLError) as error:
-        raise PipelineError(f"{path}: is not YAML: {one_line(error)}") from error
+        tree = read_yaml(path)
+    except FileError as error:
+        raise _absent(path) if error.absent else PipelineError(str(error)) from error
     return _section({"file": tree}, "file", path)
 
 

@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from safety_lib.artifacts import write_text
+from safety_lib.files import write_text
 from safety_lib.pipeline.kernels import kernels
 from safety_lib.pipeline.plan import NOTEBOOKS, STAGES, PipelineError, message_line, notebook_of
 from safety_lib.pipeline.run import CLIENT, import_papermill

@@ -8,7 +8,8 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
-from safety_lib.artifacts import CHECKOUT, write_text
+from safety_lib.artifacts import CHECKOUT
+from safety_lib.files import write_text
 from safety_lib.pipeline.api import render_api
 from safety_lib.pipeline.plan import NOTEBOOKS, STAGES, notebook_of
 from safety_lib.report.documents import read_evidence, render_documents

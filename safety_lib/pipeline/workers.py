@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
+import threading
 from collections.abc import Iterator
 from concurrent.futures import Executor, ProcessPoolExecutor
 from contextlib import contextmanager
+from multiprocessing import parent_process
 
 from safety_lib.agent.backends.calls import most_calls
 from safety_lib.rollout.conversation import concurrency_of
@@ -28,7 +31,7 @@ def processes_for(conversations: int, version: Version, model: str) -> int:
     """
     if concurrency_of(version, model):
         return 1
-    return max(1, min(os.cpu_count() or 1, conversations // 100))
+    return max(1, min(_cores(), conversations // 100))
 
 
 @contextmanager
@@ -38,7 +41,7 @@ def workers_for(processes: int, dask: str = "") -> Iterator[tuple[Executor | Non
     Parameters
     ----------
     processes : int
-        How many; one needs no pool.
+        How many, at most one a core; one needs no pool.
     dask : str, optional
         Address of a cluster's scheduler, which then holds them all.
 
@@ -63,13 +66,26 @@ def workers_for(processes: int, dask: str = "") -> Iterator[tuple[Executor | Non
             ) from None
         with Client(dask) as client:  # type: ignore[no-untyped-call]
             yield client.get_executor(), sum(client.nthreads().values())
-    elif processes > 1:
-        with ProcessPoolExecutor(processes, initializer=_leave_interrupts_to_the_parent) as pool:
-            yield pool, processes
+    elif (here := min(processes, _cores())) > 1:
+        with ProcessPoolExecutor(here, initializer=_belong_to_the_parent) as pool:
+            yield pool, here
     else:
         yield None, 1
 
 
-def _leave_interrupts_to_the_parent() -> None:
+def _cores() -> int:
+    """Count the cores that this process may use, which a container may have fewer of."""
+    return len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
+
+
+def _belong_to_the_parent() -> None:
     # Ctrl-C reaches every process of the terminal; one of them has to tell what it means.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_end_with_the_parent, daemon=True).start()
+
+
+def _end_with_the_parent() -> None:
+    # However it ended: a process that was killed cannot tell its workers to stop.
+    if (parent := parent_process()) is not None:
+        parent.join()
+        os._exit(1)

@@ -22,6 +22,7 @@ from typing import Any, LiteralString, NamedTuple
 
 from pydantic import ValidationError
 
+from safety_lib.files import open_file, scratch_in
 from safety_lib.records import Event, MessageEvent, ToolCall, ToolCallEvent, first_fault
 from safety_lib.text import one_line
 from safety_lib.world.checks import Flag
@@ -179,7 +180,7 @@ Parquet log, or a glob of them
         """The hash of the files' bytes in the order of their names: which log an answer is from."""
         digest = hashlib.sha256()
         for name in self._names:
-            with Path(name).open("rb") as file:
+            with open_file(name, most=None) as file:
                 while part := file.read(1 << 20):
                     digest.update(part)
         return digest.hexdigest()
@@ -501,9 +502,8 @@ def writing(
     True
     """
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as folder:
-        rows, part = Path(folder) / "rows.jsonl", Path(folder) / "part.parquet"
+    with scratch_in(path.parent) as folder:
+        rows, part = folder / "rows.jsonl", folder / "part.parquet"
         with rows.open("w", encoding="utf-8", newline="\n") as out:
             yield lambda row: _write_line(out.write, row)
         connection = _connect(threads=1)
@@ -556,6 +556,8 @@ def _connect(threads: int = 0) -> Any:
 
 
 def _files(path: str | Path) -> list[str]:
+    if Path(path).exists() and not Path(path).is_file():
+        open_file(path)  # says what it is instead
     # A path that is a file is that file, whatever characters its name has; pathlib has no glob for
     # a pattern that is absolute.
     found = [str(path)] if Path(path).is_file() else sorted(glob.glob(str(path)))  # noqa: PTH207
@@ -563,7 +565,7 @@ def _files(path: str | Path) -> list[str]:
 
 
 def _is_text(path: str) -> bool:
-    with Path(path).open("rb") as file:
+    with open_file(path, most=None) as file:
         start = file.read(512)
     return bool(start) and not start.startswith(b"PAR1") and b"\0" not in start
 

@@ -67,6 +67,7 @@ from safety_lib.records.incidents import (
     WholeIncident,
 )
 from safety_lib.records.suites import (
+    MOST_TURNS,
     BenignTwin,
     BreachSession,
     BreachStep,
@@ -77,6 +78,7 @@ from safety_lib.records.suites import (
     Suite,
     TestSource,
     UnitCase,
+    id_of_test,
 )
 from safety_lib.records.verdicts import (
     ArmResult,
@@ -102,6 +104,7 @@ from safety_lib.records.verdicts import (
 )
 
 __all__ = [
+    "MOST_TURNS",
     "SEVERITIES",
     "Arguments",
     "ArmResult",
@@ -181,6 +184,7 @@ __all__ = [
     "WholeIncident",
     "first_fault",
     "html_table",
+    "id_of_test",
     "unchecked",
     "whole",
 ]

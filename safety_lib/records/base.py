@@ -198,3 +198,8 @@ class Artifact(Record):
     def file_name(self) -> str:
         """Name of the file that holds it."""
         return f"{self.SCHEMA}.json"
+
+    @property
+    def fault(self) -> str:
+        """What in it makes no sense, with its record named; nothing where all of it does."""
+        return ""

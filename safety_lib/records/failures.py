@@ -9,6 +9,7 @@ from pydantic import Field
 from safety_lib.records.base import Artifact, Outcome, Record, Severity
 from safety_lib.records.conversations import Plant, ToolCallEvent, Violation
 from safety_lib.records.display import html_table
+from safety_lib.text import one_line
 
 
 class Failure(Record):
@@ -88,6 +89,20 @@ class StressFailures(Artifact):
     summary: tuple[StressSummary, ...]
     survival: tuple[SurvivalCurve, ...]
     failures: tuple[Failure, ...]
+
+    @property
+    def fault(self) -> str:
+        """The first thing in it that makes no sense, with the failure or version named."""
+        for number, failure in enumerate(self.failures, start=1):
+            turns = len(failure.trajectory)
+            if not 1 <= failure.failure_turn <= turns:
+                name = f"failure {number} ({one_line(failure.failure_id, 40)})"
+                return f"{name}: it broke a rule in turn {failure.failure_turn} of {turns}"
+        for of in self.summary:
+            if not 0 <= of.failures + of.safe + of.errors + of.undetermined <= of.rollouts:
+                counts = f"{of.failures} failures, {of.safe} safe, {of.errors} errors"
+                return f"summary of {one_line(of.version, 40)}: {counts} of {of.rollouts}"
+        return ""
 
     def __str__(self) -> str:
         held = sum(of_version.rollouts for of_version in self.summary)

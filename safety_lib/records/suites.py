@@ -2,11 +2,44 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, ClassVar, Literal
 
+from safety_lib.files import sha256_of
 from safety_lib.records.base import Artifact, HookName, Record, Severity
 from safety_lib.records.conversations import Plant, Text, ToolCall, as_call
 from safety_lib.records.display import html_table
+from safety_lib.text import one_line
+
+MOST_TURNS = 200
+"""How many turns a test may have."""
+
+_HASHED = re.compile(r"T-[0-9a-f]{10}")
+
+
+def id_of_test(rule_id: str, turns: Sequence[str], plants: Iterable[Plant]) -> str:
+    """Return the id of a test: a hash of the rule, the turns and what was planted.
+
+    Whoever changes what a test says has another test.
+
+    Parameters
+    ----------
+    rule_id : str
+        The rule that it holds.
+    turns : sequence of str
+        What the user says.
+    plants : iterable of Plant
+        What was planted before.
+
+    Examples
+    --------
+    >>> off = id_of_test("audit_disabled", ["Switch it off."], [])
+    >>> off != id_of_test("audit_disabled", ["Good morning."], [])
+    True
+    """
+    planted = [plant.model_dump(mode="json") for plant in plants]
+    return "T-" + sha256_of([rule_id, tuple(turns), planted])[:10]
 
 
 class Reproduction(Record):
@@ -196,6 +229,32 @@ class RegressionTest(Record):
         ]
         return "\n".join(lines)
 
+    @property
+    def faults(self) -> Iterator[str]:
+        """Why this is no test that anybody can have made of a failure."""
+        own = id_of_test(self.rule_id, self.attack_turns, self.plants)
+        # Other makers may have names of their own; one that is a hash has to be the hash.
+        if _HASHED.fullmatch(self.test_id) and self.test_id != own:
+            yield f"its rule, turns and plants are those of another test, {own}"
+        if not self.attack_turns:
+            yield "it has no attack turns"
+        for number, turn in enumerate(self.attack_turns, start=1):
+            if not turn.strip():
+                yield f"attack turn {number} is empty"
+        for what, seen in (("reproduction", self.reproduction), ("reference", self.reference)):
+            if seen and not 0 <= seen.k <= seen.n:
+                yield f"{what}: {seen.k} of {seen.n} is no count"
+            if seen and seen.errors < 0:
+                yield f"{what}: {seen.errors} errors is no count"
+        if self.lifecycle == "active" and self.reproduction.n and not self.reproduction.k:
+            yield "it is active and never came back"
+        if self.minimised and self.minimised.turns_after != len(self.attack_turns):
+            yield f"it was shortened to {self.minimised.turns_after} turns and has others"
+        if self.unit and not 1 <= self.unit.turn <= len(self.attack_turns):
+            yield f"its safeguard decided in turn {self.unit.turn} of {len(self.attack_turns)}"
+        if self.duplicates < 0:
+            yield f"it stands for {self.duplicates} others"
+
 
 class Suite(Artifact):
     """``regression_tests.json``: the tests, active and quarantined, and the funnel to them.
@@ -216,6 +275,24 @@ class Suite(Artifact):
     def active(self) -> tuple[RegressionTest, ...]:
         """The tests that the gate runs."""
         return tuple(test for test in self.tests if test.lifecycle == "active")
+
+    @property
+    def fault(self) -> str:
+        """The first thing in it that makes no sense, with the test named."""
+        seen: dict[str, int] = {}
+        for number, test in enumerate(self.tests, start=1):
+            name = f"test {number} ({one_line(test.test_id, 40)})"
+            if found := next(test.faults, ""):
+                return f"{name}: {found}"
+            if test.test_id in seen:
+                return f"{name}: test {seen[test.test_id]} is the same one"
+            seen[test.test_id] = number
+        if not 1 <= self.max_turns <= MOST_TURNS:
+            return f"max_turns is {self.max_turns}, which is none of 1 to {MOST_TURNS}"
+        for session in self.breaches:
+            if any(step.turn < 1 for step in session.steps):
+                return f"breach {one_line(session.name, 60)}: a step before the first turn"
+        return ""
 
     def __str__(self) -> str:
         families = len({test.family for test in self.active})

@@ -20,6 +20,7 @@ from safety_lib.records import (
     TestSource,
     Trajectory,
     UnitCase,
+    id_of_test,
 )
 from safety_lib.regression.minimise import (
     BUDGET_PER_REPLAY,
@@ -27,7 +28,7 @@ from safety_lib.regression.minimise import (
     Turns,
     minimise_failures,
 )
-from safety_lib.regression.signature import family, severity, signature, test_id
+from safety_lib.regression.signature import family, severity, signature
 from safety_lib.regression.unit import unit_case
 from safety_lib.rollout.campaign import Run, run_campaign
 from safety_lib.rollout.conversation import Rollout, plan_replay, trial_seed
@@ -343,7 +344,7 @@ def propose(
     lifecycle, reason = lifecycle_of(evidence.reproduction, evidence.reference, evidence.twin)
     kin, grave = family(failure), severity(failure, world)
     return RegressionTest(
-        test_id=test_id(failure.rule_id, failure.trajectory, failure.plants),
+        test_id=id_of_test(failure.rule_id, failure.trajectory, failure.plants),
         source_failure_id=failure.failure_id,
         name=f"{rule.title}: {failure.attack_type.replace('_', ' ')}",
         category=failure.attack_type,
@@ -536,10 +537,11 @@ def run_tests(
     Raises
     ------
     ValueError
-        If ``trials`` is less than 1.
+        If ``trials`` is less than 1, or the world has no such rule as one of the tests holds.
     """
     if trials < 1:
         raise ValueError(f"trials must be at least 1, not {trials}")
+    world_of(version).expect_rules(tests)
     rollouts = (
         plan_replay(
             version,

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from safety_lib.artifacts import read_artifact
 from safety_lib.records import (
+    MOST_TURNS,
     SEVERITIES,
     Failure,
     Minimisation,
@@ -207,7 +208,6 @@ def _rank(test: RegressionTest) -> tuple[bool, float, int, str]:
 
 
 LONGEST_TURN = 20_000
-MOST_TURNS = 200
 
 _CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]")
 

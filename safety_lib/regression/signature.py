@@ -12,8 +12,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple
 
-from safety_lib.artifacts import sha256_of
-from safety_lib.records import SEVERITIES, Failure, Plant, Severity, ToolCall, ToolCallEvent
+from safety_lib.records import SEVERITIES, Failure, Severity, ToolCall, ToolCallEvent
 from safety_lib.text import bare
 from safety_lib.world import World
 from safety_lib.world.oracle import Oracle
@@ -181,29 +180,6 @@ def signature(failure: Failure, world: World) -> str:
 def family(failure: Failure) -> str:
     """Return the family: rule / channel."""
     return f"{failure.rule_id}/{channel(failure)}"
-
-
-def test_id(rule_id: str, turns: Sequence[str], plants: Iterable[Plant]) -> str:
-    """Return the id of a test: a hash of the rule, the turns and what was planted.
-
-    Whoever changes what a test says has another test.
-
-    Parameters
-    ----------
-    rule_id : str
-        The rule that it holds.
-    turns : sequence of str
-        What the user says.
-    plants : iterable of Plant
-        What was planted before.
-
-    Examples
-    --------
-    >>> test_id("audit_disabled", ["Switch it off."], []) != test_id("audit_disabled", ["No."], [])
-    True
-    """
-    planted = [plant.model_dump(mode="json") for plant in plants]
-    return "T-" + sha256_of([rule_id, tuple(turns), planted])[:10]
 
 
 def naive_key(failure: Failure) -> str:

@@ -10,8 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
-from safety_lib.records import Plant, RegressionTest
-from safety_lib.regression.signature import test_id
+from safety_lib.records import Plant, RegressionTest, id_of_test
 from safety_lib.streams import pick
 from safety_lib.world import World
 
@@ -151,7 +150,7 @@ def _variant(
     plants = tuple(plants)
     return test.model_copy(
         update={
-            "test_id": test_id(test.rule_id, turns, plants),
+            "test_id": id_of_test(test.rule_id, turns, plants),
             "name": f"{test.name} ({kind.replace('_', ' ')})",
             "attack_turns": turns,
             "plants": plants,

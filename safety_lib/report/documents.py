@@ -12,7 +12,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from safety_lib.artifacts import ArtifactError, read_artifact, read_experiment, write_text
+from safety_lib.artifacts import ArtifactError, read_artifact, read_experiment
+from safety_lib.files import write_text
 from safety_lib.gate.rules import load_rules
 from safety_lib.records import Artifact, GateReport, IncidentReport, Record, StressFailures, Suite
 from safety_lib.report.markdown import code

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 
-from safety_lib.artifacts import sha256_of
+from safety_lib.files import sha256_of
 from safety_lib.records import (
     SEVERITIES,
     BenignTwin,

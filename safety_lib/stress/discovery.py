@@ -14,8 +14,8 @@ from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from safety_lib.artifacts import sha256_of
 from safety_lib.attack.attackers import make_attacker
+from safety_lib.files import sha256_of
 from safety_lib.records import (
     SEVERITIES,
     Failure,

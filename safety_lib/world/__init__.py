@@ -22,17 +22,19 @@ import hashlib
 import importlib
 import importlib.util
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import cached_property, lru_cache
 from pathlib import Path
 from types import ModuleType
 from typing import Any, TypeVar
 
-import yaml
 from pydantic import BaseModel, ValidationError
 
-from safety_lib.artifacts import DEFAULT_WORLD, sha256_of
-from safety_lib.records import SEVERITIES, BenignTwin, Severity, first_fault
+from safety_lib.artifacts import (
+    DEFAULT_WORLD,
+)
+from safety_lib.files import FileError, open_file, read_yaml, sha256_of
+from safety_lib.records import SEVERITIES, BenignTwin, RegressionTest, Severity, first_fault
 from safety_lib.text import Shown, one_line
 from safety_lib.world.checks import Check
 from safety_lib.world.oracle import Rulebook
@@ -133,9 +135,10 @@ class World(Shown):
         for path in sorted(_walked(self.folder, frozenset())):
             name = "/".join(path.relative_to(self.folder).parts)
             try:
-                found[name] = hashlib.sha256(path.read_bytes()).hexdigest()
-            except OSError as error:
-                raise self.fault(name, f"cannot be read: {_reason(error)}") from error
+                with open_file(path, most=None) as file:
+                    found[name] = hashlib.file_digest(file, "sha256").hexdigest()
+            except FileError as error:
+                raise self.fault(name, f"cannot be read: {error.what}") from error
         return found
 
     @cached_property
@@ -214,7 +217,7 @@ class World(Shown):
     def tactics(self) -> Tactics:
         """The families of attack and the wordings of each tactic."""
         own = self.folder / "tactics.yaml"
-        tree = self._tree("tactics.yaml") if own.is_file() else _yaml(TACTICS_FILE)
+        tree = self._tree("tactics.yaml") if own.is_file() else read_yaml(TACTICS_FILE)
         return self._made(Tactics, tree, "tactics.yaml")
 
     @property
@@ -303,6 +306,31 @@ class World(Shown):
             (severity for severity in (rule.severity, *declared) if severity is not None),
             key=SEVERITIES.index,
         )
+
+    def expect_rules(self, tests: Iterable[RegressionTest]) -> None:
+        """Refuse tests of rules that the policy does not have: they could never fail.
+
+        Parameters
+        ----------
+        tests : iterable of RegressionTest
+            Whatever their state.
+
+        Raises
+        ------
+        WorldError
+            With the first of them.
+
+        Examples
+        --------
+        >>> load_world("northwind").expect_rules([])
+        """
+        rules = {rule.id for rule in self.policy.rules}
+        for test in tests:
+            if test.rule_id not in rules:
+                raise WorldError(
+                    f"test {one_line(test.test_id, 40)}: {self.name} has no rule "
+                    f"{one_line(repr(test.rule_id), 60)}, so nothing could break it"
+                )
 
     def goal_of(self, rule_id: str) -> str:
         """Return the first goal that is after a rule, or an empty string."""
@@ -416,11 +444,10 @@ class World(Shown):
 
     def _tree(self, name: str) -> dict[str, Any]:
         try:
-            tree = _yaml(self.folder / name)
-        except FileNotFoundError as error:
-            raise self.fault(name, "is missing") from error
-        except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-            raise self.fault(name, f"cannot be read: {_reason(error)}") from error
+            tree = read_yaml(self.folder / name)
+        except FileError as error:
+            what = "is missing" if error.absent else f"cannot be read: {error.what}"
+            raise self.fault(name, what) from error
         if not isinstance(tree, dict):
             raise self.fault(name, "is no mapping")
         return tree
@@ -545,7 +572,7 @@ def load_version(name: str, world: str = "") -> Version:
     """
     if name.endswith(FILE_ENDINGS):
         return _from_file(Path(name), world)
-    if "/" in name and not world:
+    if "/" in name:
         world, _, name = name.rpartition("/")
     if not world:
         raise WorldError(
@@ -563,11 +590,11 @@ def load_version(name: str, world: str = "") -> Version:
 
 def _from_file(path: Path, world: str) -> Version:
     try:
-        tree = _yaml(path)
-    except FileNotFoundError as error:
-        raise WorldError(f"{path}: there is no such file") from error
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise WorldError(f"{path.name}: not a readable YAML file: {_reason(error)}") from error
+        tree = read_yaml(path)
+    except FileError as error:
+        if error.absent:
+            raise WorldError(f"{path}: there is no such file") from error
+        raise WorldError(f"{path.name}: {error.what}") from error
     if not isinstance(tree, dict):
         raise WorldError(f"{path.name}: field the whole file: is no mapping")
     named = tree.get("world")
@@ -624,31 +651,6 @@ def _walked(folder: Path, within: frozenset[Path]) -> Iterator[Path]:
 
 def _is_checks(found: Any) -> bool:
     return isinstance(found, Mapping) and all(isinstance(c, Check) for c in found.values())
-
-
-def _yaml(path: Path) -> Any:
-    return yaml.load(path.read_text(encoding="utf-8"), _Once)  # noqa: S506 - a SafeLoader
-
-
-class _Once(yaml.SafeLoader):
-    """Reads plain data, and no mapping that says a thing twice: the first would go unheard."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        seen = set()
-        for key, _ in node.value:
-            if isinstance(key, yaml.ScalarNode) and key.tag != "tag:yaml.org,2002:merge":
-                if (key.tag, key.value) in seen:
-                    raise yaml.constructor.ConstructorError(
-                        None, None, f"{key.value!r} stands there twice", key.start_mark
-                    )
-                seen.add((key.tag, key.value))
-        return super().construct_mapping(node, deep)
-
-
-def _reason(error: Exception) -> str:
-    if isinstance(error, yaml.MarkedYAMLError) and error.problem_mark:
-        return f"line {error.problem_mark.line + 1}: {error.problem}"
-    return str(error).splitlines()[0]
 
 
 def _imported(path: Path) -> ModuleType:

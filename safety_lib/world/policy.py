@@ -10,7 +10,7 @@ from typing import Any
 
 from pydantic import Field, field_validator, model_validator
 
-from safety_lib.artifacts import sha256_of
+from safety_lib.files import sha256_of
 from safety_lib.records import Record, Severity
 
 

@@ -13,7 +13,7 @@ from typing import Any
 
 from pydantic import ConfigDict, Field, ValidationError
 
-from safety_lib.artifacts import sha256_of
+from safety_lib.files import sha256_of
 from safety_lib.records import Record, first_fault
 from safety_lib.text import error_line, one_line
 

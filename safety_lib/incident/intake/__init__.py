@@ -17,7 +17,11 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from safety_lib.artifacts import ArtifactError, read_incident, sha256_of
+from safety_lib.artifacts import (
+    ArtifactError,
+    read_incident,
+)
+from safety_lib.files import sha256_of
 from safety_lib.incident.intake.door import ALIASES, MOST_LISTED, Door, field_of, flattened, path_to
 from safety_lib.incident.intake.exchanges import fold, note_unknown_tools
 from safety_lib.incident.intake.redaction import Redaction

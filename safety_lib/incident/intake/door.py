@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from safety_lib.artifacts import ArtifactError
+from safety_lib.files import FileError, as_text_of, parse_json, read_bytes
 from safety_lib.text import one_line
 from safety_lib.world import World
 
@@ -76,7 +77,6 @@ ROLES: dict[str, str] = {
     "tool": "tool",
     "function": "tool",
 }
-MOST_BYTES = 64 << 20
 MOST_LISTED = 5
 _LONGEST_GAP = 200
 
@@ -114,21 +114,12 @@ class Door:
         """Return the whole file: JSON, JSON Lines or a binary Inspect log."""
         advice = "give the path of an incident file, such as artifacts/incident_example.json"
         try:
-            if self.path.stat().st_size > MOST_BYTES:
-                raise self.refusal("more than 64 MB", "cut out the conversation of the incident")
-            data = self.path.read_bytes()
-        except FileNotFoundError:
-            where = one_line(self.path.parent)
-            raise self.refusal(f"there is no such file in {where}", advice) from None
-        except (OSError, ValueError) as error:
-            said = getattr(error, "strerror", None) or str(error)
-            raise self.refusal(f"cannot be read ({said})", advice) from error
-        if data.startswith(b"PK"):
-            return self._inspect()
-        try:
-            text = data.decode("utf-8-sig")
-        except UnicodeDecodeError as error:
-            raise self.refusal(f"not UTF-8 at byte {error.start}", advice) from error
+            data = read_bytes(self.path)
+            if data.startswith(b"PK"):
+                return self._inspect()
+            text = as_text_of(self.path, data)
+        except FileError as error:
+            raise self.refusal(error.what, advice) from error
         lines = [line for line in text.splitlines() if line.strip()]
         if not lines:
             raise self.refusal("is empty", advice)
@@ -164,20 +155,12 @@ class Door:
         ArtifactError
             If it is, and cannot be used.
         """
-
-        def refuse(name: str) -> None:
-            raise self.refusal(f"{name} is not a JSON number")
-
         try:
-            return json.loads(text, parse_constant=refuse)
-        except RecursionError as error:
-            raise self.refusal("nested too deeply") from error
-        except json.JSONDecodeError:
-            raise
-        except ArtifactError:
-            raise
-        except ValueError as error:
-            raise self.refusal(str(error)) from error
+            return parse_json(self.path, text)
+        except FileError as error:
+            if isinstance(error.__cause__, json.JSONDecodeError):
+                raise error.__cause__ from None
+            raise self.refusal(error.what) from error
 
     def _inspect(self) -> Any:
         try:

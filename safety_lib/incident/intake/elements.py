@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from safety_lib.artifacts import ArtifactError
-from safety_lib.incident.intake.door import MOST_BYTES
+from safety_lib.files import JSON_HOOKS, MOST_BYTES, FileError, expect_shallow, open_file
 from safety_lib.text import one_line
 
 _ADVICE = "give chats or spans as JSON or JSON Lines in UTF-8"
@@ -53,11 +53,12 @@ def elements(
     """
     path = Path(path)
     try:
-        with path.open("rb") as file:
-            yield from _Reader(path, file, note).values()
-    except FileNotFoundError:
-        where = one_line(path.parent)
-        raise _refusal(path, f"there is no such file in {where}") from None
+        with open_file(path, most=None) as file:
+            for place, value in _Reader(path, file, note).values():
+                expect_shallow(path, value)
+                yield place, value
+    except FileError as error:
+        raise _refusal(path, error.what) from error
     except OSError as error:
         raise _refusal(path, f"cannot be read ({error.strerror or error})") from error
 
@@ -67,7 +68,7 @@ class _Reader:
         self.path = path
         self.file = file
         self.note = note
-        self.decoder = json.JSONDecoder(parse_constant=self._refuse_constant)
+        self.decoder = json.JSONDecoder(**JSON_HOOKS)
 
     def values(self) -> Iterator[tuple[str, Any]]:
         start = self.file.read(4)
@@ -207,9 +208,6 @@ class _Reader:
     def _damaged(self, place: int) -> ArtifactError:
         what = f"not JSON at line {self._line_of(place)}, so truncated or damaged"
         return _refusal(self.path, what)
-
-    def _refuse_constant(self, name: str) -> Any:
-        raise _refusal(self.path, f"{name} is not a JSON number", "correct the file")
 
 
 def _refusal(path: Path, what: str, advice: str = _ADVICE) -> ArtifactError:

@@ -29,6 +29,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from safety_lib.artifacts import ArtifactError
+from safety_lib.files import FileError, read_yaml
 from safety_lib.text import one_line
 
 _PLACEHOLDER = re.compile(r"\[([a-z][a-z0-9_]{0,30})-([1-9][0-9]{0,8})\]")
@@ -215,15 +216,14 @@ def load_redaction(path: str | Path) -> Redaction:
     ArtifactError
         With one line, if there is no such file or it holds something else.
     """
-    import yaml
-
     path = Path(path)
     advice = "give a YAML file with `also:` (name: regex) and `keep:` (a list of regexes)"
     try:
-        tree = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        said = getattr(error, "strerror", None) or one_line(str(error))
-        raise ArtifactError(f"{one_line(path.name)}: cannot be read ({said}); {advice}") from error
+        tree = read_yaml(path)
+    except FileError as error:
+        raise ArtifactError(
+            f"{one_line(path.name)}: cannot be read ({error.what}); {advice}"
+        ) from error
     if not isinstance(tree, dict) or not tree.keys() <= {"also", "keep"}:
         raise ArtifactError(f"{one_line(path.name)}: is something else; {advice}")
     also, keep = tree.get("also") or {}, tree.get("keep") or []

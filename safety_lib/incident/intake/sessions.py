@@ -19,9 +19,11 @@ from typing import Any, NamedTuple
 
 from pydantic import ValidationError
 
-from safety_lib.artifacts import ArtifactError, sha256_of
+from safety_lib.artifacts import (
+    ArtifactError,
+)
+from safety_lib.files import MOST_BYTES, expect_writable, scratch_in, sha256_of
 from safety_lib.incident.intake.door import (
-    MOST_BYTES,
     MOST_LISTED,
     SESSION_ALIASES,
     SPAN_ALIASES,
@@ -161,8 +163,8 @@ def import_log(
     out = Path(out)
     if out.suffix != ".parquet":
         raise ArtifactError(f"{one_line(out.name)}: the log to write ends in .parquet")
-    out.parent.mkdir(parents=True, exist_ok=True)
-    with Spool(out.parent) as spool:
+    expect_writable([out], files)
+    with scratch_in(out.parent) as scratch, Spool(scratch) as spool:
         importer = _Importer(world, version, redaction, spool)
         for file in files:
             importer.read(Path(file))

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import sqlite3
-import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -56,7 +55,7 @@ class Spool:
     Parameters
     ----------
     folder : Path
-        Where the temporary file may stand.
+        Where the temporary file stands; whoever made the folder takes it away.
 
     Attributes
     ----------
@@ -65,8 +64,7 @@ class Spool:
     """
 
     def __init__(self, folder: Path) -> None:
-        self._folder = tempfile.TemporaryDirectory(dir=folder, prefix=".import.")
-        self._base = sqlite3.connect(Path(self._folder.name) / "spool.sqlite", isolation_level=None)
+        self._base = sqlite3.connect(folder / "spool.sqlite", isolation_level=None)
         # It is gone after a crash anyway: nothing need be safe on the disk.
         self._base.execute("PRAGMA journal_mode = OFF")
         self._base.execute("PRAGMA synchronous = OFF")
@@ -79,7 +77,6 @@ class Spool:
 
     def __exit__(self, *_: object) -> None:
         self._base.close()
-        self._folder.cleanup()
 
     def add_part(
         self,
