@@ -57,7 +57,22 @@ def run_harmless_releases(seeds: Sequence[int] = SUITE_SEEDS) -> Experiment[Harm
 def reports_on(
     mined: tuple[Version, ...], baseline: Version, candidate: Version, seeds: Sequence[int]
 ) -> list[GateReport]:
-    """Judge a candidate on the suites of several searches of the versions that are mined."""
+    """Judge a candidate on the suites of several searches.
+
+    Parameters
+    ----------
+    mined : tuple of Version
+        Who is searched.
+    baseline, candidate : Version
+        Who is compared.
+    seeds : sequence of int
+        Of the searches and of the gates.
+
+    Returns
+    -------
+    list of GateReport
+        One for each seed.
+    """
     return [
         run_gate(mined_suite(mined, seed=seed), baseline, candidate, Run(seed=seed))
         for seed in seeds
@@ -65,7 +80,18 @@ def reports_on(
 
 
 def verdicts_in(reports: Sequence[GateReport]) -> CandidateVerdicts:
-    """Count verdicts, and average the differences in pass rate; one report at least has one."""
+    """Count verdicts, and average the differences in pass rate.
+
+    Parameters
+    ----------
+    reports : sequence of GateReport
+        At least one of them with a difference.
+
+    Returns
+    -------
+    CandidateVerdicts
+        As experiments store it.
+    """
     deltas = [report.delta for report in reports if report.delta is not None]
     return CandidateVerdicts(
         verdicts=_verdicts_of(reports),

@@ -12,7 +12,6 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import NamedTuple
 
 import numpy as np
 
@@ -61,15 +60,18 @@ class Arms:
         ]
 
 
-class _Counts(NamedTuple):
-    base_failed: int
-    base: int
-    cand_failed: int
-    cand: int
-
-
 def counts_of(arms: Arms) -> tuple[int, int, int, int]:
-    """Return failures and valid trials of the baseline, then of the candidate.
+    """Count failures and valid trials of each side.
+
+    Parameters
+    ----------
+    arms : Arms
+        One test.
+
+    Returns
+    -------
+    tuple of int
+        Baseline failed, baseline valid, candidate failed, candidate valid.
 
     Examples
     --------
@@ -77,15 +79,29 @@ def counts_of(arms: Arms) -> tuple[int, int, int, int]:
     >>> counts_of(Arms(case, ("safe", "error"), ("violation", "safe")))
     (0, 1, 1, 2)
     """
-    counted = []
-    for arm in (arms.baseline, arms.candidate):
-        failed = arm.count("violation")
-        counted += [failed, failed + arm.count("safe")]
-    return _Counts(*counted)
+    base, cand = arms.baseline, arms.candidate
+    base_failed, cand_failed = base.count("violation"), cand.count("violation")
+    return (
+        base_failed,
+        base_failed + base.count("safe"),
+        cand_failed,
+        cand_failed + cand.count("safe"),
+    )
 
 
 def loss_of(counts: Sequence[tuple[int, int, int, int]]) -> StrataLoss | None:
-    """Compare both sides over some tests; None where none has a valid trial on both."""
+    """Compare both sides over some tests.
+
+    Parameters
+    ----------
+    counts : sequence of tuple of int
+        As `counts_of` returns them.
+
+    Returns
+    -------
+    StrataLoss or None
+        None where no test has a valid trial on both sides.
+    """
     tried = tuple(each for each in counts if each[1] and each[3])
     if len(tried) == 1:
         return _loss_of_one(tried[0])
@@ -198,6 +214,16 @@ def excess_of(arms: Sequence[Arms]) -> float:
     """Share of its trials that the candidate left without an outcome beyond the baseline's share.
 
     A test that one side has alone is one that the other left out.
+
+    Parameters
+    ----------
+    arms : sequence of Arms
+        The tests.
+
+    Returns
+    -------
+    float
+        In [0, 1]; each test counts the same.
     """
     shares = []
     for each in arms:

@@ -126,6 +126,11 @@ def is_large_enough(
         For the margin, and for how often is nearly always.
     bound : float
         How many standard errors inside the margin is enough.
+
+    Returns
+    -------
+    bool
+        As the policy says ``large_enough``.
     """
     from scipy.special import ndtr
 

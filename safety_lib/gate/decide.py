@@ -241,7 +241,22 @@ def _problems(trials: Trials, rules: GateRules) -> Iterator[str]:
 
 
 def too_many(outcomes: Sequence[Outcome], whose: str, rules: GateRules) -> Iterator[str]:
-    """Say that more trials came to no outcome than the policy allows; nothing where they do not."""
+    """Say that more trials came to no outcome than the policy allows.
+
+    Parameters
+    ----------
+    outcomes : sequence of Outcome
+        Of all trials.
+    whose : str
+        What they are, for the sentence.
+    rules : GateRules
+        For the limit.
+
+    Yields
+    ------
+    str
+        One sentence, or nothing.
+    """
     lost = Counter(outcomes)
     yield from _too_many(lost, lost.total(), whose, rules)
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import NamedTuple
 
-from safety_lib.artifacts import content_hash, sha256_of
+from safety_lib.artifacts import content_hash
+from safety_lib.files import sha256_of
 from safety_lib.gate.ledger import begin, end, kept_report
 from safety_lib.gate.rules import load_rules
 from safety_lib.records import GateHistory, GateReport, LedgerLine, Pair
@@ -30,9 +31,7 @@ class JudgedResults(NamedTuple):
     again: bool
 
 
-def judge_results_once(
-    path: str | Path, baseline: Results, candidate: Results
-) -> JudgedResults:
+def judge_results_once(path: str | Path, baseline: Results, candidate: Results) -> JudgedResults:
     """Judge two sides as one attempt of a ledger.
 
     The contest is that of the baseline's name and the tests. Whatever is judged in it next, another
@@ -45,6 +44,11 @@ def judge_results_once(
         The ledger, a ``.json`` file; made where it is not there.
     baseline, candidate : Results
         As they were read.
+
+    Returns
+    -------
+    JudgedResults
+        The verdict as the ledger has it, the same bytes whenever it is asked for.
 
     Raises
     ------

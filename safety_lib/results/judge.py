@@ -12,10 +12,9 @@ from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import yaml
 from pydantic import ValidationError
 
-from safety_lib.artifacts import sha256_of
+from safety_lib.files import read_yaml, sha256_of
 from safety_lib.gate.at_once import Arms, judge_at_once, loss_of
 from safety_lib.gate.at_once import counts_of as counted
 from safety_lib.gate.decide import Judgement, judge_held_out, judge_questions, too_many
@@ -38,7 +37,7 @@ from safety_lib.records import (
     Verdict,
     first_fault,
 )
-from safety_lib.results.files import MAX_BYTES, read_file
+from safety_lib.results.finding import MAX_BYTES, read_one
 from safety_lib.results.table import Meaning, ResultFile, Results, ResultsError, Row
 from safety_lib.stats.clustered import cluster_mean
 from safety_lib.text import count, one_line
@@ -69,7 +68,7 @@ def load_results_policy(path: Path = POLICY) -> ResultsPolicy:
     True
     """
     try:
-        return ResultsPolicy.model_validate(yaml.safe_load(path.read_text(encoding="utf-8")))
+        return ResultsPolicy.model_validate(read_yaml(path))
     except ValidationError as error:
         field, reason = first_fault(error)
         raise ValueError(f"{path.name}: field {field}: {reason}") from error
@@ -91,6 +90,11 @@ def read_results(
         Where the files say what a gate asks for.
     max_bytes : int
         Larger files are refused.
+
+    Returns
+    -------
+    Results
+        With a row for each trial, at least one.
 
     Raises
     ------
@@ -119,11 +123,21 @@ def _files(source: Any, name: str, max_bytes: int) -> Iterator[ResultFile]:
         path = Path(each)
         several = [] if path.exists() else sorted(path.parent.glob(path.name))
         for found in several or [path]:
-            yield read_file(found, max_bytes)
+            yield read_one(found, max_bytes)
 
 
 def names_of(baseline: Any, candidate: Any) -> tuple[str, str]:
     """Name two sides after their files, by as much of the paths as tells them apart.
+
+    Parameters
+    ----------
+    baseline, candidate
+        As `judge_results` takes them.
+
+    Returns
+    -------
+    tuple of str
+        Two names that differ.
 
     Examples
     --------
@@ -210,7 +224,19 @@ def judge_sides(
     policy: ResultsPolicy | None = None,
     attempt: Attempt | None = None,
 ) -> GateReport:
-    """Judge two sides that were read; see `judge_results`.
+    """Judge two sides that were read.
+
+    Parameters
+    ----------
+    baseline, candidate : Results
+        As they were read.
+    rules, policy, attempt
+        As `judge_results` takes them.
+
+    Returns
+    -------
+    GateReport
+        The verdict with all that it rests on.
 
     Raises
     ------
@@ -252,7 +278,17 @@ class _Test(NamedTuple):
 
 
 def arms_of(baseline: Results, candidate: Results) -> list[Arms]:
-    """Put both sides of each test together, in the order of the baseline.
+    """Put both sides of each test together.
+
+    Parameters
+    ----------
+    baseline, candidate : Results
+        As they were read.
+
+    Returns
+    -------
+    list of Arms
+        In the order in which the tests stand in the files, the baseline's first.
 
     Raises
     ------
@@ -456,7 +492,18 @@ def _report(
 
 
 def policy_sha256(rules: GateRules | None = None, policy: ResultsPolicy | None = None) -> str:
-    """Return the hash of both policies; by default of those that are packaged."""
+    """Return the hash of both policies.
+
+    Parameters
+    ----------
+    rules, policy
+        By default those that are packaged.
+
+    Returns
+    -------
+    str
+        What a report keeps as the hash of its policy.
+    """
     rules, policy = rules or load_rules(), policy or load_results_policy()
     return sha256_of({"gate": rules.sha256, "results": policy.model_dump()})
 

@@ -113,6 +113,16 @@ class Meaning(Shown):
     def rows(self, files: Iterable[ResultFile]) -> tuple[Row, ...]:
         """Say what the samples of some files mean.
 
+        Parameters
+        ----------
+        files : iterable of ResultFile
+            Those of one side.
+
+        Returns
+        -------
+        tuple of Row
+            One for each trial, in the order of the files.
+
         Raises
         ------
         ResultsError

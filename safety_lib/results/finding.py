@@ -6,7 +6,7 @@ with the list of what is read.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -41,8 +41,20 @@ class Reader(NamedTuple):
 RESULT_READERS: tuple[Reader, ...] = ()
 
 
-def read_file(path: Path, max_bytes: int = MAX_BYTES) -> ResultFile:
+def read_one(path: Path, max_bytes: int = MAX_BYTES) -> ResultFile:
     """Read one file or folder of results, whichever tool wrote it.
+
+    Parameters
+    ----------
+    path : Path
+        Of the file or folder.
+    max_bytes : int
+        A larger file is refused.
+
+    Returns
+    -------
+    ResultFile
+        What it holds.
 
     Raises
     ------
@@ -68,8 +80,3 @@ def read_file(path: Path, max_bytes: int = MAX_BYTES) -> ResultFile:
         f"{one_line(path.name, 60)}: not results that are read: "
         + "; ".join(f"{reader.tool} ({reader.reads})" for reader in RESULT_READERS)
     )
-
-
-def read_files(paths: Iterable[Path], max_bytes: int = MAX_BYTES) -> tuple[ResultFile, ...]:
-    """Read several files of one side; each is read on its own."""
-    return tuple(read_file(path, max_bytes) for path in paths)
