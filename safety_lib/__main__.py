@@ -14,13 +14,14 @@ if __name__ == "__main__":
     sys.exit(run())
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
+from click.core import ParameterSource
 
 from safety_lib.options import (
     CONVERSATIONS,
@@ -28,6 +29,7 @@ from safety_lib.options import (
     TURNS,
     takes_common,
     takes_redaction,
+    takes_results,
     takes_versions,
     takes_workers,
 )
@@ -35,6 +37,7 @@ from safety_lib.places import STAGE_FILES, folder_for, names_a_file, reserve, wo
 
 if TYPE_CHECKING:
     from safety_lib.incident.intake.redaction import Redaction
+    from safety_lib.records import GateHistory, GateReport, RegressionTest
     from safety_lib.rollout.campaign import Run
 
 NOT_A_VERDICT = 3
@@ -263,6 +266,7 @@ def regress(
 @click.option("--as-of", type=click.DateTime(["%Y-%m-%d"]), help="Day on which exceptions count.")
 @click.option("--markdown", default="", metavar="FILE", help="Write a comment or summary too.")
 @click.option("--junit", default="", metavar="FILE", help="Write JUnit XML too.")
+@takes_results
 @takes_workers
 @takes_versions
 @takes_common
@@ -281,27 +285,29 @@ def gate(
     world: str,
     seed: int,
     model: str,
+    results: tuple[str, str] | None,
+    **meaning: Any,
 ) -> None:
     """Stage 3: judge the candidate. Exits 0 OK, 1 WARN, 2 BLOCK, 3 no verdict.
 
     Example: python -m safety_lib gate --baseline v1 --candidate v2
+
+    Example: python -m safety_lib gate --results v1.eval v2.eval
     """
-    from safety_lib.artifacts import read_artifact, write_artifact
-    from safety_lib.files import locked, write_text
-    from safety_lib.gate.ledger import head_of
+    from safety_lib.artifacts import read_artifact
     from safety_lib.gate.release_gate import judge_once, run_gate
     from safety_lib.gate.releases import Standing, load_exceptions
     from safety_lib.gate.rules import load_rules
     from safety_lib.pipeline.workers import processes_for
     from safety_lib.records import Suite
-    from safety_lib.report import render_gate_report, render_junit, render_markdown
-    from safety_lib.report.summary import gate_lines
     from safety_lib.world import load_version
 
     if history and not history.endswith(".json"):
         raise click.UsageError(f"--history must end in .json, not {history!r}")
     if exceptions and as_of is None:
         raise click.UsageError("--exceptions needs --as-of YYYY-MM-DD: exceptions expire")
+    if results:
+        _judge_results(results, artifacts, history, markdown, junit, **meaning)
     home = world_for(world, baseline, candidate)
     folder = folder_for(artifacts, home)
     reserve(
@@ -328,6 +334,59 @@ def gate(
         else:
             report = run_gate(suite, *versions, run, trials=trials, standing=standing)
             ledger, again = None, False
+    _publish(report, ledger, again, folder, markdown, junit, suite.tests)
+
+
+def _judge_results(
+    results: tuple[str, str],
+    artifacts: str,
+    history: str,
+    markdown: str,
+    junit: str,
+    max_bytes: int,
+    **meaning: str,
+) -> None:
+    from safety_lib.files import expect_writable
+    from safety_lib.results.attempts import judge_results_once
+    from safety_lib.results.judge import judge_sides, names_of, read_results
+    from safety_lib.results.table import Meaning
+
+    folder = Path(artifacts or "artifacts/results")
+    own = [folder / "gate_report.json", folder / "gate_report.html"]
+    expect_writable([*own, *filter(None, (markdown, junit, history))], results)
+    context = click.get_current_context()
+    given = [
+        context.params[role]
+        if context.get_parameter_source(role) is ParameterSource.COMMANDLINE
+        else name
+        for role, name in zip(("baseline", "candidate"), names_of(*results), strict=True)
+    ]
+    sides = [
+        read_results(source, name, Meaning(**meaning), max_bytes=max_bytes)
+        for source, name in zip(results, given, strict=True)
+    ]
+    for side in sides:
+        click.echo(str(side))
+    if history:
+        _publish(*judge_results_once(history, *sides), folder, markdown, junit)
+    _publish(judge_sides(*sides), None, False, folder, markdown, junit)
+
+
+def _publish(
+    report: GateReport,
+    ledger: GateHistory | None,
+    again: bool,
+    folder: Path,
+    markdown: str,
+    junit: str,
+    tests: Sequence[RegressionTest] = (),
+) -> NoReturn:
+    from safety_lib.artifacts import write_artifact
+    from safety_lib.files import locked, write_text
+    from safety_lib.gate.ledger import head_of
+    from safety_lib.report import render_gate_report, render_junit, render_markdown
+    from safety_lib.report.summary import gate_lines
+
     if again:
         click.echo("This pair was judged before: that verdict stands, and it is shown as it was.")
     head = head_of(ledger)
@@ -339,7 +398,7 @@ def gate(
     if markdown:
         pages[Path(markdown)] = render_markdown(report, head)
     if junit:
-        pages[Path(junit)] = render_junit(report, suite.tests)
+        pages[Path(junit)] = render_junit(report, tests)
     with locked(folder / "runs"):
         for path in pages:  # whatever stops this run, no page stands beside another report
             path.unlink(missing_ok=True)

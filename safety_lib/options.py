@@ -87,6 +87,39 @@ def takes_versions(command: F) -> F:
     return reduce(lambda wrapped, option: option(wrapped), reversed(options), command)
 
 
+def takes_results(command: F) -> F:
+    """Let a command take results that another tool wrote, and what they mean."""
+    options = [
+        click.option(
+            "--results",
+            nargs=2,
+            metavar="BASELINE CANDIDATE",
+            help="Judge results that another tool wrote: files, folders or patterns.",
+        ),
+        click.option("--family", default="", metavar="FIELD", help="Of results: family of tests."),
+        click.option(
+            "--stratum",
+            default="",
+            metavar="FIELD",
+            help="Of results: regression, benign or held_out.",
+        ),
+        click.option(
+            "--severity", default="", metavar="FIELD", help="Of results: low, ..., critical."
+        ),
+        click.option(
+            "--pass", "passes", default="", metavar="EXPR", help="Of results: 'score >= 0.5'."
+        ),
+        click.option(
+            "--max-bytes",
+            default=1 << 30,
+            show_default=True,
+            type=click.IntRange(min=1),
+            help="Of results: largest file that is read.",
+        ),
+    ]
+    return reduce(lambda wrapped, option: option(wrapped), reversed(options), command)
+
+
 takes_workers = click.option(
     "--workers", type=PROCESSES, help="Processes, at most one a core; by default as many as pay."
 )

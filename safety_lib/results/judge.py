@@ -101,6 +101,7 @@ def read_results(
     ResultsError
         If something cannot be read, or does not fit together; in one line.
     """
+    name = one_line(name, 80)
     files = tuple(_files(source, name, max_bytes))
     tools = sorted({file.tool for file in files})
     if len(tools) > 1:
