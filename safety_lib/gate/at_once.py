@@ -140,7 +140,7 @@ def judge_at_once(tests: Sequence[Arms], benign: Sequence[Arms], plan: LookPlan)
     suite = _Question("suite", tests, plan)
     requests = _Question("benign requests", benign, plan)
     families = _families(tests, plan)
-    critical = [_critical(arms, plan.rules) for arms in tests if arms.case.severity == "critical"]
+    critical = [_critical(arms, plan) for arms in tests if arms.case.severity == "critical"]
     suspected = tuple(seen for seen in critical if seen is not None)
     evidence = (sum(seen.e_value for seen in suspected) + len(critical) - len(suspected)) / max(
         1, len(critical)
@@ -296,8 +296,12 @@ def _large_enough(
     return is_large_enough(base_failed, base, tried, rules, bound)
 
 
-def _critical(arms: Arms, rules: LookRules) -> CriticalSeen | None:
-    """Suspect on the first half of the pairs, judge on the second; None where nothing is."""
+def _critical(arms: Arms, plan: LookPlan) -> CriticalSeen | None:
+    """Suspect on the first half of the pairs, judge on the second; None where nothing is.
+
+    It is cleared where the second half shows no loss, or all trials show that it is inside the
+    margin of a family.
+    """
     pairs = arms.pairs
     first, second = pairs[: len(pairs) // 2], pairs[len(pairs) // 2 :]
     if len(pairs) < 2:
@@ -306,14 +310,16 @@ def _critical(arms: Arms, rules: LookRules) -> CriticalSeen | None:
         return None
     worse = sum(b and not c for b, c in second)
     better = sum(c and not b for b, c in second)
-    enough = len(second) >= FUTILE_PAIRS and worse <= better
+    loss = loss_of([counts_of(arms)])
+    bound = plan.level_z(plan.left.wrong_ok)
+    inside = loss is not None and loss.margin_z(plan.rules.family_margin) >= bound
     return CriticalSeen(
         case_id=arms.case.case_id,
         worse=worse,
         better=better,
         pairs=len(second),
         e_value=flip_e_value(worse, better),
-        cleared=enough or len(second) >= rules.critical_pairs,
+        cleared=inside or (len(second) >= FUTILE_PAIRS and worse <= better),
     )
 
 
