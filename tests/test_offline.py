@@ -181,13 +181,15 @@ def test_the_system_counts_what_a_child_process_asks_for(planted: Seen) -> None:
 
 @pytest.mark.skipif(shutil.which("make") is None, reason="make is not installed")
 def test_make_installs_nothing_once_it_has_set_up(tmp_path: Path) -> None:
-    for name in ("Makefile", "pyproject.toml", ".constraints.txt"):
-        shutil.copy(CHECKOUT / name, tmp_path)
+    (tmp_path / ".lock").mkdir()
+    for name in ("Makefile", "pyproject.toml", ".lock/core.txt"):
+        shutil.copy(CHECKOUT / name, tmp_path / name)
         os.utime(tmp_path / name, (1, 1))
-    for name in ("bin/python", "core"):
+    for name in ("bin/python", "made", "core"):
         made = tmp_path / ".venv" / name
         made.parent.mkdir(parents=True, exist_ok=True)
-        made.touch()
+        made.write_text("#!/bin/sh\n", encoding="utf-8")
+        made.chmod(0o755)  # an environment that works
         os.utime(made, (2, 2))
 
     def commands() -> str:
