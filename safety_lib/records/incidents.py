@@ -43,8 +43,9 @@ class Incident(Record):
     """An incident file as it comes in; what it claims is kept as a claim, never as an answer.
 
     ``plants`` are texts that its record shows in tickets, files or mails and that the company does
-    not hold; ``claims`` are labels of the file beyond those that have fields here. None and empty
-    texts say that the file does not tell.
+    not hold; ``claims`` are labels of the file beyond those that have fields here. No replay uses
+    ``system_prompt``: what it told the agent supports what the agent said. None and empty texts say
+    that the file does not tell.
     """
 
     incident_id: Text = Field(min_length=1)
@@ -60,6 +61,7 @@ class Incident(Record):
     root_cause_preliminary: Text
     agent_version: Text = ""
     seed: int | None = None
+    system_prompt: Text = ""
     plants: tuple[Plant, ...] = ()
     claims: dict[str, Text] = Field(default_factory=dict)
 
