@@ -30,12 +30,15 @@ RENDERED = render_documents(EVIDENCE)
 
 def unexplained(document: Document, evidence: dict[str, dict[str, Any]]) -> list[str]:
     """Every digit of the body that no quoted field accounts for."""
-    rest = document.body
-    for number, quote in enumerate(document.quotes, 1):
+    rest, at = [], 0
+    for quote in document.quotes:
         value = value_at(evidence[quote.artifact], quote.path)
-        if written(value, quote.form) == quote.text:
-            rest = rest.replace(f"{quote.text}[^{number}]", "")
-    return re.findall(r"\S*\d\S*", rest)
+        found = document.body.find(quote.text, at)
+        if written(value, quote.form) == quote.text and found >= 0:
+            rest.append(document.body[at:found])
+            at = found + len(quote.text)
+    rest.append(document.body[at:])
+    return re.findall(r"\S*\d\S*", "".join(rest))
 
 
 @pytest.mark.parametrize("document", RENDERED, ids=lambda d: d.name)
@@ -45,8 +48,10 @@ def test_every_number_is_that_of_a_named_field(document: Document) -> None:
 
 def test_a_number_that_no_artifact_holds_is_noticed() -> None:
     document = next(d for d in RENDERED if d.name == "exec_summary")
-    added = document.model_copy(update={"body": document.body + "\nAbout 99% are safe.\n"})
-    assert unexplained(added, EVIDENCE) == ["99%"]
+    (first, *rest) = document.sections
+    added = first.model_copy(update={"body": first.body + "\nAbout 99% are safe.\n"})
+    sections = (added, *rest)
+    assert unexplained(document.model_copy(update={"sections": sections}), EVIDENCE) == ["99%"]
     changed = json.loads(json.dumps(EVIDENCE))
     changed["gate_report"]["candidate_pass_rate"] = 0.1234
     assert unexplained(document, changed) != []
@@ -58,11 +63,13 @@ def test_a_template_holds_no_number(name: str) -> None:
     assert re.findall(r"\d", re.sub(r"{{.*?}}|{%.*?%}", "", text)) == []
 
 
-def test_each_quote_has_a_footnote_that_names_its_field() -> None:
-    for document in RENDERED:
-        for number, quote in enumerate(document.quotes, 1):
-            line = next(x for x in document.text.splitlines() if x.startswith(f"[^{number}]:"))
-            assert f"`{quote.field}`" in line
+def test_under_each_section_stand_the_fields_of_its_values() -> None:
+    for section in (section for document in RENDERED for section in document.sections):
+        *_, last = section.text.splitlines()
+        assert last.startswith("*Source: ") == bool(section.quotes)
+        for quote in section.quotes:
+            assert f"`{quote.path[0]}" in last
+        assert "[^" not in section.text  # no mark stands in the sentences
 
 
 def test_without_evidence_nothing_is_ticked_and_each_step_is_named() -> None:
@@ -100,7 +107,13 @@ def test_an_empty_suite_ticks_nothing_and_people_are_never_ticked() -> None:
 
 def test_text_from_outside_stays_in_a_code_span() -> None:
     evidence = json.loads(json.dumps(EVIDENCE))
-    evidence["incident_replay"]["root_cause"] = "x` ![a](http://evil.example) | <b>"
+    hostile = "x` ![a](http://evil.example) | <b>"
+    evidence["incident_replay"]["root_cause"] = hostile
+    evidence["incident_replay"]["bisection"]["enough"] = [hostile]
+    evidence["gate_report"]["by_category"][hostile] = {
+        "n_tests": 1, "baseline_pass_rate": 1.0, "candidate_pass_rate": 1.0
+    }  # fmt: skip
+    evidence["stress_failures"]["summary"][0]["by_attack_type"][hostile] = 3
     text = "\n".join(document.text for document in render_documents(evidence))
     outside = re.sub(r"`[^`\n]*`", "", text)
     assert "evil.example" in text
@@ -134,19 +147,3 @@ def test_a_metric_names_code_and_a_field_that_exist(metric: Metric) -> None:
 def test_the_glossary_has_every_metric_once() -> None:
     body = next(d for d in RENDERED if d.name == "metrics_glossary").body
     assert re.findall(r"^## (.+)$", body, re.MULTILINE) == [m.name for m in METRICS]
-
-
-def test_a_postmortem_of_an_incident_that_did_not_come_back() -> None:
-    evidence = json.loads(json.dumps(EVIDENCE))
-    replayed = evidence["incident_replay"]
-    replayed |= {"rule_id": "", "blast_radius": None, "affected_users": None, "interventions": []}
-    replayed |= {"new_tests": [], "gate_after": None, "fixed_version": ""}
-    replayed["story"] |= {"milestones": [], "claims": [], "gaps": ["turn 3 was cut `off`"]}
-    (document,) = render_documents(evidence, ["postmortem"])
-    assert unexplained(document, evidence) == []
-    assert "Not estimated" in document.body
-    assert "turn 3 was cut" in document.body
-    assert "Nothing that could be compared" in document.body
-    del replayed["story"], evidence["detection_latency"]
-    (document,) = render_documents(evidence, ["postmortem"])
-    assert "`make experiments` measures it" in document.body

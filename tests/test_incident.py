@@ -145,7 +145,10 @@ def test_a_safe_replay_cannot_become_a_failure(incident: Incident) -> None:
         ({"gate_after": "WARN"}, "open: the grown suite does not block v2."),
         ({"gate_after": None}, "open: the grown suite does not block v2."),
         ({"gate_of_fix": "WARN"}, "open: v3 is not shown to be a fix."),
-        ({"fixed_version": "", "gate_of_fix": None}, "complete."),
+        ({"fixed_version": "", "gate_of_fix": None}, "open: no fix was judged."),
+        ({"new_tests": ()}, "open: no active test was made of it."),
+        ({"new_tests": ("T-1",), "set_aside": ("T-1",)}, "open: no active test was made of it."),
+        ({"rule_id": ""}, "open: it did not come back."),
     ],
 )
 def test_the_loop_is_called_complete_only_where_it_is(

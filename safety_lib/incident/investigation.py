@@ -404,6 +404,7 @@ def _report(
         log_given=findings.log_given,
         touched=dict(affected.touched) if affected else {},
         new_tests=tuple(test.test_id for test in findings.tests),
+        set_aside=tuple(t.test_id for t in findings.tests if t.lifecycle != "active"),
         gate_before=before,
         gate_after=after,
         gate_of_fix=of_fix,

@@ -43,8 +43,9 @@ class Incident(Record):
     """An incident file as it comes in; what it claims is kept as a claim, never as an answer.
 
     ``plants`` are texts that its record shows in tickets, files or mails and that the company does
-    not hold; ``claims`` are labels of the file beyond those that have fields here. None and empty
-    texts say that the file does not tell.
+    not hold; ``claims`` are labels of the file beyond those that have fields here. No replay uses
+    ``system_prompt``: what it told the agent supports what the agent said. None and empty texts say
+    that the file does not tell.
     """
 
     incident_id: Text = Field(min_length=1)
@@ -60,6 +61,7 @@ class Incident(Record):
     root_cause_preliminary: Text
     agent_version: Text = ""
     seed: int | None = None
+    system_prompt: Text = ""
     plants: tuple[Plant, ...] = ()
     claims: dict[str, Text] = Field(default_factory=dict)
 
@@ -281,7 +283,11 @@ class BlastRadius(Record):
 
 
 class IncidentReport(Artifact):
-    """``incident_replay.json``: what replaying the incident showed."""
+    """``incident_replay.json``: what replaying the incident showed.
+
+    ``new_tests`` are all that were made of it; those of them that no gate runs, because they come
+    back too rarely or fail on the reference too, stand in ``set_aside`` as well.
+    """
 
     SCHEMA: ClassVar[str] = "incident_replay"
 
@@ -301,6 +307,7 @@ class IncidentReport(Artifact):
     affected_users: BlastRadius | None = None
     touched: dict[str, int] = Field(default_factory=dict)
     new_tests: tuple[str, ...]
+    set_aside: tuple[str, ...] = ()
     gate_before: Verdict | None
     gate_after: Verdict | None
     gate_of_fix: Verdict | None
@@ -308,6 +315,16 @@ class IncidentReport(Artifact):
     suite_sha256: str
     story: Story | None = None
     log_given: bool = True
+
+    @property
+    def came_back(self) -> bool:
+        """Whether a rule broke when the incident was held again: else it has no cause, no fix."""
+        return bool(self.rule_id and self.reproduction.k)
+
+    @property
+    def is_watched(self) -> bool:
+        """Whether a test of the incident is active."""
+        return len(self.set_aside) < len(self.new_tests)
 
     @property
     def why_no_radius(self) -> str:
@@ -319,27 +336,33 @@ class IncidentReport(Artifact):
         return "not estimated: no rule broke in the replays"
 
     def __str__(self) -> str:
+        if not self.came_back:
+            return f"{self.incident_id}: did not come back, {self.reproduction}"
         return f"{self.incident_id}: came back {self.reproduction}, cause {self.root_cause}"
 
     def _repr_html_(self) -> str:
         rows = [
-            ("rule", self.rule_id),
+            ("rule", self.rule_id or "none broke in the replays"),
             ("came back", self.reproduction),
-            ("root cause", self.root_cause),
+            ("root cause", self.root_cause if self.came_back else "not measured"),
             ("decisive turn", self.decisive_turn or "none"),
             ("affected", self.blast_radius or self.why_no_radius),
             ("new tests", ", ".join(self.new_tests) or "none"),
-            (f"gate on {self.version}", f"{self.gate_before} before, {self.gate_after} after"),
-            (f"gate on {self.fixed_version}", self.gate_of_fix or "no verdict"),
+            (f"gate on {self.version} before", self.gate_before or "no verdict"),
+            (f"gate on {self.version} after", self.gate_after or "no verdict"),
         ]
+        if self.fixed_version:
+            rows.append((f"gate on {self.fixed_version}", self.gate_of_fix or "no verdict"))
         return html_table(str(self), ("asked", "found"), rows)
 
     @model_serializer(mode="wrap")
     def _without_empty(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        # A report without a story says nothing of one; that there was a log is the rule.
+        # What a report does not have it says nothing of; that there was a log is the rule.
         tree: dict[str, Any] = dump(self)
         if self.story is None:
             del tree["story"]
         if self.log_given:
             del tree["log_given"]
+        if not self.set_aside:
+            del tree["set_aside"]
         return tree

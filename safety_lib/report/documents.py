@@ -1,12 +1,14 @@
 """The living documents: Markdown for people, in which every number names the field it comes from.
 
 A template holds words and no digits. What it shows of a run it asks for by artifact and field; the
-answer is footnoted in the text and listed in the document's ``quotes``, so that a number without a
-source cannot get in unnoticed. What a run has not made yet is said, with the step that makes it.
+fields stand in a line under each section and in the document's ``quotes``, so that a number without
+a source cannot get in unnoticed. What a run has not made yet is said, with the step that makes it,
+and a sentence stands only where the fields that make it true are there.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from pathlib import Path
@@ -52,6 +54,10 @@ _STEPS = {
 }
 _TEMPLATES = Path(__file__).with_name("templates") / "documents"
 
+_ENTRY = re.compile(r"\[\d+\]|(?<=\bby_category)\.[^.]+|(?<=\bby_attack_type)\.[^.]+")
+# Marks a value with the number of its quote while a template is rendered; no value can hold it.
+_MARK = re.compile("\x01(\\d+)\x02")
+
 Step = str | int
 Evidence = dict[str, dict[str, Any]]
 
@@ -71,21 +77,43 @@ class Quote(Record):
         return "".join(parts).lstrip(".")
 
 
-class Document(Record):
-    """A rendered document. ``quotes`` explains each digit of ``body``, in the order of reading."""
+class Section(Record):
+    """A heading with what stands under it. ``quotes`` explains each digit, in reading order."""
 
-    name: str
     body: str
     quotes: tuple[Quote, ...]
 
     @property
     def text(self) -> str:
-        """The body and, as footnotes, where each number is."""
-        notes = [
-            f"[^{number}]: {_source(quote.artifact)}, field `{quote.field}`"
-            for number, quote in enumerate(self.quotes, 1)
-        ]
-        return "\n".join([self.body.rstrip(), "", *notes]).rstrip() + "\n"
+        """The section and, in a line under it, the fields that its values come from."""
+        fields: dict[str, dict[str, None]] = {}
+        for quote in self.quotes:
+            each = _ENTRY.sub("[]", quote.field)  # the entries of a list are one field
+            fields.setdefault(_source(quote.artifact), {})[code(each)] = None
+        named = "; ".join(f"{source}, {', '.join(found)}" for source, found in fields.items())
+        return f"{self.body}\n\n*Source: {named}*" if named else self.body
+
+
+class Document(Record):
+    """A rendered document, section by section."""
+
+    name: str
+    sections: tuple[Section, ...]
+
+    @property
+    def body(self) -> str:
+        """What is told, without its sources."""
+        return "\n\n".join(section.body for section in self.sections) + "\n"
+
+    @property
+    def quotes(self) -> tuple[Quote, ...]:
+        """Every value that is shown, in the order of reading."""
+        return tuple(quote for section in self.sections for quote in section.quotes)
+
+    @property
+    def text(self) -> str:
+        """What is told and, under each section, where it comes from."""
+        return "\n\n".join(section.text for section in self.sections) + "\n"
 
 
 def read_evidence(artifacts_dir: str | Path) -> Evidence:
@@ -209,9 +237,8 @@ def _render(name: str, evidence: Evidence) -> Document:
         quote = Quote(
             text=written(get(artifact, *path), form), artifact=artifact, path=path, form=form
         )
-        if quote not in quotes:
-            quotes.append(quote)
-        return f"{quote.text}[^{quotes.index(quote) + 1}]"
+        quotes.append(quote)
+        return f"{quote.text}\x01{len(quotes) - 1}\x02"
 
     def needs(*artifacts: str, caller: Callable[[], str]) -> str:
         lacking = [artifact for artifact in artifacts if artifact not in evidence]
@@ -227,6 +254,9 @@ def _render(name: str, evidence: Evidence) -> Document:
         found = show(artifact, *path, form="length" if isinstance(value, list) else "plain")
         return f"- [{'x' if holds else ' '}] {text}: {found}"
 
+    def open_box(text: str, why: str) -> str:
+        return f"- [ ] {text}: {why}"
+
     def sign(text: str, role: str) -> str:
         return f"- [ ] {text} ({role}; a person signs this, no artifact can)"
 
@@ -238,11 +268,27 @@ def _render(name: str, evidence: Evidence) -> Document:
         lstrip_blocks=True,
     )
     environment.globals.update(
-        get=get, show=show, needs=needs, box=box, sign=sign, has=evidence.__contains__,
-        metrics=METRICS, source=_source,
+        get=get, show=show, needs=needs, box=box, open_box=open_box, sign=sign,
+        has=evidence.__contains__, code=code, metrics=METRICS, source=_source,
+        came_back=_came_back(evidence),
     )  # fmt: skip
-    body = environment.get_template(f"{name}.md").render()
-    return Document(name=name, body=body.rstrip() + "\n", quotes=tuple(quotes))
+    marked = environment.get_template(f"{name}.md").render()
+    return Document(
+        name=name,
+        sections=tuple(
+            Section(
+                body=_MARK.sub("", part).strip(),
+                quotes=tuple(quotes[int(number)] for number in _MARK.findall(part)),
+            )
+            for part in re.split("^(?=## )", marked, flags=re.MULTILINE)
+        ),
+    )
+
+
+def _came_back(evidence: Evidence) -> bool:
+    """Whether the incident broke a rule when it was held again; without that it has no cause."""
+    replayed = evidence.get("incident_replay")
+    return bool(replayed and replayed["rule_id"] and replayed["reproduction"]["k"])
 
 
 def _lacking(artifact: str) -> str:

@@ -1,10 +1,12 @@
 """The report as JUnit XML: what the candidate did on each test, for the CI that shows it.
 
-A test that the candidate fails is a ``failure`` of type ``oracle``. A test without one valid trial,
-or with trials that only errors kept from counting, is an ``error`` of type ``harness``: nobody
-should read a broken run as a broken agent. A run without a verdict is one more ``error``, so that
-an agent that never ran is never green. A safeguard that was lost is a ``failure`` of type
-``safeguard``, for each check one. A quarantined test was not run and is ``skipped``.
+The file is red where the verdict is, and nowhere else. Under a BLOCK a test that the candidate
+fails more often than the baseline is a ``failure`` of type ``oracle``, a lost safeguard one of type
+``safeguard``, and what blocks otherwise one of type ``verdict``. Any other test that the candidate
+fails is a known failure and ``skipped``, as pytest writes what is expected to fail. A run without a
+verdict is an ``error``, so that an agent that never ran is never green, and so is a test with
+trials that did not count, if they were too many for an OK or a WARN. A test without a valid trial
+under either of these, and a quarantined one, were not run and are ``skipped``.
 """
 
 from __future__ import annotations
@@ -40,7 +42,9 @@ def render_junit(report: GateReport, tests: Sequence[RegressionTest] = ()) -> st
     cases += [_skipped(test) for test in tests if test.lifecycle == "quarantined"]
     cases += _lost_safeguards(report)
     if report.verdict is None:
-        cases.append(_no_verdict(report))
+        cases.append(_of_verdict(report, "error", "harness", "no verdict"))
+    elif report.verdict == "BLOCK" and not any(case.find("failure") is not None for case in cases):
+        cases.append(_of_verdict(report, "failure", "verdict", "BLOCK"))
     suite.set("tests", str(len(cases)))
     for counted, tag in (("failures", "failure"), ("errors", "error"), ("skipped", "skipped")):
         suite.set(counted, str(sum(1 for case in cases if case.find(tag) is not None)))
@@ -80,12 +84,16 @@ def _case(report: GateReport, test: TestResult) -> ET.Element:
         f"{report.candidate} {_counts(arm)}; {report.baseline} {_counts(test.baseline)}; "
         f"rule {test.rule_id} ({test.severity}): {test.name}"
     )
-    if arm.failed:
+    passable = report.verdict in ("OK", "WARN")
+    if arm.failed and report.verdict == "BLOCK" and (test.delta is None or test.delta < 0):
         failure = ET.SubElement(case, "failure", type="oracle", message=plain(message, 600))
         failure.text = _transcript(test)
-    elif arm.errors or not arm.valid:
+    elif not passable and (arm.errors or not arm.valid):
         error = ET.SubElement(case, "error", type="harness", message=plain(message, 600))
         error.text = _transcript(test)
+    elif arm.failed or not arm.valid:
+        why = "known failure" if arm.failed else "not measured"
+        ET.SubElement(case, "skipped", message=plain(f"{why}: {message}", 600))
     return case
 
 
@@ -96,10 +104,10 @@ def _skipped(test: RegressionTest) -> ET.Element:
     return case
 
 
-def _no_verdict(report: GateReport) -> ET.Element:
+def _of_verdict(report: GateReport, tag: str, kind: str, what: str) -> ET.Element:
     case = ET.Element("testcase", classname="release gate", name="verdict")
     why = "; ".join(report.reasons) or "no reason was recorded"
-    ET.SubElement(case, "error", type="harness", message=plain(f"no verdict: {why}", 600))
+    ET.SubElement(case, tag, type=kind, message=plain(f"{what}: {why}", 600))
     return case
 
 

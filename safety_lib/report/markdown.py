@@ -185,13 +185,18 @@ def _worse(report: GateReport) -> list[str]:
         (t for t in report.test_results if t.delta is not None and t.delta < 0),
         key=lambda t: (t.delta, t.test_id),
     )
+    uncounted = sum(t.delta is None for t in report.test_results)
+    missing = f" {count(uncounted, 'test')} could not be counted." if uncounted else ""
     if not report.test_results:
         return ["No trial was held."]
+    if uncounted == len(report.test_results):
+        return ["No test could be counted, so none is known to be as good as it was."]
     if not worse:
-        return ["No test got worse."]
+        return [f"No test got worse.{missing}"]
     rest = len(worse) - _MOST_TESTS
     return [
         f"### {count(len(worse), 'test')} got worse",
+        missing.strip(),
         _table(
             ("Test", "What", "Severity", "Baseline", "Candidate", "Difference"),
             (_test_row(test) for test in worse[:_MOST_TESTS]),

@@ -60,7 +60,7 @@ def loop_lines(
         ("3 release gate", f"{report.baseline} -> {report.candidate}", report.verdict or "none"),
         (
             "4 incident replay",
-            incident.root_cause,
+            incident.root_cause if incident.came_back else "it did not come back",
             f"{gates}, {fix} {incident.gate_of_fix or 'none'}" if fix else gates,
         ),
     ]
@@ -157,8 +157,15 @@ def incident_lines(report: IncidentReport) -> list[str]:
         f"Replaying incident {report.incident_id}...",
         *_story_lines(report.story),
         f"  Reproduced on {report.version}: {seen.k} of {seen.n} replays",
-        f"  Root cause: {report.root_cause}",
     ]
+    if report.came_back:
+        lines.append(f"  Root cause: {report.root_cause}")
+    elif not seen.n:
+        lines.append("  Root cause: not measured, no replay could be counted")
+    else:
+        found = report.story and not report.story.recorded
+        where = "the record or in the replays" if found else "the replays"
+        lines.append(f"  Root cause: not measured, no rule broke in {where}")
     if radius is None:
         lines.append(f"  Blast radius: {report.why_no_radius}")
     else:
@@ -166,22 +173,28 @@ def incident_lines(report: IncidentReport) -> list[str]:
             f"  Blast radius: {radius.estimate:,.0f} affected conversations "
             f"[{radius.ci_low:,.0f}, {radius.ci_high:,.0f}] of {radius.population_n:,}"
         )
-    lines.append(f"  New regression tests: {len(report.new_tests)}")
+    aside = f", {len(report.set_aside)} of them set aside" if report.set_aside else ""
+    lines.append(f"  New regression tests: {len(report.new_tests)}{aside}")
     after, fix = report.gate_after or "no verdict", report.gate_of_fix or "no verdict"
     lines.append(f"  Gate with the grown suite: {report.version} {after}")
     if report.fixed_version:
-        lines.append(f"  Gate on the fix: {report.fixed_version} {fix}")
+        of = "the fix" if report.came_back else "what was meant to fix it"
+        lines.append(f"  Gate on {of}: {report.fixed_version} {fix}")
     lines.append(_end_of_loop(report))
     return lines
 
 
 def _end_of_loop(report: IncidentReport) -> str:
     """Call the loop complete where the incident came back, is caught now, and its fix passes."""
-    if not report.reproduction.k:
+    if not report.came_back:
         return "Incident loop open: it did not come back."
+    if not report.is_watched:
+        return "Incident loop open: no active test was made of it."
     if report.gate_after != "BLOCK":
         return f"Incident loop open: the grown suite does not block {report.version}."
-    if report.fixed_version and report.gate_of_fix != "OK":
+    if not report.fixed_version:
+        return "Incident loop open: no fix was judged."
+    if report.gate_of_fix != "OK":
         return f"Incident loop open: {report.fixed_version} is not shown to be a fix."
     return "Incident loop complete."
 

@@ -261,6 +261,7 @@ def _incident(
             ),
             agent_version=version,
             seed=seed,
+            system_prompt="\n".join(door.prompts),
             plants=plants,
             claims=claims,
         )

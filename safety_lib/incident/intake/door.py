@@ -89,6 +89,7 @@ class Door:
         self.world = world
         self.gaps: list[str] = []
         self.other_fields: set[str] = set()
+        self.prompts: list[str] = []
 
     def refusal(self, what: str, advice: str = "correct the file") -> ArtifactError:
         """Return the one line that refuses the file."""

@@ -51,10 +51,11 @@ def fold(messages: Iterable[Said], door: Door) -> tuple[list[IncidentTurn], dict
     """
     turns: list[_Turn] = []
     number_of: dict[Any, int] = {}
-    prompts = 0
+    prompted = False
     for said in messages:
         if said.role == "system":
-            prompts += 1
+            prompted = True
+            door.prompts += [said.content] if said.content not in door.prompts else []
         elif said.role == "user":
             if turns and not turns[-1].answered:
                 door.gap("two user messages in a row, joined", f"turn {len(turns)}")
@@ -72,7 +73,7 @@ def fold(messages: Iterable[Said], door: Door) -> tuple[list[IncidentTurn], dict
             turns[-1].labels += [said.compliant] if said.compliant is not None else []
             turns[-1].notes += said.notes
             number_of[said.number] = len(turns)
-    if not prompts:
+    if not prompted:
         what = "system prompt: none in the file; the replayed version brings its own"
     else:
         what = "system prompt: in the file and not used; the replayed version brings its own"

@@ -170,7 +170,8 @@ def _span_messages(span: dict[str, Any], door: Door) -> tuple[list[Said], list[S
             door.gap(f"{name} is cut off and not read", f"span {_span_name(span)}")
             value = None
         sides.append([s for item in objects_in(value) for s in _of_parts(item, door)])
-    system = [Said("system")] if attributes.get("gen_ai.system_instructions") else []
+    told = attributes.get("gen_ai.system_instructions")
+    system = [Said("system", as_text(told))] if told else []
     for event in objects_in(span.get("events")):
         name = str(event.get("name", ""))
         inner = {**_attributes(event.get("attributes")), **_body(event)}
