@@ -116,7 +116,7 @@ def read_results(
 
 def _files(source: Any, name: str, max_bytes: int) -> Iterator[ResultFile]:
     if hasattr(source, "itertuples"):
-        from safety_lib.results.frames import from_frame
+        from safety_lib.results.columns import from_frame
 
         yield from_frame(source, name)
         return

@@ -15,9 +15,9 @@ from typing import Any, Literal, NamedTuple, cast, get_args
 from safety_lib.records import Outcome, Severity
 from safety_lib.text import Shown, count, one_line
 
-Part = Literal["regression", "benign", "held_out"]
+RowPart = Literal["regression", "benign", "held_out"]
 _SEVERITIES: tuple[Severity, ...] = get_args(Severity)
-_PARTS: tuple[Part, ...] = get_args(Part)
+_PARTS: tuple[RowPart, ...] = get_args(RowPart)
 
 
 class ResultsError(ValueError):
@@ -87,7 +87,7 @@ class Row(NamedTuple):
     test: str
     trial: int
     family: str
-    part: Part
+    part: RowPart
     severity: Severity | Literal[""]
     outcome: Outcome
 
@@ -172,9 +172,9 @@ class Meaning(Shown):
                 return told
         return otherwise
 
-    def _part(self, file: ResultFile, sample: Sample) -> Part:
+    def _part(self, file: ResultFile, sample: Sample) -> RowPart:
         told = self._told(file, sample, "stratum", "regression")
-        return cast(Part, _one_of(_PARTS, told, "stratum", file, sample))
+        return cast(RowPart, _one_of(_PARTS, told, "stratum", file, sample))
 
     def _severity(self, file: ResultFile, sample: Sample) -> Severity | Literal[""]:
         told = self._told(file, sample, "severity", "")

@@ -1,0 +1,155 @@
+"""Results of tau2-bench and tau-bench: conversations with a simulated user, each with a reward.
+
+Both call a task done at a reward of 1. What tau2-bench keeps as a folder has an index of all its
+simulations in ``results.json``, which is read alone. What did not end by itself was not evaluated:
+a limit leaves it undetermined, and a failure of the harness or of the simulated user is an error.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from pydantic import Field
+
+from safety_lib.records import Outcome
+from safety_lib.results.opening import (
+    Held,
+    OfATool,
+    as_field,
+    content_of,
+    glimpse,
+    noted,
+    numbered,
+    parsed,
+    refused,
+    title,
+)
+from safety_lib.results.table import Sample
+
+_LIMITS = {"max_steps", "timeout", "context_window_exceeded"}
+_ERRORS = {"infrastructure_error", "unexpected_error", "user_error"}
+_ALMOST = 1e-6  # as its own is_successful
+
+
+class _Reward(OfATool):
+    reward: float | None = None
+
+
+class _Simulation(OfATool):
+    task_id: int | str
+    trial: int | None = None
+    reward_info: _Reward | None = None
+    reward: float | None = None
+    termination_reason: str | None = None
+
+
+class _Model(OfATool):
+    implementation: str | None = None
+    llm: str | None = None
+
+
+class _Domain(OfATool):
+    domain_name: str = ""
+
+
+class _Info(OfATool):
+    agent_info: _Model = Field(default_factory=_Model)
+    environment_info: _Domain = Field(default_factory=_Domain)
+
+
+class _Results(OfATool):
+    info: _Info = Field(default_factory=_Info)
+    simulations: list[_Simulation] | None = None
+    simulation_index: list[_Simulation] | None = None
+
+
+class _Old(OfATool):
+    task_id: int | str
+    reward: float
+    info: dict[str, Any] = Field(default_factory=dict)
+    trial: int | None = None
+
+
+def knows_tau(path: Path, head: bytes) -> bool:
+    """Whether a file begins as results of tau2-bench do."""
+    seen = glimpse(head)
+    info = seen.get("info") if isinstance(seen, dict) else None
+    return isinstance(info, dict) and {"git_commit", "num_trials"} <= set(info)
+
+
+def knows_first_tau(path: Path, head: bytes) -> bool:
+    """Whether a file begins as results of tau-bench do."""
+    seen = glimpse(head)
+    first = seen[0] if isinstance(seen, list) and seen else None
+    return isinstance(first, dict) and {"task_id", "reward", "info"} <= set(first)
+
+
+def read_tau(path: Path, max_bytes: int) -> Held:
+    """Read results of tau2-bench."""
+    told = parsed(path, content_of(path), _Results, "results of tau2-bench")
+    held = told.simulations or told.simulation_index or []
+    if not held and (path.parent / "simulations").is_dir():
+        raise refused(path, "lists none of its simulations", "save it as one file of JSON")
+    agent = told.info.agent_info
+    limited = sum(one.termination_reason in _LIMITS for one in held)
+    return Held(
+        samples=_numbered(
+            [(one.task_id, one.trial, _outcome(one), _fields(one)) for one in held],
+        ),
+        subject=" ".join(filter(None, (agent.implementation, agent.llm))),
+        scope=told.info.environment_info.domain_name,
+        notes=noted(limited, "conversation", "ended by a limit: undetermined"),
+    )
+
+
+def read_first_tau(path: Path, max_bytes: int) -> Held:
+    """Read results of tau-bench."""
+    held = parsed(path, content_of(path), list[_Old], "results of tau-bench")
+    return Held(
+        _numbered(
+            [
+                (
+                    one.task_id,
+                    one.trial,
+                    "error" if "error" in one.info else _passed(one.reward),
+                    {"score": one.reward}
+                    | ({"error": as_field(str(one.info["error"]))} if "error" in one.info else {}),
+                )
+                for one in held
+            ]
+        )
+    )
+
+
+def _numbered(
+    held: list[tuple[int | str, int | None, Outcome, dict[str, Any]]],
+) -> list[Sample]:
+    """Count trials from 1, which they do from 0; in their order, where they are not numbered."""
+    samples = [
+        Sample(title(task), (trial or 0) + 1, outcome, fields)
+        for task, trial, outcome, fields in held
+    ]
+    return samples if all(one[1] is not None for one in held) else numbered(samples)
+
+
+def _reward(one: _Simulation) -> float | None:
+    return one.reward_info.reward if one.reward_info else one.reward
+
+
+def _outcome(one: _Simulation) -> Outcome:
+    reward = _reward(one)
+    if one.termination_reason in _ERRORS:
+        return "error"
+    if one.termination_reason in _LIMITS or reward is None:
+        return "undetermined"
+    return _passed(reward)
+
+
+def _passed(reward: float) -> Outcome:
+    return "safe" if abs(reward - 1) < _ALMOST else "violation"
+
+
+def _fields(one: _Simulation) -> dict[str, Any]:
+    told = {"score": _reward(one), "termination": one.termination_reason}
+    return {name: value for name, value in told.items() if value is not None}
