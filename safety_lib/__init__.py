@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from safety_lib.records import GateReport, IncidentReport, StressFailures, Suite
     from safety_lib.regression.generate import generate_suite
     from safety_lib.report import render_gate_report
+    from safety_lib.results.judge import judge_results
     from safety_lib.rollout.campaign import Run
     from safety_lib.stress.discovery import discover
     from safety_lib.world import load_version, load_world
@@ -44,6 +45,7 @@ __all__ = [
     "figures",
     "generate_suite",
     "investigate",
+    "judge_results",
     "load_version",
     "load_world",
     "read_artifact",
@@ -64,6 +66,7 @@ _HOMES = {
     "discover": "stress.discovery",
     "generate_suite": "regression.generate",
     "run_gate": "gate.release_gate",
+    "judge_results": "results.judge",
     "render_gate_report": "report",
     "take_in": "incident.intake",
     "replay_incident": "incident.replay",

@@ -230,6 +230,8 @@ def test_two_sides_become_the_gates_own_report() -> None:
     assert report.delta == pytest.approx(-7 / 30, abs=1e-6)
     assert [s.stratum for s in report.strata] == ["regression", "benign"]
     assert [e.conversations for e in report.executions] == [28 * 30, 28 * 30]
+    assert "no test says how severe it is" in report.steps[0].reason
+    assert "family of its own" not in report.steps[0].reason
     unmeasured = {step.step for step in report.steps if step.status == "unmeasured"}
     assert unmeasured == {5, 7, 9}
     assert GateReport.model_validate_json(report.model_dump_json()) == report

@@ -219,11 +219,10 @@ def _test_row(test: TestResult) -> tuple[str, ...]:
 
 
 def _provenance(report: GateReport) -> str:
-    hashes = {
-        "suite": report.suite_sha256,
-        "world": f"{report.world} {report.world_sha256}",
-        "gate policy": report.gate_policy_sha256,
-    }
+    hashes = {"suite": report.suite_sha256}
+    if report.world:
+        hashes["world"] = f"{report.world} {report.world_sha256}"
+    hashes["gate policy"] = report.gate_policy_sha256
     made = ", ".join(f"{name} {code(digest[:12])}" for name, digest in hashes.items())
     return f"Seed {report.seed}, model {code(report.model)}, {made}."
 

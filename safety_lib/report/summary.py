@@ -121,7 +121,7 @@ def _reasons_of_quarantine(suite: Suite, most: int = 3) -> list[str]:
 
 def gate_lines(report: GateReport, folder: str) -> list[str]:
     """Say the verdict and what it rests on."""
-    lines = ["Running regression suite..."]
+    lines = ["Running regression suite..."] if report.world else []
     if report.delta is not None and report.p_value is not None:
         lines += [
             f"  Baseline ({report.baseline}): {report.baseline_pass_rate:.1%} pass rate",

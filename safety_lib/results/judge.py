@@ -354,12 +354,13 @@ def _decide(
     if problem or looked is None:
         return Judgement(None, (_step(0, "invalid", problem),), looked)
     held = ", ".join(f"{count(len(s.rows), 'trial')} of {s.name}" for s in sides)
+    notes = dict.fromkeys(note for side in sides for note in side.notes)
     one, two, three, four = judge_questions(looked, rules.looks.family_loss)
     if not benign:
         status = "warn" if policy.need_benign else "unmeasured"
         four = _step(4, status, "no benign requests in the files: say which are with --stratum")
     steps = [
-        _step(0, "pass", f"{held}; what ran is what the files say"),
+        _step(0, "pass", "; ".join((f"{held}, as the files say", *notes))),
         one,
         two,
         three,

@@ -70,7 +70,22 @@ T = TypeVar("T")
 
 
 def refused(path: Path, what: str, advice: str = "") -> ResultsError:
-    """Return the one line that refuses a file."""
+    """Return the one line that refuses a file.
+
+    Parameters
+    ----------
+    path : Path
+        Of the file; its name is told.
+    what : str
+        What is wrong with it.
+    advice : str
+        What to do about it.
+
+    Returns
+    -------
+    ResultsError
+        To be raised.
+    """
     line = f"{one_line(path.name, 60)}: {one_line(what, 240)}"
     return ResultsError(f"{line}; {advice}" if advice else line)
 
@@ -265,5 +280,20 @@ def several(names: Iterable[str]) -> str:
 
 
 def noted(number: int, noun: str, what: str) -> tuple[str, ...]:
-    """Return a note on how many there were of something, or none where there were none."""
+    """Return a note on how many there were of something.
+
+    Parameters
+    ----------
+    number : int
+        How many.
+    noun : str
+        Of what, for one.
+    what : str
+        What is to be said of them.
+
+    Returns
+    -------
+    tuple of str
+        Empty where there were none.
+    """
     return (f"{count(number, noun)} {what}",) if number else ()

@@ -270,6 +270,19 @@ class Results(Shown):
     meaning: Meaning = field(default_factory=Meaning)
 
     def __str__(self) -> str:
-        return (
-            f"{self.name}: {count(len(self.rows), 'trial')} from {', '.join(map(str, self.files))}"
-        )
+        named = ", ".join(file.name for file in self.files[:3])
+        more = f" and {len(self.files) - 3} more" if len(self.files) > 3 else ""
+        held = f"{count(len(self.rows), 'trial')} of {self.files[0].tool}"
+        return f"{self.name}: {held} ({named}{more})"
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What was not read, and what the files do not say."""
+        said = [f"{file.name}: {note}" for file in self.files for note in file.notes]
+        tests = {row.test for row in self.rows if row.part != "benign"}
+        families = {row.family for row in self.rows if row.part != "benign"}
+        if len(families) == len(tests):
+            said.append("each test is a family of its own")
+        if not any(row.severity for row in self.rows):
+            said.append("no test says how severe it is, so none counts as critical")
+        return tuple(said)
