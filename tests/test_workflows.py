@@ -15,6 +15,15 @@ import yaml
 ROOT = Path(__file__).resolve().parent.parent
 FOLDER = ROOT / ".github" / "workflows"
 FILES = sorted(FOLDER.glob("*.yml"))
+ACTION = ROOT / ".github" / "actions" / "safety-gate" / "action.yml"
+OF_AN_AGENT = {
+    "SUITE": "artifacts/regression_tests.json",
+    "EXCEPTIONS": "artifacts/gate_exceptions.yaml",
+    "HISTORY": "artifacts/gate_history.json",
+    "PROPOSED": "proposed",
+    **dict.fromkeys(("RESULTS_BASELINE", "RESULTS_CANDIDATE"), ""),
+    **dict.fromkeys(("FAMILY", "STRATUM", "SEVERITY", "PASSES"), ""),
+}
 RELEASED = {
     "actions/checkout": ("de0fac2e4500dabe0009e67214ff5f5447ce83dd", "v6.0.2"),
     "actions/setup-python": ("e797f83bcb11b83ae66e0230d6156d7c80228e7c", "v6.0.0"),
@@ -30,22 +39,24 @@ def load(path: Path) -> dict[str, Any]:
 
 
 def steps_of(path: Path) -> list[dict[str, Any]]:
-    return [step for job in load(path)["jobs"].values() for step in job["steps"]]
+    tree = load(path)
+    if path == ACTION:
+        return list(tree["runs"]["steps"])
+    return [step for job in tree["jobs"].values() for step in job["steps"]]
 
 
 def script(name: str) -> str:
-    steps = steps_of(FOLDER / "safety-gate.yml")
-    return str(next(step["run"] for step in steps if step.get("name") == name))
+    return str(next(step["run"] for step in steps_of(ACTION) if step.get("name") == name))
 
 
 def test_both_workflows_are_there() -> None:
     assert [path.name for path in FILES] == ["safety-gate.yml", "test.yml"]
 
 
-@pytest.mark.parametrize("path", FILES, ids=lambda path: path.name)
+@pytest.mark.parametrize("path", [*FILES, ACTION], ids=lambda path: path.name)
 def test_no_script_holds_an_expression(path: Path) -> None:
     scripts = [step["run"] for step in steps_of(path) if "run" in step]
-    assert scripts
+    assert scripts or path.name == "safety-gate.yml"
     assert not [text for text in scripts if "${{" in text]
     # Not even on the way to one: a name that a stranger chooses is in the event.
     assert "github.event" not in path.read_text(encoding="utf-8")
@@ -68,10 +79,11 @@ def test_a_workflow_may_do_as_little_as_it_needs(path: Path) -> None:
             assert step["with"]["persist-credentials"] is False
 
 
-@pytest.mark.parametrize("path", FILES, ids=lambda path: path.name)
+@pytest.mark.parametrize("path", [*FILES, ACTION], ids=lambda path: path.name)
 def test_actions_are_pinned_to_the_commits_of_releases(path: Path) -> None:
     used = re.findall(r"uses: (\S+)@(\S+) # (\S+)", path.read_text(encoding="utf-8"))
-    assert len(used) == sum("uses" in step for step in steps_of(path))
+    others = [step["uses"] for step in steps_of(path) if "uses" in step]
+    assert len(used) == sum(not name.startswith("./") for name in others)
     for name, commit, tag in used:
         assert re.fullmatch("[0-9a-f]{40}", commit)
         assert RELEASED[name] == (commit, tag)
@@ -86,8 +98,28 @@ def test_who_is_judged_does_not_choose_the_judge() -> None:
     assert judges["ref"] == "${{ github.base_ref || github.ref }}"
     assert "path" not in judges
     assert (proposed["path"], "ref" in proposed) == ("proposed", False)
-    assert "proposed" not in script("Install")
-    assert script("Judge").count("proposed/") == 2
+    (own,) = [s for s in steps_of(FOLDER / "safety-gate.yml") if s["uses"].startswith("./")]
+    assert own["uses"] == "./.github/actions/safety-gate"  # the base branch's
+    assert script("Install").startswith('cd -- "$GITHUB_ACTION_PATH/../../.."')
+    assert script("Judge").count("$PROPOSED/") == 2
+
+
+def test_the_action_gives_its_scripts_every_input_and_takes_its_own_files() -> None:
+    tree = load(ACTION)
+    assert tree["runs"]["using"] == "composite"
+    text = ACTION.read_text(encoding="utf-8")
+    for name in tree["inputs"]:
+        assert f"${{{{ inputs.{name} }}}}" in text, name
+    used = {step["with"][name] for step in [own_step()] for name in step["with"]}
+    assert all(value.startswith("${{") for value in used)
+    assert own_step()["with"].keys() <= tree["inputs"].keys()
+    folder = ACTION.parent / ".." / ".." / ".."
+    assert folder.resolve() == ROOT and (folder / ".lock" / "core.txt").is_file()
+
+
+def own_step() -> dict[str, Any]:
+    steps = steps_of(FOLDER / "safety-gate.yml")
+    return next(step for step in steps if step["uses"].startswith("./"))
 
 
 def test_tests_run_on_every_python_that_the_project_promises() -> None:
@@ -115,7 +147,7 @@ def run(name: str, folder: Path, cwd: Path, **environment: str) -> subprocess.Co
     }
     return subprocess.run(
         [*BASH, script(name)],
-        env=fixed | environment,
+        env=fixed | OF_AN_AGENT | environment,
         cwd=cwd,
         capture_output=True,
         text=True,
@@ -247,3 +279,37 @@ def test_the_real_gate_takes_what_the_workflow_gives_it(
     assert code_of(tmp_path) == code
     assert (tmp_path / "gate" / "gate_report.html").exists() == (code == "2")
     assert (tmp_path / "gate" / "gate.xml").exists() == (code == "2")
+
+
+def test_results_go_to_the_gate_as_they_were_typed(tmp_path: Path) -> None:
+    stub(tmp_path, f'printf "%s\\0" "$@" > "$OUT/arguments"; {REPORT}')
+    given = {
+        "RESULTS_BASELINE": "$(touch pwned) old.eval",
+        "RESULTS_CANDIDATE": "new; touch pwned",
+        "PASSES": "score >= 0.5",
+        "FAMILY": "metadata.rule",
+        "CANDIDATE": "pull 7",
+    }
+    run("Judge", tmp_path, tmp_path, BASELINE="", TRIALS="60", **given)
+    arguments = (tmp_path / "gate" / "arguments").read_text(encoding="utf-8").split("\0")
+    at = arguments.index("--results")
+    assert arguments[at + 1 : at + 3] == list(given.values())[:2]
+    assert "--pass=score >= 0.5" in arguments and "--candidate=pull 7" in arguments
+    assert not any(each.startswith(("--suite", "--baseline", "--trials")) for each in arguments)
+    assert not list(tmp_path.rglob("pwned"))
+
+
+@pytest.mark.slow
+def test_the_real_gate_takes_results_from_the_action(tmp_path: Path) -> None:
+    stub(tmp_path, f'exec "{sys.executable}" "$@"')
+    for name, bad in (("old", 1), ("new", 9)):
+        rows = [
+            f"t{t},{'fail' if k < bad else 'pass'},f{t % 4}" for t in range(8) for k in range(30)
+        ]
+        text = "\n".join(["test,outcome,family", *rows])
+        (tmp_path / f"{name}.csv").write_text(text + "\n", encoding="utf-8")
+    files = [str(tmp_path / f"{name}.csv") for name in ("old", "new")]
+    sides = {"RESULTS_BASELINE": files[0], "RESULTS_CANDIDATE": files[1]}
+    run("Judge", tmp_path, ROOT, BASELINE="", CANDIDATE="", TRIALS="60", **sides)
+    assert code_of(tmp_path) == "2"
+    assert (tmp_path / "gate" / "gate_report.html").exists()
