@@ -573,7 +573,7 @@ def schema() -> None:
 
 @cli.command()
 @click.argument("format_", metavar="FORMAT")
-@click.argument("out", metavar="OUT", type=click.Path(dir_okay=False))
+@click.argument("out", metavar="OUT")
 @click.option("--suite", "suite_file", default="", metavar="FILE", help="regression_tests.json")
 @click.option("--all", "everything", is_flag=True, help="What was set aside too.")
 @click.option("--version", "name", default="v2", show_default=True, help="For inspect-log: run it.")
@@ -593,7 +593,8 @@ def export(
 ) -> None:
     """Write the suite for other tools.
 
-    FORMAT is json, openai, inspect, inspect-log or promptfoo.
+    FORMAT is json, openai, inspect, inspect-log or promptfoo. A log of Inspect goes into the folder
+    of OUT, under the name by which Inspect finds it.
 
     Example: python -m safety_lib export promptfoo safety_tests.yaml
     """
@@ -601,13 +602,21 @@ def export(
     from safety_lib.files import write_text
     from safety_lib.records import Suite
     from safety_lib.regression.admission import run_tests
-    from safety_lib.regression.exports import FORMATS, WRITERS, to_inspect_log
+    from safety_lib.regression.exports import (
+        FORMATS,
+        WRITERS,
+        inspect_path,
+        plants_note,
+        to_inspect_log,
+    )
     from safety_lib.world import load_version
 
     if format_ not in FORMATS:
         raise click.UsageError(f"unknown format {format_!r}: use {', '.join(FORMATS)}")
     if format_ == "json" and not out.endswith(".json"):
         raise click.UsageError(f"OUT must end in .json, not {out!r}")
+    if format_ == "inspect-log":
+        out = str(inspect_path(out))  # another name Inspect does not find
     home = world_for(world, name)
     folder = folder_for(artifacts, home)
     reserve(folder, home, named=(out,), inputs=(suite_file, name))
@@ -623,6 +632,8 @@ def export(
     else:
         write_text(out, WRITERS[format_](tests, home))
     _say([f"Wrote {len(tests)} tests to {out}"])
+    if format_ in WRITERS and plants_note(tests):
+        _say([plants_note(tests)])
 
 
 @contextmanager

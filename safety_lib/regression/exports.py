@@ -15,13 +15,18 @@ What a format has no place for travels in its ``metadata``.
 
 from __future__ import annotations
 
+import itertools
 import json
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import textwrap
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from safety_lib.records import RegressionTest, Trajectory
 from safety_lib.regression.admission import TestRun
+from safety_lib.regression.promptfoo import assertion, literal
+from safety_lib.text import count
 from safety_lib.world import World, world_of
 from safety_lib.world.versions import Version
 
@@ -29,8 +34,8 @@ FORMATS: tuple[str, ...] = ("json", "openai", "inspect", "inspect-log", "promptf
 
 # A log must say when it was made; a result that is the same every time was made at no time.
 NO_TIME = "1970-01-01T00:00:00+00:00"
-
-_TEMPLATE = re.compile(r"\{\{|\{%|\{#|^\s*(file|package|python|exec|https?):", re.IGNORECASE)
+_TASK, _TASK_ID = "regression-tests", "safetylib"
+_FOUND_BY_INSPECT = re.compile(r"\d{4}-\d\d-\d\dT\d\d[:-]\d\d[:-]\d\d.*\.json")
 
 
 # --------------------------------------------------------------------------- OpenAI chat
@@ -42,13 +47,17 @@ def to_openai(tests: Iterable[RegressionTest], world: World) -> str:
     The user's messages are all there is: the answers are what is tested. Send them one by one.
     """
     tools = world.tools.schemas(name for name in world.tools if name in world.tools.changing)
+    tests = list(tests)
     return _lines(
-        {
-            "messages": [{"role": "user", "content": turn} for turn in test.attack_turns],
-            "tools": list(tools),
-            "metadata": {"safety_lib": _without_turns(test)},
-        }
-        for test in tests
+        plants_note(tests),
+        (
+            {
+                "messages": [{"role": "user", "content": turn} for turn in test.attack_turns],
+                "tools": list(tools),
+                "metadata": {"safety_lib": _without_turns(test)},
+            }
+            for test in tests
+        ),
     )
 
 
@@ -60,14 +69,18 @@ def to_inspect(tests: Iterable[RegressionTest], world: World) -> str:
 
     ``input`` holds the user's messages, ``target`` the expected behaviour, ``metadata`` the rest.
     """
+    tests = list(tests)
     return _lines(
-        {
-            "id": test.test_id,
-            "input": [{"role": "user", "content": turn} for turn in test.attack_turns],
-            "target": test.expected_behavior,
-            "metadata": {"safety_lib": _without_turns(test)},
-        }
-        for test in tests
+        plants_note(tests),
+        (
+            {
+                "id": test.test_id,
+                "input": [{"role": "user", "content": turn} for turn in test.attack_turns],
+                "target": test.expected_behavior,
+                "metadata": {"safety_lib": _without_turns(test)},
+            }
+            for test in tests
+        ),
     )
 
 
@@ -106,8 +119,9 @@ def to_inspect_log(runs: Sequence[TestRun], version: Version, *, seed: int) -> s
         "status": "success",
         "eval": {
             "created": NO_TIME,
-            "task": "safety_lib/regression_tests",
-            "task_id": "safety_lib",
+            "eval_id": f"{version.version}-{seed}",
+            "task": _TASK,
+            "task_id": _TASK_ID,
             "run_id": f"{version.version}-{seed}",
             "dataset": {
                 "name": "regression_tests",
@@ -135,6 +149,26 @@ def to_inspect_log(runs: Sequence[TestRun], version: Version, *, seed: int) -> s
         "samples": samples,
     }
     return json.dumps(log, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+
+
+def inspect_path(out: str | Path) -> Path:
+    """Return where Inspect finds a log: its views and data frames go by the name of the file.
+
+    Parameters
+    ----------
+    out : str or Path
+        A folder, or a file in it; a name that Inspect finds stays as it is.
+
+    Examples
+    --------
+    >>> inspect_path("logs/mine.json").as_posix()
+    'logs/1970-01-01T00-00-00+00-00_regression-tests_safetylib.json'
+    """
+    out = Path(out)
+    if _FOUND_BY_INSPECT.fullmatch(out.name):
+        return out
+    folder = out.parent if out.suffix == ".json" and not out.is_dir() else out
+    return folder / f"{NO_TIME.replace(':', '-')}_{_TASK}_{_TASK_ID}.json"
 
 
 def messages_of(trajectory: Trajectory, prompt: str = "") -> list[dict[str, Any]]:
@@ -174,12 +208,17 @@ def messages_of(trajectory: Trajectory, prompt: str = "") -> list[dict[str, Any]
 def _sample(
     test: RegressionTest, trajectory: Trajectory, epoch: int, prompt: str
 ) -> dict[str, Any]:
+    said = messages_of(trajectory, prompt)
+    for number, message in enumerate(said):
+        message["id"] = f"{test.test_id}-{epoch}-{number}"
     sample: dict[str, Any] = {
         "id": test.test_id,
+        "uuid": f"{test.test_id}-{epoch}",
         "epoch": epoch,
         "input": [{"role": "user", "content": turn} for turn in test.attack_turns],
         "target": test.expected_behavior,
-        "messages": messages_of(trajectory, prompt),
+        "messages": said,
+        "events": list(_model_events(said, f"{trajectory.version}/{trajectory.model}")),
         "output": {
             "model": f"{trajectory.version}/{trajectory.model}",
             "choices": [
@@ -210,9 +249,31 @@ def _sample(
             "metadata": {"violations": broken, "attempted": list(trajectory.attempted)},
         }
     else:
-        message = trajectory.error or f"the conversation was cut off: {trajectory.ended}"
-        sample["error"] = {"message": message, "traceback": message, "traceback_ansi": message}
+        why = trajectory.error or f"the conversation was cut off: {trajectory.ended}"
+        sample["error"] = {"message": why, "traceback": why, "traceback_ansi": why}
     return sample
+
+
+def _model_events(said: Sequence[Mapping[str, Any]], model: str) -> Iterator[dict[str, Any]]:
+    """Yield what the agent said as calls of a model, from which Inspect takes its messages."""
+    for number, message in enumerate(said):
+        if message["role"] == "assistant":
+            stop = "tool_calls" if message.get("tool_calls") else "stop"
+            yield {
+                "event": "model",
+                "uuid": f"{message['id']}-event",
+                "timestamp": NO_TIME,
+                "working_start": 0.0,
+                "model": model,
+                "input": list(said[:number]),
+                "tools": [],
+                "tool_choice": "auto",
+                "config": {},
+                "output": {
+                    "model": model,
+                    "choices": [{"message": message, "stop_reason": stop}],
+                },
+            }
 
 
 # --------------------------------------------------------------------------- promptfoo
@@ -225,24 +286,26 @@ _PROMPTFOO_HEAD = """\
 #   {"role": "assistant", "content": {{ said.output | dump }}},
 #   {% endfor %}
 #   {"role": "user", "content": {{ message | dump }}}]
+# The provider answers with its tool calls, as OpenAI's do: a rule is broken by what was called. The
+# assertions ask the oracle, so PROMPTFOO_PYTHON names a Python that has safety_lib.
 """
 
 
 def to_promptfoo(tests: Iterable[RegressionTest], world: World) -> str:
     """Write tests as a promptfoo test file: a turn is a test case, a test a conversation.
 
-    What must not happen is asserted on every turn as the call that broke the rule when the test was
-    made (a tool and what it acts on), or as the parts of the secret; a test that knows neither is
-    asserted by its expected behaviour. Text that promptfoo would take for a template or a file is
-    written as a quoted literal.
+    Each turn is asserted by the oracle, which looks at the tool calls of the conversation so far
+    (:func:`safety_lib.regression.promptfoo.judge_turn`). Text that promptfoo would take for a
+    template or a file is written as a quoted literal.
     """
     import yaml
 
+    tests = list(tests)
     cases = [
         {
             "description": f"{test.test_id} turn {number}: {test.name}",
-            "vars": {"message": _literal(turn)},
-            "assert": _assertions(test, world),
+            "vars": {"message": literal(turn)},
+            "assert": [assertion(test, world)],
             "metadata": {
                 "conversationId": test.test_id,
                 "turn": number,
@@ -252,26 +315,9 @@ def to_promptfoo(tests: Iterable[RegressionTest], world: World) -> str:
         for test in tests
         for number, turn in enumerate(test.attack_turns, start=1)
     ]
-    dumped = yaml.safe_dump(cases, sort_keys=False, allow_unicode=True, width=100)
-    return _PROMPTFOO_HEAD + dumped
-
-
-def _assertions(test: RegressionTest, world: World) -> list[dict[str, Any]]:
-    secrets = list(world.hook("SECRETS", ()))
-    if secrets and world.rules.one(test.rule_id).check.in_reply:
-        return [{"type": "not-icontains-all", "value": secrets}]
-    call = test.unit.call if test.unit else None
-    if call is None:
-        return [{"type": "llm-rubric", "value": test.expected_behavior}]
-    tool = world.tools[call.name]
-    told = (tool.target, *tool.tells)
-    target = next((str(call.arguments[name]) for name in told if name in call.arguments), "")
-    pattern = rf"{re.escape(call.name)}[\s\S]*{re.escape(target)}"
-    return [{"type": "not-regex", "value": pattern}]
-
-
-def _literal(text: str) -> str:
-    return f"{{{{ {json.dumps(text, ensure_ascii=False)} }}}}" if _TEMPLATE.search(text) else text
+    note = plants_note(tests)
+    head = _PROMPTFOO_HEAD + "".join(f"# {line}\n" for line in textwrap.wrap(note, 96))
+    return head + yaml.safe_dump(cases, sort_keys=False, allow_unicode=True, width=100)
 
 
 # --------------------------------------------------------------------------- shared
@@ -287,6 +333,31 @@ def _without_turns(test: RegressionTest) -> dict[str, Any]:
     return test.model_dump(mode="json", exclude={"attack_turns"})
 
 
-def _lines(records: Iterable[Mapping[str, Any]]) -> str:
+def _lines(note: str, records: Iterable[Mapping[str, Any]]) -> str:
     # Not splitlines: U+2028 and its kin stand inside of strings and are no ends of records.
-    return "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records)
+    noted = ({"note": note} if note and not n else {} for n in itertools.count())
+    return "".join(
+        json.dumps({**first, **record}, ensure_ascii=False) + "\n"
+        for first, record in zip(noted, records, strict=False)
+    )
+
+
+def plants_note(tests: Iterable[RegressionTest]) -> str:
+    """Say which tests need a text that no other tool plants; empty where none does.
+
+    Examples
+    --------
+    >>> plants_note([])
+    ''
+    """
+    tests = list(tests)
+    planted = [test for test in tests if test.plants]
+    if not planted:
+        return ""
+    named = ", ".join(test.test_id for test in planted)
+    places = ", ".join(sorted({plant.where for test in planted for plant in test.plants}))
+    return (
+        f"{len(planted)} of these {count(len(tests), 'test')} cannot fail without a planted text "
+        f"({named}): put what metadata.safety_lib.plants says where the agent reads ({places}) "
+        "before you run them."
+    )

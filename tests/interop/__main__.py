@@ -20,7 +20,10 @@ FRAMEWORKS = {
     "langgraph": "test_langgraph.py",
     "mcp": "test_mcp.py",
     "agentdojo": "test_agentdojo.py",
+    "inspect-ai": "test_inspect.py",
+    "promptfoo": "test_promptfoo.py",
 }
+EXTRAS = {"inspect-ai": ["inspect-ai", "pyarrow"], "promptfoo": []}  # what no extra brings
 
 
 def environment(name: str) -> Path | str:
@@ -30,7 +33,9 @@ def environment(name: str) -> Path | str:
     if not python.exists():
         venv.create(folder, with_pip=True)
     pip = [str(python), "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
-    wanted = ["-c", str(ROOT / ".constraints.txt"), "-e", f"{ROOT}[{name}]", "pytest"]
+    extra = "" if name in EXTRAS else f"[{name}]"
+    wanted = ["-c", str(ROOT / ".constraints.txt"), "-e", f"{ROOT}{extra}", "pytest", "pyyaml"]
+    wanted += EXTRAS.get(name, [])
     done = subprocess.run([*pip, *wanted], capture_output=True, text=True)
     if done.returncode:
         said = [line for line in done.stderr.splitlines() if line.startswith("ERROR")]
