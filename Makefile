@@ -18,7 +18,7 @@ unexport MPLBACKEND $(VARIABLES)
 WORKS := $(RUN) -c 'import pip, sys; sys.exit(sys.prefix == sys.base_prefix)'
 BROKEN := $(shell test ! -e $(VENV) || $(WORKS) 2>/dev/null || echo broken)
 
-.PHONY: help demo test interop lab notebooks html experiments lint bench clean
+.PHONY: help demo test interop lab notebooks html experiments lint bench chaos clean
 
 help: ## list the commands
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' Makefile
@@ -65,6 +65,9 @@ lint: $(VENV)/dev ## ruff and mypy, notebooks included
 	$(RUN) -m ruff format --check .
 	$(RUN) -m mypy
 	$(RUN) -m nbqa mypy notebooks
+
+chaos: $(VENV)/dev ## try bad inputs and kills by the hundred, on a seed of its own
+	$(RUN) tests/chaos
 
 bench: $(VENV)/dev ## measure the budgets
 	$(RUN) tests/bench.py

@@ -33,7 +33,7 @@ from safety_lib.options import (
     takes_versions,
     takes_workers,
 )
-from safety_lib.places import STAGE_FILES, folder_for, names_a_file, reserve, world_for
+from safety_lib.places import STAGE_FILES, folder_for, names_a_file, reserve, suite_at, world_for
 
 if TYPE_CHECKING:
     from safety_lib.incident.intake.redaction import Redaction
@@ -101,7 +101,7 @@ def demo(
     )
     for name in (baseline, candidate):
         load_version(name, found.address)
-    reserve(folder_for(artifacts, found), found, own=STAGE_FILES, inputs=(baseline, candidate))
+    reserve(folder_for(artifacts, found), own=STAGE_FILES, inputs=(baseline, candidate))
     run_demo(
         overrides={
             "rollouts": rollouts,
@@ -170,7 +170,7 @@ def stress(
     home = world_for(world, baseline, candidate)
     folder = folder_for(artifacts, home)
     versions = load_version(baseline, home.address), load_version(candidate, home.address)
-    reserve(folder, home, own=("stress_failures.json",), inputs=(baseline, candidate))
+    reserve(folder, own=("stress_failures.json",), inputs=(baseline, candidate))
     # A search plans one conversation at a time, and a model that attacks is asked over a network.
     alone = attacker.startswith(("search", "model:"))
     processes = workers or (1 if alone else processes_for(rollouts, versions[0], model))
@@ -235,7 +235,7 @@ def regress(
 
     home = world_for(world, baseline, candidate)
     folder = folder_for(artifacts, home)
-    reserve(folder, home, own=("regression_tests.json",), inputs=(source, baseline, candidate))
+    reserve(folder, own=("regression_tests.json",), inputs=(source, baseline, candidate))
     found = read_artifact(source or folder, StressFailures)
     versions = [
         load_version(given, home.address) if given else version_found_on(folder, found, name, home)
@@ -294,12 +294,10 @@ def gate(
 
     Example: python -m safety_lib gate --results v1.eval v2.eval
     """
-    from safety_lib.artifacts import read_artifact
     from safety_lib.gate.release_gate import judge_once, run_gate
     from safety_lib.gate.releases import Standing, load_exceptions
     from safety_lib.gate.rules import load_rules
     from safety_lib.pipeline.workers import processes_for
-    from safety_lib.records import Suite
     from safety_lib.world import load_version
 
     if history and not history.endswith(".json"):
@@ -312,12 +310,11 @@ def gate(
     folder = folder_for(artifacts, home)
     reserve(
         folder,
-        home,
         own=("gate_report.json", "gate_report.html"),
         named=(markdown, junit, history),
         inputs=(suite_file, exceptions, baseline, candidate),
     )
-    suite = read_artifact(suite_file or folder, Suite)
+    suite = suite_at(suite_file or folder, home)
     short = load_rules().too_small(len(suite.active), len({test.family for test in suite.active}))
     if short:  # before the trials are paid for
         click.echo(f"There will be no verdict: {short}.", err=True)
@@ -381,30 +378,14 @@ def _publish(
     junit: str,
     tests: Sequence[RegressionTest] = (),
 ) -> NoReturn:
-    from safety_lib.artifacts import write_artifact
-    from safety_lib.files import locked, write_text
     from safety_lib.gate.ledger import head_of
-    from safety_lib.report import render_gate_report, render_junit, render_markdown
     from safety_lib.report.summary import gate_lines
+    from safety_lib.report.writing import write_gate_report
 
     if again:
         click.echo("This pair was judged before: that verdict stands, and it is shown as it was.")
-    head = head_of(ledger)
-    pages = {
-        folder / "gate_report.html": render_gate_report(
-            report, ledger.releases if ledger else (), head
-        )
-    }
-    if markdown:
-        pages[Path(markdown)] = render_markdown(report, head)
-    if junit:
-        pages[Path(junit)] = render_junit(report, tests)
-    with locked(folder / "runs"):
-        for path in pages:  # whatever stops this run, no page stands beside another report
-            path.unlink(missing_ok=True)
-        write_artifact(folder, report)
-        for path, page in pages.items():
-            write_text(path, page)
+    head, releases = head_of(ledger), ledger.releases if ledger else ()
+    write_gate_report(folder, report, releases, head, markdown=markdown, junit=junit, tests=tests)
     _say(gate_lines(report, str(folder)))
     if ledger:
         click.echo(f"History: {len(ledger.releases)} verdicts, head {head}")
@@ -488,7 +469,6 @@ def replay(
     folder = folder_for(artifacts, home)
     reserve(
         folder,
-        home,
         own=("regression_tests.json", "incident_replay.json", "docs/postmortem.md"),
         inputs=(incident, log_file, redact_with, version_name, baseline, fixed),
     )
@@ -496,7 +476,7 @@ def replay(
     taken = take_in(find_incident(incident, folder), home, conversation, redaction)
     reported = taken.incident
     log = None if no_log else find_log(log_file, folder)
-    suite = read_artifact(folder, Suite)
+    suite = suite_at(folder, home)
     version = load_version(version_name or reported.agent_version or suite.candidate, home.address)
     with _run(seed, model, workers or 1) as run:
         closed = investigate(
@@ -598,9 +578,8 @@ def export(
 
     Example: python -m safety_lib export promptfoo safety_tests.yaml
     """
-    from safety_lib.artifacts import read_artifact, write_artifact
+    from safety_lib.artifacts import write_artifact
     from safety_lib.files import write_text
-    from safety_lib.records import Suite
     from safety_lib.regression.admission import run_tests
     from safety_lib.regression.exports import (
         FORMATS,
@@ -619,8 +598,8 @@ def export(
         out = str(inspect_path(out))  # another name Inspect does not find
     home = world_for(world, name)
     folder = folder_for(artifacts, home)
-    reserve(folder, home, named=(out,), inputs=(suite_file, name))
-    suite = read_artifact(suite_file or folder, Suite)
+    reserve(folder, named=(out,), inputs=(suite_file, name))
+    suite = suite_at(suite_file or folder, home)
     tests = suite.tests if everything else suite.active
     if format_ == "json":
         write_artifact(Path(out), suite.model_copy(update={"tests": tests}))

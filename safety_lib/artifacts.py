@@ -36,7 +36,7 @@ _RESTORE = {
 }
 
 DEFAULT_WORLD = "northwind"  # what commands and notebooks take where nothing names another
-MOST_ARTIFACT_BYTES = 512 << 20  # what 100,000 conversations come to, twice over
+MOST_ARTIFACT_BYTES = 256 << 20  # what 100,000 conversations come to, with room to spare
 
 
 class ArtifactError(ValueError):

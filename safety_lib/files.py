@@ -30,15 +30,16 @@ from typing import Any
 
 import yaml
 
-from safety_lib.text import count, one_line
+from safety_lib.text import one_line
 
 if sys.platform != "win32":
     import fcntl
 
 MOST_BYTES = 64 << 20
-MOST_YAML_BYTES = 2 << 20
+MOST_YAML_BYTES = 1 << 20
 MOST_DEPTH = 100
-MOST_ENTRIES = 200_000
+MOST_ENTRIES = 50_000
+MOST_PARTS = 4_000_000
 _LONGEST_NUMBER = re.compile(r"[0-9]{4301,}")
 _LONE_SURROGATE = re.compile("[\ud800-\udfff]")
 _LEFT_BEHIND = re.compile(r"\..+\.[a-z0-9_]{8}\.part")
@@ -210,6 +211,8 @@ def parse_json(path: str | Path, text: str) -> Any:
     ...
     safety_lib.files.FileError: suite.json: 'seed' stands there twice
     """
+    if text.count("[") + text.count("{") > MOST_PARTS:  # a byte or two, and a hundred in memory
+        raise FileError(path, f"holds more than {MOST_PARTS:,} lists and mappings")
     try:
         value = json.loads(text, **JSON_HOOKS)
     except json.JSONDecodeError as error:
@@ -318,7 +321,7 @@ def read_yaml(path: str | Path) -> Any:
     Raises
     ------
     FileError
-        As :func:`read_text` and :func:`parse_yaml`; a file has at most 2 MB.
+        As :func:`read_text` and :func:`parse_yaml`; a file has at most 1 MB.
     """
     return parse_yaml(path, read_text(path, MOST_YAML_BYTES))
 
@@ -338,8 +341,8 @@ def parse_yaml(path: str | Path, text: str) -> Any:
     Raises
     ------
     FileError
-        If it is not YAML, names something twice, is nested more than 100 deep, makes more than
-        200,000 entries out of its aliases, or holds what its tag cannot mean.
+        If it is not YAML, names something twice, is nested more than 100 deep, comes to more than
+        50,000 entries with each use of an alias counted, or holds what its tag cannot mean.
 
     Examples
     --------
@@ -402,6 +405,24 @@ _MERGE = f"{_TAG}merge"
 class _Plain(yaml.SafeLoader):
     """Reads plain data. What it was told is looked at before anything is made of it."""
 
+    composed = 0
+    depth = 0
+
+    def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
+        # Composing is slow and goes as deep as what it reads, so neither is left to its end.
+        self.composed += 1
+        self.depth += 1
+        if self.composed > MOST_ENTRIES:
+            raise self._here(f"more than {MOST_ENTRIES:,} entries")
+        if self.depth > MOST_DEPTH:
+            raise self._here(_too_deep(MOST_DEPTH))
+        node = super().compose_node(parent, index)
+        self.depth -= 1
+        return node
+
+    def _here(self, what: str) -> yaml.MarkedYAMLError:
+        return _Fault(None, None, what, self.get_mark())
+
     def get_single_node(self) -> yaml.Node | None:
         node = super().get_single_node()
         if node is not None:
@@ -419,7 +440,10 @@ class _Plain(yaml.SafeLoader):
     def construct_yaml_int(self, node: yaml.ScalarNode) -> Any:
         if ":" in node.value:  # base 60, which nobody means
             return node.value
-        return super().construct_yaml_int(node)
+        number = super().construct_yaml_int(node)
+        if abs(number) >= 1 << 63:
+            raise OverflowError
+        return number
 
     def construct_yaml_float(self, node: yaml.ScalarNode) -> Any:
         if ":" in node.value:
@@ -460,8 +484,7 @@ def _expect_plain(root: yaml.Node) -> None:
         size[here] = 1 + sum(size[id(part)] for part in inner)
         depth[here] = 1 + max((depth[id(part)] for part in inner), default=0)
         if size[here] > MOST_ENTRIES:
-            most = count(MOST_ENTRIES, "entry", "entries")
-            raise _fault(node, f"with its aliases it stands for more than {most}")
+            raise _fault(node, f"with its aliases it is more than {MOST_ENTRIES:,} entries")
         if depth[here] > MOST_DEPTH:
             raise _fault(node, _too_deep(MOST_DEPTH))
 

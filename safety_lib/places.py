@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -9,6 +10,7 @@ from typing import TYPE_CHECKING
 import click
 
 if TYPE_CHECKING:
+    from safety_lib.records import Suite
     from safety_lib.world import World
 
 STAGE_FILES = (
@@ -99,9 +101,43 @@ def folder_for(given: str, world: World) -> Path:
     return folder
 
 
+def suite_at(source: str | Path, world: World) -> Suite:
+    """Read a suite whose tests are all of rules that the world has.
+
+    Parameters
+    ----------
+    source : str or Path
+        The file, or the folder that holds it.
+    world : World
+        Where it will be run. A suite of another one is for the stage to refuse.
+
+    Raises
+    ------
+    ArtifactError
+        As :func:`~safety_lib.artifacts.read_artifact`, and if a test is of no rule.
+
+    Examples
+    --------
+    >>> from safety_lib.world import load_world
+    >>> suite_at("artifacts", load_world("northwind")).world
+    'northwind'
+    """
+    from safety_lib.artifacts import ArtifactError, read_artifact
+    from safety_lib.records import Suite
+    from safety_lib.world import WorldError
+
+    suite = read_artifact(source, Suite)
+    if suite.world == world.name:
+        try:
+            world.expect_rules(suite.tests)
+        except WorldError as error:
+            file = suite.file_name if Path(source).is_dir() else Path(source).name
+            raise ArtifactError(f"{file}: {error}") from error
+    return suite
+
+
 def reserve(
     folder: Path,
-    world: World,
     *,
     own: Sequence[str] = (),
     named: Sequence[str] = (),
@@ -113,8 +149,6 @@ def reserve(
     ----------
     folder : Path
         Of artifacts.
-    world : World
-        Nothing is written into its folder.
     own : sequence of str
         The artifacts that the command writes.
     named : sequence of str
@@ -127,12 +161,11 @@ def reserve(
     FileError
         As :func:`~safety_lib.files.expect_writable`.
     UsageError
-        If a file is named in the folder of the world.
+        If a file is named in the folder of a world.
 
     Examples
     --------
-    >>> from safety_lib.world import load_world
-    >>> reserve(Path("artifacts"), load_world("northwind"), named=["artifacts/gate_report.json"])
+    >>> reserve(Path("artifacts"), named=["artifacts/gate_report.json"])
     Traceback (most recent call last):
     ...
     safety_lib.files.FileError: gate_report.json: is read or kept by this run, and would be \
@@ -142,10 +175,14 @@ overwritten; name another file
 
     named = [name for name in named if name]
     for name in named:
-        if Path(name).resolve().is_relative_to(world.folder):
+        if inside := next(filter(_is_world, Path(os.path.realpath(name)).parents), None):
             raise click.UsageError(
-                f"{name} lies in the folder of the world {world.name}, and would make another "
+                f"{name} lies in the folder of the world {inside.name}, and would make another "
                 "world of it; name another file"
             )
     kept = [folder / name for name in (*STAGE_FILES, *_SAMPLES) if name not in own]
     expect_writable([*(folder / name for name in own), *named], [*kept, *filter(None, inputs)])
+
+
+def _is_world(folder: Path) -> bool:
+    return (folder / "world.py").is_file() and (folder / "policy.yaml").is_file()

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
-collect_ignore = ["interop"]  # real frameworks, by `make interop`
+collect_ignore = ["interop", "chaos"]  # real frameworks, by `make interop`; faults, by `make chaos`
 
 
 def pytest_collection_finish() -> None:

@@ -50,6 +50,10 @@ def test_the_extras_are_those_of_the_design() -> None:
     }
 
 
+def test_no_other_projects_pytest_meets_the_plugin() -> None:
+    assert "pytest11" not in PROJECT.get("entry-points", {})
+
+
 def test_every_package_file_is_shipped() -> None:
     import fnmatch
 

@@ -1,8 +1,9 @@
 """A pytest plugin: each active test of a suite is one pytest item.
 
-``pytest --safety-suite artifacts/regression_tests.json --safety-target v2`` runs the suite and
-nothing else, so that editors and CI show it natively; with test files on the command line it runs
-beside them. Without the option the plugin does nothing and imports nothing but pytest.
+``pytest -p safety_lib.regression.pytest_plugin --safety-suite artifacts/regression_tests.json
+--safety-target v2`` runs the suite and nothing else, so that editors and CI show it natively; with
+test files on the command line it runs beside them. Whoever does not name the plugin has none: a
+project may have a ``safety_lib`` or a ``--safety-suite`` of its own.
 
 A conversation that could not be held is an *error* of the item, never a failure and never a pass.
 A test that the target fails no more than the suite's baseline does, on the same seeds and with one

@@ -580,7 +580,7 @@ def load_version(name: str, world: str = "") -> Version:
         )
     home = load_world(world)
     path = home.folder / "versions" / f"{name}.yaml"
-    if not path.is_file():
+    if not path.exists():
         known = ", ".join(home.releases)
         raise WorldError(
             f"{home.name} has no version {name!r}: use {known} or the path of a .yaml file"
@@ -616,7 +616,10 @@ def _from_file(path: Path, world: str) -> Version:
                 f"it is found as {stem}, so call it so"
             )
     elif named:
-        home = find_world(named, inside)
+        try:
+            home = find_world(named, inside)
+        except WorldError as error:
+            raise WorldError(f"{path.name}: field world: {error}") from error
     elif world:
         home = find_world(world)
     else:

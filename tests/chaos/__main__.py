@@ -1,0 +1,73 @@
+"""A campaign of faults that fits a seed and a few minutes: ``make chaos``.
+
+Every campaign yields outcomes; the table counts them by kind, and whatever did not come as expected
+is listed with what brings it about again. The exit code is 1 then.
+
+    make chaos                                    a seed of its own, 1,000 bad inputs, 12 kills
+    .venv/bin/python tests/chaos --seed 7 --inputs 100 --kills 0
+
+A campaign is a module with ``campaign(seed, count)``: bad inputs, kills of a live process. Faults
+of an endpoint would be a third one; it goes into ``CAMPAIGNS``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import secrets
+import sys
+import time
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+sys.path[:0] = [str(Path(__file__).parent.parent), str(Path(__file__).parent.parent.parent)]
+
+from chaos import inputs_apart, kills  # noqa: E402
+from chaos.outcome import AS_EXPECTED, Outcome  # noqa: E402
+
+Campaign = Callable[[int, int], Iterator[Outcome]]
+
+CAMPAIGNS: dict[str, tuple[Campaign, int]] = {
+    "inputs": (inputs_apart.campaign, 1_000),
+    "kills": (kills.campaign, 12),
+}
+"""Name to campaign, and how many faults of it are tried by default."""
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--seed", type=int, default=secrets.randbelow(10**9))
+    for name, (_, count) in CAMPAIGNS.items():
+        parser.add_argument(f"--{name}", type=int, default=count, metavar="N")
+    given = parser.parse_args()
+    print(f"seed {given.seed}", flush=True)
+    found: list[Outcome] = []
+    for name, (campaign, _) in CAMPAIGNS.items():
+        started = time.monotonic()
+        outcomes = list(campaign(given.seed, getattr(given, name)))
+        found += outcomes
+        seconds = time.monotonic() - started
+        print(f"{len(outcomes):,} {name} in {seconds:.0f} s", flush=True)
+    print_table(found)
+    return int(any(outcome.came != AS_EXPECTED for outcome in found))
+
+
+def print_table(found: list[Outcome]) -> None:
+    counts: defaultdict[str, Counter[str]] = defaultdict(Counter)
+    for outcome in found:
+        counts[outcome.kind][outcome.came] += 1
+    width = max((len(kind) for kind in counts), default=4)
+    print(f"\n{'kind':{width}}  tried  as expected  otherwise")
+    for kind in sorted(counts):
+        came = counts[kind]
+        others = ", ".join(f"{n} {what}" for what, n in came.items() if what != AS_EXPECTED)
+        print(f"{kind:{width}}  {came.total():>5}  {came[AS_EXPECTED]:>11}  {others}")
+    whole = Counter(outcome.came for outcome in found)
+    print(f"{'all':{width}}  {whole.total():>5}  {whole[AS_EXPECTED]:>11}")
+    for outcome in found:
+        if outcome.came != AS_EXPECTED:
+            print(f"\n{outcome.came}: {outcome.how!r}\n  {outcome.said.strip()[-600:]!r}")
+
+
+if __name__ == "__main__":
+    sys.exit(main())
