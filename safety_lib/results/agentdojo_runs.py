@@ -14,10 +14,8 @@ from safety_lib.records import Outcome
 from safety_lib.results.opening import (
     Held,
     OfATool,
-    as_field,
     content_of,
     keys_of,
-    noted,
     parsed,
     title,
 )
@@ -44,10 +42,10 @@ def read_agentdojo(path: Path, max_bytes: int) -> Held:
     """Read one run."""
     run = parsed(path, content_of(path), _Run, "a run of AgentDojo")
     attack = run.attack_type or ""
-    scope = "" if attack == "none" else as_field(attack)
+    scope = "" if attack == "none" else attack
     if run.injection_task_id is None and run.user_task_id.startswith("injection_task"):
-        note = noted(1, "injection task", "run as a user's request: no trial")
-        return Held([], run.pipeline_name, scope, notes=note)
+        note = "an injection task that was run as a user's request is no trial"
+        return Held([], run.pipeline_name, scope, notes=(note,))
     sample = _benign(run) if run.injection_task_id is None else _attacked(run, scope)
     return Held([sample], run.pipeline_name, scope)
 
@@ -88,5 +86,5 @@ def _ended(run: _Run, broke: bool | None) -> Outcome:
 def _also(run: _Run) -> dict[str, Any]:
     told = {"suite": run.suite_name, "utility": run.utility, "security": run.security}
     if run.error:
-        told["error"] = as_field(str(run.error))
+        told["error"] = str(run.error)
     return {name: value for name, value in told.items() if value is not None}

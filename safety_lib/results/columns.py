@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from safety_lib.records import Outcome
-from safety_lib.results.opening import MOST_SAMPLES, Held, as_field, numbered, refused, title
+from safety_lib.results.opening import MOST_SAMPLES, Held, numbered, refused, showable, title
 from safety_lib.results.table import ResultFile, Sample
 from safety_lib.text import one_line
 
@@ -119,7 +119,7 @@ def from_frame(frame: pd.DataFrame, name: str) -> ResultFile:
     plain = frame.astype(object).where(frame.notna(), None)
     found = _found(Path(name), columns, iter(plain.to_numpy().tolist()))
     digest = hashlib.sha256(frame.to_csv(index=False).encode("utf-8", "backslashreplace"))
-    return ResultFile(name, "pandas", digest.hexdigest(), tuple(found.samples))
+    return ResultFile(name, "pandas", digest.hexdigest(), tuple(map(showable, found.samples)))
 
 
 def _delimiter(line: str) -> str:
@@ -169,7 +169,7 @@ def _sample(path: Path, number: int, row: Mapping[str, Any]) -> Sample:
     if _is_empty(test):
         raise refused(path, f"row {number} names no test")
     fields = {
-        as_field(column): as_field(value) if isinstance(value, str) else value
+        column: value
         for column, value in row.items()
         if column not in ("test", "trial", "outcome") and not _is_empty(value)
     }

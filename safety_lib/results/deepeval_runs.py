@@ -17,7 +17,6 @@ from safety_lib.records import Outcome
 from safety_lib.results.opening import (
     Held,
     OfATool,
-    as_field,
     content_of,
     glimpse,
     keys_of,
@@ -36,13 +35,13 @@ class _Metric(OfATool):
     score: float | None = None
     error: Any = None
     flaky: bool = False
-    model: Any = Field(None, alias="evaluationModel")
+    model: Any = Field(default=None, alias="evaluationModel")
 
 
 class _Case(OfATool):
     name: str
     success: bool | None = None
-    metrics: list[_Metric] | None = Field(None, alias="metricsData")
+    metrics: list[_Metric] | None = Field(default=None, alias="metricsData")
     metadata: dict[str, Any] | None = None
     input: Any = None
     scenario: Any = None
@@ -137,11 +136,11 @@ def _fields(case: _Case) -> Iterator[tuple[str, Any]]:
     yield from leaves(case.metadata, "metadata")
     scored = [metric for metric in case.metrics or [] if metric.score is not None]
     for metric in scored:
-        yield f"score.{as_field(metric.name)}", metric.score
+        yield f"score.{metric.name}", metric.score
     if len(scored) == 1:
         yield "score", scored[0].score
     if errors := [str(metric.error) for metric in case.metrics or [] if metric.error]:
-        yield "error", as_field(errors[0])
+        yield "error", errors[0]
 
 
 def _held(case: _Attacked) -> Outcome:
@@ -164,4 +163,4 @@ def _of_attack(case: _Attacked) -> Iterator[tuple[str, Any]]:
     }
     for name, value in told.items():
         if value is not None:
-            yield name, as_field(value) if isinstance(value, str) else value
+            yield name, value

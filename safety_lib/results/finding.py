@@ -32,6 +32,7 @@ from safety_lib.results.opening import (
     noted,
     refused,
     several,
+    showable,
     title,
 )
 from safety_lib.results.table import ResultFile, ResultsError, Sample
@@ -180,8 +181,8 @@ def _folded(
     held: dict[Path, Held] = {}
     digests: dict[Path, str] = {}
     for file, reader in files.items():
-        digests[file] = hashlib.sha256(content_of(file)).hexdigest()
         held[file] = reader.read(file, max_bytes)
+        digests[file] = _digest(file, *held[file].beside)
         _once(file, held[file])
     copies = _copies(path, files, digests)
     held, replaced = _latest(held)
@@ -194,6 +195,8 @@ def _folded(
         raise refused(path, "holds no trial")
     if len(samples) > MOST_SAMPLES:
         raise refused(path, f"holds {len(samples):,} trials, too many")
+    beside = {file for found in held.values() for file in found.beside}
+    unread = [file for file in left_out if file not in beside]
     asked = [found.model_calls for found in held.values()]
     whole = hashlib.sha256("".join(digests.values()).encode()).hexdigest()
     return ResultFile(
@@ -209,11 +212,18 @@ def _folded(
             *noted(copies, "file", "with the bytes of an earlier one, counted as a run of its own"),
             *noted(numbered_on, "trial", "of tests of an earlier file, numbered on by file name"),
             *noted(
-                len(left_out),
+                len(unread),
                 "file",
-                f"of other kinds, not read: {several(file.name for file in left_out)}",
+                f"of other kinds, not read: {several(file.name for file in unread)}",
             ),
         ),
+    )
+
+
+def _digest(*files: Path) -> str:
+    digests = [hashlib.sha256(content_of(file)).hexdigest() for file in files]
+    return (
+        digests[0] if len(digests) == 1 else hashlib.sha256("".join(digests).encode()).hexdigest()
     )
 
 
@@ -268,7 +278,7 @@ def _numbered_on(held: dict[Path, Held]) -> tuple[list[Sample], int]:
             if sample.test in again:
                 sample = sample._replace(trial=sample.trial + before[sample.test])
                 numbered_on += 1
-            samples.append(sample)
+            samples.append(showable(sample))
             seen.add((sample.test, sample.trial))
             most[sample.test] = max(most[sample.test], sample.trial)
     return samples, numbered_on
@@ -277,7 +287,10 @@ def _numbered_on(held: dict[Path, Held]) -> tuple[list[Sample], int]:
 def _together(held: dict[Path, Held]) -> list[str]:
     """Return what the files note; of many that say the same, how many do."""
     said = Counter(note for found in held.values() for note in found.notes)
-    return [note if times == 1 else f"{note} ({times} times)" for note, times in said.items()]
+    return [
+        one_line(note if times == 1 else f"{note} (in {times} files)", 240)
+        for note, times in said.items()
+    ]
 
 
 def _list() -> str:

@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import math
 import zipfile
-import zlib
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -21,7 +20,6 @@ from safety_lib.records import Outcome
 from safety_lib.results.opening import (
     Held,
     OfATool,
-    as_field,
     content_of,
     glimpse,
     keys_of,
@@ -31,7 +29,7 @@ from safety_lib.results.opening import (
     refused,
     title,
 )
-from safety_lib.results.table import Sample
+from safety_lib.results.table import ResultsError, Sample
 
 _ZSTD = 93
 # Of packed bytes: what a hostile archive says of its size is not believed before it is unpacked.
@@ -128,7 +126,7 @@ def read_inspect_eval(path: Path, max_bytes: int) -> Held:
             samples = list(_summaries(path, members))
             if log.invalidated:
                 samples = [_with_invalidation(path, members, sample) for sample in samples]
-    except (zipfile.BadZipFile, zlib.error, EOFError, OSError, NotImplementedError) as error:
+    except (zipfile.BadZipFile, EOFError, OSError, NotImplementedError) as error:
         raise refused(path, f"a damaged .eval file ({error})", "copy it again") from None
     return _found(log, samples)
 
@@ -159,18 +157,27 @@ class _Members(Mapping[str, bytes]):
             self._learn_zstd()
         if info.flag_bits & 1:
             raise refused(self.path, f"{name} in it is encrypted")
+        if info.file_size > self.left:
+            raise self._too_large(name, info.file_size)
         unpacked = bytearray()
-        with self.archive.open(info) as member:
-            while piece := member.read(_STEP):
-                self.left -= len(piece)
-                if self.left < 0 or info.file_size > self.left + len(piece):
-                    raise refused(
-                        self.path,
-                        f"{name} in it is {info.file_size:,} bytes unpacked, too many",
-                        "raise --max-bytes if it is to be trusted",
-                    )
-                unpacked += piece
+        try:
+            with self.archive.open(info) as member:
+                while piece := member.read(_STEP):
+                    unpacked += piece
+                    if len(unpacked) > self.left:
+                        raise self._too_large(name, len(unpacked))
+        except ResultsError:
+            raise
+        except Exception as error:  # each way of packing has errors of its own
+            raise refused(
+                self.path, f"{name} in it is damaged ({error})", "copy it again"
+            ) from None
+        self.left -= len(unpacked)
         return bytes(unpacked)
+
+    def _too_large(self, name: str, size: int) -> ResultsError:
+        what = f"{name} in it is {size:,} bytes or more when unpacked, too many"
+        return refused(self.path, what, "raise --max-bytes if it is to be trusted")
 
     def _learn_zstd(self) -> None:
         with contextlib.suppress(ImportError):
@@ -242,13 +249,13 @@ def _sample(sample: _Sample) -> Sample:
     scores = sample.scores or ({"score": sample.score} if sample.score else {})
     fields = dict(leaves(sample.metadata, "metadata"))
     for name, score in scores.items():
-        fields.update(leaves(score.value, f"score.{as_field(name)}"))
+        fields.update(leaves(score.value, f"score.{name}"))
     only = next(iter(scores.values())) if len(scores) == 1 else None
     if only is not None:
         fields.update(leaves(only.value, "score"))
     for name, told, said in (("error", sample.error, "message"), ("limit", sample.limit, "type")):
         if told:
-            fields[name] = as_field(str(told.get(said) if isinstance(told, dict) else told))
+            fields[name] = str(told.get(said) if isinstance(told, dict) else told)
     return Sample(title(sample.id), sample.epoch, _outcome(sample, list(scores.values())), fields)
 
 

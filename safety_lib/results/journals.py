@@ -11,7 +11,6 @@ from safety_lib.records import Outcome
 from safety_lib.results.opening import (
     Held,
     OfATool,
-    as_field,
     noted,
     numbered,
     parsed,
@@ -61,7 +60,7 @@ def read_journal(path: Path, max_bytes: int) -> Held:
                 title(one.scenario_id, one.attacker),
                 1,
                 one.outcome,
-                {"family": as_field(one.goal), "attacker": as_field(one.attacker)},
+                {"family": one.goal, "attacker": one.attacker},
             )
             for one in held
         ),

@@ -11,7 +11,7 @@ from typing import Any
 from xml.parsers import expat
 
 from safety_lib.records import Outcome
-from safety_lib.results.opening import Held, as_field, noted, numbered, refused, title
+from safety_lib.results.opening import Held, noted, numbered, refused, title
 from safety_lib.results.table import Sample
 
 # The last one that a test case holds and that comes first here is what came of it.
@@ -76,9 +76,9 @@ class _Cases:
         elif self.case is not None and tag in _SAID:
             self.said.add(tag)
             if message := told.get("message"):
-                self.fields[tag] = as_field(message)
+                self.fields[tag] = message
         elif self.case is not None and tag == "property" and told.get("value"):
-            self.fields[f"metadata.{as_field(told.get('name', ''))}"] = as_field(told["value"])
+            self.fields[f"metadata.{told.get('name', '')}"] = told["value"]
 
     def end(self, tag: str) -> None:
         if tag == "testsuite" and self.suites:
@@ -87,6 +87,6 @@ class _Cases:
             suite = self.suites[-1] if self.suites else ""
             outcome: Outcome = next((_SAID[t] for t in _SAID if t in self.said), "safe")
             named = [self.case.get("classname") or suite, self.case.get("name", "")]
-            fields = {"suite": as_field(suite), **self.fields} if suite else self.fields
+            fields = {"suite": suite, **self.fields} if suite else self.fields
             self.samples.append(Sample(title(*filter(None, named)), 1, outcome, fields))
             self.case = None

@@ -48,6 +48,8 @@ class Held(NamedTuple):
         Whether a model said what passes.
     notes : tuple of str
         What was not read, and why.
+    beside : tuple of Path
+        Other files that were read with it.
     """
 
     samples: list[Sample]
@@ -58,6 +60,7 @@ class Held(NamedTuple):
     model_calls: int | None = None
     graded_by_model: bool = False
     notes: tuple[str, ...] = ()
+    beside: tuple[Path, ...] = ()
 
 
 class OfATool(BaseModel):
@@ -209,17 +212,31 @@ def leaves(tree: Any, above: str, depth: int = DEEPEST_FIELD) -> Iterator[tuple[
     if isinstance(tree, Mapping):
         for key, value in tree.items():
             if depth:
-                yield from leaves(value, f"{above}.{as_field(str(key))}", depth - 1)
+                yield from leaves(value, f"{above}.{key}", depth - 1)
     elif isinstance(tree, list):
         plain = [value for value in tree if not isinstance(value, list | dict)]
         if plain and len(plain) == len(tree):
-            yield above, as_field(", ".join(map(str, plain)))
+            yield above, ", ".join(map(str, plain))
     elif tree is not None and tree != "":
-        yield above, as_field(tree) if isinstance(tree, str) else tree
+        yield above, tree
 
 
-def as_field(text: str) -> str:
-    """Return a text that may be written: cut, and without halves of characters."""
+def showable(sample: Sample) -> Sample:
+    r"""Return a sample whose fields may be written: texts cut, and without halves of characters.
+
+    Examples
+    --------
+    >>> showable(Sample("a", 1, "safe", {"said": chr(0xD83D)})).fields
+    {'said': '\\ud83d'}
+    """
+    fields = {
+        _whole(name): _whole(value) if isinstance(value, str) else value
+        for name, value in sample.fields.items()
+    }
+    return sample._replace(fields=fields)
+
+
+def _whole(text: str) -> str:
     text = text[:LONGEST_FIELD]
     return text if text.isascii() else text.encode("utf-8", "backslashreplace").decode()
 

@@ -17,7 +17,6 @@ from safety_lib.records import Outcome
 from safety_lib.results.opening import (
     Held,
     OfATool,
-    as_field,
     content_of,
     glimpse,
     leaves,
@@ -49,12 +48,12 @@ _ASSERTED, _ERROR = 1, 2  # its failureReason
 class _Case(OfATool):
     description: str | None = None
     vars: Any = None
-    asserts: list[Any] | None = Field(None, alias="assert")
+    asserts: list[Any] | None = Field(default=None, alias="assert")
     metadata: dict[str, Any] | None = None
 
 
 class _Grading(OfATool):
-    components: list[Any] | None = Field(None, alias="componentResults")
+    components: list[Any] | None = Field(default=None, alias="componentResults")
 
 
 class _Labelled(OfATool):
@@ -66,11 +65,11 @@ class _Result(OfATool):
     success: bool
     score: float | None = None
     error: Any = None
-    reason: int | None = Field(None, alias="failureReason")
-    grading: _Grading | None = Field(None, alias="gradingResult")
-    named: dict[str, Any] | None = Field(None, alias="namedScores")
+    reason: int | None = Field(default=None, alias="failureReason")
+    grading: _Grading | None = Field(default=None, alias="gradingResult")
+    named: dict[str, Any] | None = Field(default=None, alias="namedScores")
     test: int = Field(0, alias="testIdx")
-    case: _Case = Field(default_factory=lambda: _Case.model_validate({}), alias="testCase")
+    case: _Case = Field(default_factory=_Case, alias="testCase")
     vars: Any = None
     metadata: dict[str, Any] | None = None
     provider: _Labelled | str = ""
@@ -87,11 +86,11 @@ class _Result(OfATool):
 
 
 class _Usage(OfATool):
-    requests: int | None = Field(None, alias="numRequests")
+    requests: int | None = Field(default=None, alias="numRequests")
 
 
 class _Stats(OfATool):
-    usage: _Usage | None = Field(None, alias="tokenUsage")
+    usage: _Usage | None = Field(default=None, alias="tokenUsage")
 
 
 class _Table(OfATool):
@@ -101,7 +100,7 @@ class _Table(OfATool):
 
 class _Run(OfATool):
     results: _Table
-    name: str | None = Field(None, alias="evalId")
+    name: str | None = Field(default=None, alias="evalId")
 
 
 def knows_promptfoo(path: Path, head: bytes) -> bool:
@@ -199,6 +198,6 @@ def _fields(result: _Result) -> Iterator[tuple[str, Any]]:
         yield "score", result.score
     for name, value in (("provider", result.of), ("prompt", result.prompted)):
         if value:
-            yield name, as_field(value)
+            yield name, value
     if result.error:
-        yield "error", as_field(_text(result.error))
+        yield "error", _text(result.error)

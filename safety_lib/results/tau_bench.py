@@ -1,8 +1,9 @@
 """Results of tau2-bench and tau-bench: conversations with a simulated user, each with a reward.
 
 Both call a task done at a reward of 1. What tau2-bench keeps as a folder has an index of all its
-simulations in ``results.json``, which is read alone. What did not end by itself was not evaluated:
-a limit leaves it undetermined, and a failure of the harness or of the simulated user is an error.
+simulations in ``results.json``, which is read alone; without an index each of them is. What did not
+end by itself was not evaluated: a limit leaves it undetermined, and a failure of the harness or of
+the simulated user is an error.
 """
 
 from __future__ import annotations
@@ -16,7 +17,6 @@ from safety_lib.records import Outcome
 from safety_lib.results.opening import (
     Held,
     OfATool,
-    as_field,
     content_of,
     glimpse,
     noted,
@@ -89,8 +89,10 @@ def read_tau(path: Path, max_bytes: int) -> Held:
     """Read results of tau2-bench."""
     told = parsed(path, content_of(path), _Results, "results of tau2-bench")
     held = told.simulations or told.simulation_index or []
-    if not held and (path.parent / "simulations").is_dir():
-        raise refused(path, "lists none of its simulations", "save it as one file of JSON")
+    beside = [] if held else sorted((path.parent / "simulations").glob("*.json"))
+    if sum(file.stat().st_size for file in beside) > max_bytes:
+        raise refused(path, "the simulations beside it are too large", "raise --max-bytes")
+    held = held or [parsed(one, content_of(one), _Simulation, "a simulation") for one in beside]
     agent = told.info.agent_info
     limited = sum(one.termination_reason in _LIMITS for one in held)
     return Held(
@@ -100,6 +102,7 @@ def read_tau(path: Path, max_bytes: int) -> Held:
         subject=" ".join(filter(None, (agent.implementation, agent.llm))),
         scope=told.info.environment_info.domain_name,
         notes=noted(limited, "conversation", "ended by a limit: undetermined"),
+        beside=tuple(beside),
     )
 
 
@@ -114,7 +117,7 @@ def read_first_tau(path: Path, max_bytes: int) -> Held:
                     one.trial,
                     "error" if "error" in one.info else _passed(one.reward),
                     {"score": one.reward}
-                    | ({"error": as_field(str(one.info["error"]))} if "error" in one.info else {}),
+                    | ({"error": str(one.info["error"])} if "error" in one.info else {}),
                 )
                 for one in held
             ]
