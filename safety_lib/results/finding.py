@@ -21,7 +21,7 @@ from safety_lib.results import (
     inspect_logs,
     journals,
     junit_results,
-    promptfoo,
+    promptfoo_runs,
     tau_bench,
 )
 from safety_lib.results.opening import (
@@ -72,7 +72,12 @@ class Reader(NamedTuple):
 RESULT_READERS: tuple[Reader, ...] = (
     Reader("Inspect", ".eval log", inspect_logs.knows_eval, inspect_logs.read_inspect_eval),
     Reader("Inspect", ".json log", inspect_logs.knows_json, inspect_logs.read_inspect_json),
-    Reader("promptfoo", "eval -o out.json", promptfoo.knows_promptfoo, promptfoo.read_promptfoo),
+    Reader(
+        "promptfoo",
+        "eval -o out.json",
+        promptfoo_runs.knows_promptfoo,
+        promptfoo_runs.read_promptfoo,
+    ),
     Reader(
         "AgentDojo", "runs/PIPELINE", agentdojo_runs.knows_agentdojo, agentdojo_runs.read_agentdojo
     ),
