@@ -4,22 +4,27 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from scipy.stats import binom, fisher_exact
 
+from safety_lib.__main__ import main
+from safety_lib.artifacts import read_artifact
 from safety_lib.gate.at_once import Arms, judge_at_once
 from safety_lib.gate.looks import Looked, LookPlan
 from safety_lib.gate.rules import load_rules
 from safety_lib.gate.trials import Case
+from safety_lib.pipeline import NOTEBOOKS
 from safety_lib.records import GateReport, Outcome
 from safety_lib.results.attempts import judge_results_once
-from safety_lib.results.judge import judge_sides, load_results_policy, names_of
+from safety_lib.results.judge import judge_results, judge_sides, load_results_policy, names_of
 from safety_lib.results.table import Meaning, ResultFile, Results, ResultsError, Sample
 from safety_lib.streams import generator
 
+ARTIFACTS = NOTEBOOKS.parent / "artifacts"
 LOOKS = load_rules().looks
 
 
@@ -371,3 +376,100 @@ def test_the_same_files_have_one_verdict_and_more_trials_are_another_candidate(
     assert third.report.attempt is not None and first.report.attempt is not None
     assert third.report.attempt.candidate == 2
     assert third.report.attempt.ok_share < first.report.attempt.ok_share
+
+
+# --------------------------------------------------------------------------- the command
+
+
+def gate(*arguments: str) -> int:
+    return main(["gate", "--results", *arguments])
+
+
+def csv(path: Path, fails: int = 2) -> str:
+    lines = [
+        f"{s.test},{s.trial},{'fail' if s.outcome == 'violation' else 'pass'},"
+        f"{s.fields.get('family', '')},{s.fields.get('stratum', '')}"
+        for s in samples(fails)
+    ]
+    path.write_text("\n".join(["test,trial,outcome,family,stratum", *lines]) + "\n", "utf-8")
+    return str(path)
+
+
+@pytest.fixture
+def two(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[str, str]:
+    monkeypatch.chdir(tmp_path)
+    return csv(tmp_path / "old.csv"), csv(tmp_path / "new.csv", fails=9)
+
+
+def test_the_command_judges_two_files_and_writes_the_report(
+    two: tuple[str, str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert gate(*two, "--markdown", "m.md", "--junit", "j.xml", "--candidate", "pull 7") == 2
+    said = capsys.readouterr().out
+    assert "old: 840 trials of CSV (old.csv)" in said and "Release verdict: BLOCK" in said
+    report = read_artifact(tmp_path / "artifacts" / "results", GateReport)
+    assert (report.baseline, report.candidate) == ("old", "pull 7")
+    page = (tmp_path / "artifacts" / "results" / "gate_report.html").read_text("utf-8")
+    assert "pull 7" in page and ">World<" not in page
+    assert "world" not in (tmp_path / "m.md").read_text("utf-8")
+    assert (tmp_path / "j.xml").exists()
+    same = csv(tmp_path / "same.csv", fails=1)
+    assert gate(two[0], same) == 0
+
+
+def test_a_frame_is_judged_as_its_file_is(two: tuple[str, str]) -> None:
+    import pandas as pd
+
+    frames = [pd.read_csv(path, keep_default_na=False) for path in two]
+    by_frame, by_file = judge_results(*frames), judge_results(*two)
+    assert by_frame.verdict == by_file.verdict == "BLOCK"
+    assert by_frame.test_results == by_file.test_results
+    assert by_frame.families == by_file.families
+
+
+def test_a_history_counts_attempts_on_results(
+    two: tuple[str, str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert gate(*two, "--history", "h.json") == 2
+    assert gate(*two, "--history", "h.json") == 2
+    assert "was judged before" in capsys.readouterr().out
+    assert main(["history", "h.json"]) == 0
+
+
+@pytest.mark.parametrize(
+    ("changed", "told"),
+    [
+        (lambda old, new: (old, old), "byte for byte"),
+        (lambda old, new: (old, "nope.csv"), "there is no such file"),
+        (lambda old, new: (old, new, "--family", "kind"), "no trial has a field 'kind'"),
+        (lambda old, new: (old, new, "--pass", "score"), "is no comparison"),
+        (lambda old, new: (old, new, "--max-bytes", "10"), "--max-bytes"),
+        (lambda old, new: (old, new, "--junit", new), "would be overwritten"),
+    ],
+)
+def test_what_cannot_be_judged_ends_in_one_line_and_writes_nothing(
+    two: tuple[str, str],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    changed: Any,
+    told: str,
+) -> None:
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    assert gate(*changed(*two)) == 3
+    error = capsys.readouterr().err
+    assert told in error and error.startswith("error: ") and error.count("\n") == 1
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
+def test_the_projects_own_releases_as_logs_of_inspect_are_blocked_as_here(tmp_path: Path) -> None:
+    suite = ("--artifacts", str(ARTIFACTS))
+    for name in ("v1", "v2"):
+        log = str(tmp_path / name)
+        assert main(["export", "inspect-log", log, "--version", name, *suite]) == 0
+    report = judge_results(tmp_path / "v1", tmp_path / "v2", Meaning(family="family"))
+    assert report.verdict == "BLOCK"
+    native = read_artifact(ARTIFACTS, GateReport)
+    assert report.n_families >= native.n_families
+    assert any(result.severity != "medium" for result in report.test_results)
+    assert report.delta is not None and native.delta is not None
+    assert report.delta == pytest.approx(native.delta, abs=0.2)

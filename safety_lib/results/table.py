@@ -154,7 +154,8 @@ class Meaning(Shown):
                 )
         for name in ("family", "stratum", "severity"):
             wanted = getattr(self, name)
-            if wanted and not any(wanted in s.fields for f in files for s in f.samples):
+            at = {wanted, f"metadata.{wanted}"}
+            if wanted and not any(at & s.fields.keys() for f in files for s in f.samples):
                 raise ResultsError(
                     f"{files[0].name}: no trial has a field {wanted!r} for --{name}; "
                     f"{_there_are(files)}"
@@ -173,7 +174,9 @@ class Meaning(Shown):
         return otherwise
 
     def _part(self, file: ResultFile, sample: Sample) -> RowPart:
-        told = self._told(file, sample, "stratum", "regression")
+        # What this project exports says so beside the stratum.
+        split = sample.fields.get("metadata.split") == "held_out"
+        told = self._told(file, sample, "stratum", "held_out" if split else "regression")
         return cast(RowPart, _one_of(_PARTS, told, "stratum", file, sample))
 
     def _severity(self, file: ResultFile, sample: Sample) -> Severity | Literal[""]:
