@@ -217,7 +217,7 @@ def leaves(tree: Any, above: str, depth: int = DEEPEST_FIELD) -> Iterator[tuple[
         plain = [value for value in tree if not isinstance(value, list | dict)]
         if plain and len(plain) == len(tree):
             yield above, ", ".join(map(str, plain))
-    elif tree is not None and tree != "":
+    elif tree not in (None, "") and tree == tree:  # a number that is none is not
         yield above, tree
 
 
