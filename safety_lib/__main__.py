@@ -580,22 +580,16 @@ def export(
     """
     from safety_lib.artifacts import write_artifact
     from safety_lib.files import write_text
+    from safety_lib.regression import exports
     from safety_lib.regression.admission import run_tests
-    from safety_lib.regression.exports import (
-        FORMATS,
-        WRITERS,
-        inspect_path,
-        plants_note,
-        to_inspect_log,
-    )
     from safety_lib.world import load_version
 
-    if format_ not in FORMATS:
-        raise click.UsageError(f"unknown format {format_!r}: use {', '.join(FORMATS)}")
+    if format_ not in exports.FORMATS:
+        raise click.UsageError(f"unknown format {format_!r}: use {', '.join(exports.FORMATS)}")
     if format_ == "json" and not out.endswith(".json"):
         raise click.UsageError(f"OUT must end in .json, not {out!r}")
     if format_ == "inspect-log":
-        out = str(inspect_path(out))  # another name Inspect does not find
+        out = str(exports.inspect_path(out))  # another name Inspect does not find
     home = world_for(world, name)
     folder = folder_for(artifacts, home)
     reserve(folder, named=(out,), inputs=(suite_file, name))
@@ -607,12 +601,11 @@ def export(
         version = load_version(name, home.address)
         with _run(seed, model, 1) as run:
             runs = run_tests(tests, version, run, trials=trials)
-        write_text(out, to_inspect_log(runs, version, seed=seed))
+        write_text(out, exports.to_inspect_log(runs, version, seed=seed))
     else:
-        write_text(out, WRITERS[format_](tests, home))
-    _say([f"Wrote {len(tests)} tests to {out}"])
-    if format_ in WRITERS and plants_note(tests):
-        _say([plants_note(tests)])
+        write_text(out, exports.WRITERS[format_](tests, home))
+    note = exports.plants_note(tests) if format_ in exports.WRITERS else ""
+    _say([f"Wrote {len(tests)} tests to {out}", *([note] if note else [])])
 
 
 @contextmanager

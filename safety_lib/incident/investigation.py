@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -26,8 +27,11 @@ from safety_lib.production.blast_radius import (
     Opinion,
     estimate_affected,
     estimate_blast_radius,
+    refuse_other_log,
     second_opinions,
+    what_log_lacks,
 )
+from safety_lib.production.log import NotMeasuredError
 from safety_lib.records import (
     BlastRadius,
     GateReport,
@@ -99,6 +103,8 @@ class Findings(Shown):
         The incident as tests.
     log_given : bool
         Whether there was a log to estimate from.
+    log_lacks : tuple of str
+        What the log cannot tell, one line each.
     """
 
     cause: RootCause
@@ -107,6 +113,7 @@ class Findings(Shown):
     affected: Affected | None
     tests: tuple[RegressionTest, ...]
     log_given: bool = True
+    log_lacks: tuple[str, ...] = ()
 
 
 def new_tests(replay: Replay, run: Run = Run()) -> tuple[RegressionTest, ...]:
@@ -172,7 +179,7 @@ def investigate(
     suite : Suite
         The suite so far; the new tests are added once.
     log : Path or None
-        Parquet log of production; without one the report says that the radius is not measured.
+        Log of production; without one the report says that the radius is not measured.
     run : Run, optional
         Seed, model and where the conversations are held.
     version : Version
@@ -192,9 +199,11 @@ def investigate(
     Raises
     ------
     ValueError
-        If a parameter is out of range.
+        If a parameter is out of range, or the log cannot be read or is of other versions.
     """
     incident = taken.incident if isinstance(taken, Intake) else taken
+    if log is not None:
+        refuse_other_log(log, version.version)
     replay = replay_incident(incident, version, run, replays=effort.replays)
     planned = list(plan_interventions(replay, baseline)) if replay.rule_id else []
     effects = intervene(replay, planned, run)
@@ -205,6 +214,7 @@ def investigate(
         affected=affected_by(replay, log, audit=effort.audit, seed=run.seed),
         tests=new_tests(replay, run),
         log_given=log is not None,
+        log_lacks=log_lacks_of(replay, log),
     )
     closed = close_loop(replay, findings, suite, run, baseline=baseline, fixed=fixed, effort=effort)
     if not isinstance(taken, Intake):
@@ -272,7 +282,7 @@ def close_loop(
 def blast_radius_of(
     replay: Replay, log: Path | None, *, audit: int, seed: int
 ) -> BlastRadius | None:
-    """Estimate how many conversations in the log broke the incident's rule; None if none did.
+    """Estimate how many conversations in the log broke the incident's rule.
 
     Parameters
     ----------
@@ -288,18 +298,44 @@ def blast_radius_of(
     Returns
     -------
     BlastRadius or None
-        None where no rule broke, or without a log.
+        None where no rule broke, without a log, or with one that cannot tell
+        (:func:`log_lacks_of` says why).
     """
     if log is None or not replay.rule_id:
         return None
-    return estimate_blast_radius(
-        log,
-        world=world_of(replay.version),
-        rule_id=replay.rule_id,
-        version=replay.version.version,
-        audit=audit,
-        seed=seed,
-        claimed=replay.incident.affected_users,
+    with suppress(NotMeasuredError):
+        return estimate_blast_radius(
+            log,
+            world=world_of(replay.version),
+            rule_id=replay.rule_id,
+            version=replay.version.version,
+            audit=audit,
+            seed=seed,
+            claimed=replay.incident.affected_users,
+        )
+    return None
+
+
+def log_lacks_of(replay: Replay, log: Path | None) -> tuple[str, ...]:
+    """Say what the log cannot tell of the incident, one line each.
+
+    Parameters
+    ----------
+    replay : Replay
+        The incident: its rule and its version.
+    log : Path or None
+        Log of production.
+
+    Returns
+    -------
+    tuple of str
+        Empty where nothing is missing, no rule broke, or there is no log.
+    """
+    if log is None or not replay.rule_id:
+        return ()
+    version = replay.version
+    return what_log_lacks(
+        log, rule_id=replay.rule_id, version=version.version, world=world_of(version)
     )
 
 
@@ -351,19 +387,21 @@ def affected_by(replay: Replay, log: Path | None, *, audit: int, seed: int) -> A
     Returns
     -------
     Affected or None
-        None where no rule broke, or without a log.
+        None where no rule broke, without a log, or with one that names no user.
     """
     if log is None or not replay.rule_id:
         return None
-    return estimate_affected(
-        log,
-        world=world_of(replay.version),
-        rule_id=replay.rule_id,
-        version=replay.version.version,
-        audit=audit,
-        seed=seed,
-        claimed=replay.incident.affected_users,
-    )
+    with suppress(NotMeasuredError):
+        return estimate_affected(
+            log,
+            world=world_of(replay.version),
+            rule_id=replay.rule_id,
+            version=replay.version.version,
+            audit=audit,
+            seed=seed,
+            claimed=replay.incident.affected_users,
+        )
+    return None
 
 
 def _report(
@@ -402,6 +440,7 @@ def _report(
         blast_radius=findings.radius,
         affected_users=affected.users if affected else None,
         log_given=findings.log_given,
+        log_lacks=findings.log_lacks,
         touched=dict(affected.touched) if affected else {},
         new_tests=tuple(test.test_id for test in findings.tests),
         set_aside=tuple(t.test_id for t in findings.tests if t.lifecycle != "active"),

@@ -189,7 +189,7 @@ def _checks(incident: Incident, report: IncidentReport, world: World) -> Iterato
         yield _check("root cause", incident.root_cause_preliminary, report.root_cause, None)
     if incident.affected_users is not None:
         users = report.affected_users
-        told = "not estimated" if report.log_given else report.why_no_radius
+        told = report.why_no_radius or "; ".join(report.log_lacks) or "not estimated"
         if users is None:
             yield _check("affected users", f"{incident.affected_users:,}", told, None)
         else:

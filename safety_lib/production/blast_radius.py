@@ -10,19 +10,19 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from safety_lib.production.log import LogError, SessionLog
+from safety_lib.production.log import LogError, NotMeasuredError, SessionLog
 from safety_lib.records import BlastRadius
 from safety_lib.stats.audit import stratified_audit
 from safety_lib.stats.intervals import share
 from safety_lib.stats.missing_mass import chao1
 from safety_lib.streams import generator, key
-from safety_lib.text import Shown, one_line
+from safety_lib.text import Shown, count, one_line
 from safety_lib.world import World
 from safety_lib.world.checks import Flag
 from safety_lib.world.oracle import judge
@@ -52,7 +52,7 @@ def estimate_blast_radius(
     Parameters
     ----------
     log : str, Path or SessionLog
-        Parquet log of production, or a glob of them; or one that is open already, and stays so.
+        Log of production, or a glob of them; or one that is open already, and stays so.
     world : World
         Whose rules the sessions are judged by.
     rule_id : str
@@ -77,16 +77,16 @@ def estimate_blast_radius(
     Raises
     ------
     LogError
-        If the log cannot be read or holds no session of the version.
+        If the log cannot be read or holds no session of the version; a
+        :class:`safety_lib.production.log.NotMeasuredError` if it could not show the rule broken.
     ValueError
         If the policy has no such rule, the audit is too small or the level not in (0, 1).
     """
     share("level", level)
     flag = flag_for(rule_id, world)
     with nullcontext(log) if isinstance(log, SessionLog) else SessionLog(log) as sessions:
+        _refuse_blind(sessions, rule_id, version, world)
         sizes = sessions.split(version, flag)
-        if not sum(sizes):
-            raise LogError(f"{sessions.name}: {_holds(sessions)}, none of version {version!r}")
         sha256 = sessions.sha256
         planned = allocate(*sizes, audit, level)
         positive = []
@@ -176,9 +176,11 @@ def estimate_affected(
     share("level", level)
     flag = flag_for(rule_id, world)
     with nullcontext(log) if isinstance(log, SessionLog) else SessionLog(log) as sessions:
+        _refuse_blind(sessions, rule_id, version, world)
+        if not sessions.named_users(version)[0]:
+            where = f"{sessions.name}: column user_id is empty in every session of {version!r}"
+            raise NotMeasuredError(f"{where}, so nobody knows how many users there were")
         sizes = sessions.split_users(version, flag)
-        if not sum(sizes):
-            raise LogError(f"{sessions.name}: {_holds(sessions)}, none of version {version!r}")
         sha256 = sessions.sha256
         strata = sum(size > 0 for size in sizes)
         users_to_read = round(audit * sum(sizes) / sessions.versions()[version])
@@ -574,6 +576,107 @@ def _z(probability: Any) -> Any:
     from scipy.special import ndtri
 
     return ndtri(probability)
+
+
+def refuse_other_log(log: str | Path, version: str) -> None:
+    """Refuse a log that cannot be read, or has no session of a version, before anything is spent.
+
+    Parameters
+    ----------
+    log : str or Path
+        The log of production.
+    version : str
+        Whose sessions will be asked for.
+
+    Raises
+    ------
+    LogError
+        With one line that names the file and what is wrong.
+    """
+    with SessionLog(log) as sessions:
+        _refuse_version(sessions, version)
+
+
+def what_log_lacks(log: str | Path, *, rule_id: str, version: str, world: World) -> tuple[str, ...]:
+    """Say what a log cannot tell of a rule, one line each; empty where nothing is missing.
+
+    Parameters
+    ----------
+    log : str or Path
+        The log of production.
+    rule_id : str
+        The rule that broke.
+    version : str
+        Whose sessions.
+    world : World
+        Where it happened: its tools say which calls are known.
+
+    Returns
+    -------
+    tuple of str
+        Tools that the world does not know, sessions without a user, and what that leaves open.
+
+    Raises
+    ------
+    LogError
+        If the log cannot be read or holds no session of the version.
+    """
+    return tuple(_lacks(log, rule_id, version, world))
+
+
+def _lacks(log: str | Path, rule_id: str, version: str, world: World) -> Iterator[str]:
+    with SessionLog(log) as sessions:
+        try:
+            _refuse_blind(sessions, rule_id, version, world)
+        except NotMeasuredError as error:
+            yield str(error)
+        else:
+            unknown = _unknown(sessions.tools(version), world)
+            if unknown:
+                calls = sum(unknown.values())
+                yield (
+                    f"{sessions.name}: column tool_calls: {count(calls, 'call')} of tools that "
+                    f"{world.name} does not know ({_named(unknown)}) are not judged"
+                )
+        named, unnamed = sessions.named_users(version)
+        if unnamed:
+            every = "every one" if not named else f"{unnamed:,} of {named + unnamed:,}"
+            counted = "nobody knows how many users there were" if not named else "only others count"
+            yield f"{sessions.name}: column user_id is empty in {every} of the sessions; {counted}"
+
+
+def _refuse_blind(sessions: SessionLog, rule_id: str, version: str, world: World) -> None:
+    """Refuse a log in which the rule could not be seen: that it was not seen says nothing there."""
+    _refuse_version(sessions, version)
+    called = sessions.tools(version)
+    check = world.rules.one(rule_id).check
+    asked = frozenset() if check.in_reply else check.tools
+    unknown = _unknown(called, world)
+    if asked and not called:
+        raise NotMeasuredError(
+            f"{sessions.name}: column tool_calls: not measured, no session of {version!r} holds a "
+            f"call, and {rule_id} is broken by calls"
+        )
+    if unknown and asked and not asked & called.keys():
+        raise NotMeasuredError(
+            f"{sessions.name}: column tool_calls: not measured, no session of {version!r} calls a "
+            f"tool that {rule_id} looks at ({_named(dict.fromkeys(sorted(asked), 0))}), and they "
+            f"call what {world.name} does not know ({_named(unknown)}); name the world of this log"
+        )
+
+
+def _refuse_version(sessions: SessionLog, version: str) -> None:
+    if version not in sessions.versions():
+        raise LogError(f"{sessions.name}: {_holds(sessions)}, none of version {version!r}")
+
+
+def _unknown(called: Mapping[str, int], world: World) -> dict[str, int]:
+    return {name: calls for name, calls in called.items() if name not in world.tools}
+
+
+def _named(tools: Mapping[str, int], most: int = 5) -> str:
+    shown = [one_line(name, 60) for name in list(tools)[:most]]
+    return ", ".join([*shown, *(["..."] if len(tools) > most else [])])
 
 
 def _holds(sessions: SessionLog) -> str:

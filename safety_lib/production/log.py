@@ -1,4 +1,4 @@
-"""The log of production: Parquet files of sessions, read through DuckDB.
+"""The log of production: sessions as Parquet, JSON Lines or CSV, read through DuckDB.
 
 A log can hold millions of sessions, so counting, flagging and drawing happen in SQL and only the
 sessions that somebody wants to read come to Python. SQL is written in the code alone; whatever
@@ -115,6 +115,10 @@ class LogError(ValueError):
     """A log is missing, damaged or not a log; the message is one line for a person."""
 
 
+class NotMeasuredError(LogError):
+    """A log is sound and cannot tell what was asked; that is no zero."""
+
+
 class LoggedSession(NamedTuple):
     """One session as it stands in a log; ``calls`` have the fields that :data:`COLUMNS` names."""
 
@@ -132,12 +136,13 @@ class SessionLog:
     Parameters
     ----------
     path : str or Path
-        A Parquet file, or a glob of them.
+        A Parquet, JSON Lines or CSV file of the columns of :data:`SCHEMA`, or a glob of one kind.
+        In CSV the columns of lists hold JSON.
 
     Raises
     ------
     LogError
-        If nothing is there, it is not Parquet, a column is missing or has another type, or a
+        If nothing is there, it is none of these, a column is missing or has another type, or a
         session id is missing or not unique.
 
     Examples
@@ -146,7 +151,7 @@ class SessionLog:
     Traceback (most recent call last):
     ...
     safety_lib.production.log.LogError: nowhere.parquet: there is no such file; give the path of a \
-Parquet log, or a glob of them
+log, or a glob of them
     """
 
     def __init__(self, path: str | Path) -> None:
@@ -154,8 +159,7 @@ Parquet log, or a glob of them
         files = _files(path)
         if not files:
             raise LogError(
-                f"{self.name}: there is no such file; give the path of a Parquet log, or a glob "
-                "of them"
+                f"{self.name}: there is no such file; give the path of a log, or a glob of them"
             )
         self._names = files
         self._connection = _connect()
@@ -188,6 +192,24 @@ Parquet log, or a glob of them
     def versions(self) -> dict[str, int]:
         """Count the sessions of each version, by its name."""
         return dict(self._rows("SELECT version, count(*) FROM log GROUP BY ALL ORDER BY ALL"))
+
+    def named_users(self, version: str) -> tuple[int, int]:
+        """Count the sessions of a version that name their user, and those that do not."""
+        ((named, everything),) = self._rows(
+            "SELECT count(user_id), count(*) FROM log WHERE version = $version",
+            {"version": version},
+        )
+        return named, everything - named
+
+    def tools(self, version: str) -> dict[str, int]:
+        """Count the calls of each tool in the sessions of a version, whatever became of them."""
+        return dict(
+            self._rows(
+                "SELECT call.name, count(*) FROM (SELECT unnest(tool_calls) AS call FROM log "
+                "WHERE version = $version) GROUP BY ALL ORDER BY ALL",
+                {"version": version},
+            )
+        )
 
     def split(self, version: str, flag: Flag) -> tuple[int, int]:
         """Count the sessions of a version that are flagged, and those that are not."""
@@ -361,7 +383,10 @@ Parquet log, or a glob of them
 
         try:
             named = [re.sub(r"([*?\[])", r"[\1]", name) for name in files]  # else a pattern again
-            self._connection.read_parquet(named).create_view("log")
+            if all(map(_is_text, files)):
+                self._take_in(named, files)
+            else:
+                self._connection.read_parquet(named).create_view("log")
         except duckdb.Error as error:
             raise self._refusal(error) from error
         found = {row[0]: str(row[1]) for row in self._rows("DESCRIBE log")}
@@ -379,6 +404,40 @@ Parquet log, or a glob of them
             raise LogError(f"{self.name}: column {column} is empty in at least one row")
         if distinct < rows:
             raise LogError(f"{self.name}: column session_id: {rows - distinct} rows repeat an id")
+
+    def _take_in(self, named: list[str], files: list[str]) -> None:
+        """Read text once, into a table of its own: each question would parse it again."""
+        import duckdb
+
+        size = {"maximum_object_size": 1 << 26}
+        as_json = all(map(_is_json, files))
+        if as_json:
+            raw = self._connection.read_json(named, union_by_name=True, **size)
+        else:
+            raw = self._connection.read_csv(named, all_varchar=True, header=True)
+        lacking = [name for name in COLUMNS if name not in raw.columns]
+        if len(lacking) > len(COLUMNS) / 2:
+            raise LogError(
+                f"{self.name}: not a Parquet file but text; {_MAKE_ONE}, or write the "
+                "columns that `python -m safety_lib log schema` shows"
+            )
+        if lacking:
+            raise LogError(f"{self.name}: column {lacking[0]} is missing; a log has {_listed()}")
+        if as_json:
+            kinds = dict.fromkeys(COLUMNS, "JSON")
+            raw = self._connection.read_json(named, columns=kinds, **size)
+        typed = {name: _typed(name, kind, as_json) for name, kind in COLUMNS.items()}
+        try:
+            columns = ", ".join(f"{cast} AS {name}" for name, cast in typed.items())
+            raw.project(columns).create("log")
+        except duckdb.Error:
+            for name, cast in typed.items():
+                try:
+                    raw.aggregate(f"count({cast})").fetchall()
+                except duckdb.Error as error:
+                    expected = f"column {name} holds what is no {COLUMNS[name]}"
+                    raise LogError(f"{self.name}: {expected}") from error
+            raise
 
     def _rows(self, sql: str, parameters: Mapping[str, Any] | None = None) -> list[Any]:
         import duckdb
@@ -449,7 +508,7 @@ def find_log(name: str, folder: str | Path) -> Path:
             return path
     raise LogError(
         f"{one_line(name or LOG_NAME)}: there is no such file, nor one in {one_line(str(folder))}; "
-        f"give the path of a Parquet log, or {_MAKE_ONE}; a replay without "
+        f"give the path of a log, or {_MAKE_ONE}; a replay without "
         "one says --no-log"
     )
 
@@ -568,6 +627,21 @@ def _is_text(path: str) -> bool:
     with open_file(path, most=None) as file:
         start = file.read(512)
     return bool(start) and not start.startswith(b"PAR1") and b"\0" not in start
+
+
+def _is_json(path: str) -> bool:
+    with Path(path).open("rb") as file:
+        return file.read(512).lstrip(b"\xef\xbb\xbf \t\r\n").startswith((b"{", b"["))
+
+
+def _typed(name: str, kind: LiteralString, as_json: bool) -> str:
+    if kind.endswith("[]"):
+        return f"CAST(CAST({name} AS JSON) AS {kind})"
+    return (
+        f"CAST(json_extract_string({name}, '$') AS {kind})"
+        if as_json
+        else f"CAST({name} AS {kind})"
+    )
 
 
 def _flagged(flag: Flag) -> str:

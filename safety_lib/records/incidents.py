@@ -286,7 +286,8 @@ class IncidentReport(Artifact):
     """``incident_replay.json``: what replaying the incident showed.
 
     ``new_tests`` are all that were made of it; those of them that no gate runs, because they come
-    back too rarely or fail on the reference too, stand in ``set_aside`` as well.
+    back too rarely or fail on the reference too, stand in ``set_aside`` as well. ``log_lacks`` says
+    what the log could not tell.
     """
 
     SCHEMA: ClassVar[str] = "incident_replay"
@@ -315,6 +316,7 @@ class IncidentReport(Artifact):
     suite_sha256: str
     story: Story | None = None
     log_given: bool = True
+    log_lacks: tuple[str, ...] = ()
 
     @property
     def came_back(self) -> bool:
@@ -333,7 +335,9 @@ class IncidentReport(Artifact):
             return ""
         if not self.log_given:
             return "not measured: no log was given"
-        return "not estimated: no rule broke in the replays"
+        if not self.came_back:
+            return "not estimated: no rule broke in the replays"
+        return "; ".join(self.log_lacks) or "not measured: the log cannot tell"
 
     def __str__(self) -> str:
         if not self.came_back:
@@ -363,6 +367,7 @@ class IncidentReport(Artifact):
             del tree["story"]
         if self.log_given:
             del tree["log_given"]
-        if not self.set_aside:
-            del tree["set_aside"]
+        for name in ("set_aside", "log_lacks"):
+            if not tree[name]:
+                del tree[name]
         return tree

@@ -25,7 +25,7 @@ from typing import Any
 
 from safety_lib.records import RegressionTest, Trajectory
 from safety_lib.regression.admission import TestRun
-from safety_lib.regression.promptfoo import assertion, literal
+from safety_lib.regression.promptfoo_turn import assertion, literal
 from safety_lib.text import count
 from safety_lib.world import World, world_of
 from safety_lib.world.versions import Version
@@ -295,7 +295,7 @@ def to_promptfoo(tests: Iterable[RegressionTest], world: World) -> str:
     """Write tests as a promptfoo test file: a turn is a test case, a test a conversation.
 
     Each turn is asserted by the oracle, which looks at the tool calls of the conversation so far
-    (:func:`safety_lib.regression.promptfoo.judge_turn`). Text that promptfoo would take for a
+    (:func:`safety_lib.regression.promptfoo_turn.judge_turn`). Text that promptfoo would take for a
     template or a file is written as a quoted literal.
     """
     import yaml

@@ -173,6 +173,7 @@ def incident_lines(report: IncidentReport) -> list[str]:
             f"  Blast radius: {radius.estimate:,.0f} affected conversations "
             f"[{radius.ci_low:,.0f}, {radius.ci_high:,.0f}] of {radius.population_n:,}"
         )
+        lines += [f"  The log lacks: {lack}" for lack in report.log_lacks]
     aside = f", {len(report.set_aside)} of them set aside" if report.set_aside else ""
     lines.append(f"  New regression tests: {len(report.new_tests)}{aside}")
     after, fix = report.gate_after or "no verdict", report.gate_of_fix or "no verdict"

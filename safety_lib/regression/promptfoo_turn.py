@@ -21,7 +21,7 @@ from safety_lib.world.oracle import Oracle
 from safety_lib.world.target import TargetError
 
 _CODE = """\
-from safety_lib.regression.promptfoo import judge_turn
+from safety_lib.regression.promptfoo_turn import judge_turn
 return judge_turn(output, context)"""
 _CALLS = ("tool_calls", "calls", "function_call")
 _TEXTS = ("content", "text", "output", "reply")
