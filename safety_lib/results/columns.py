@@ -118,7 +118,9 @@ def from_frame(frame: pd.DataFrame, name: str) -> ResultFile:
     columns = [str(column) for column in frame.columns]
     plain = frame.astype(object).where(frame.notna(), None)
     found = _found(Path(name), columns, iter(plain.to_numpy().tolist()))
-    digest = hashlib.sha256(frame.to_csv(index=False).encode("utf-8", "backslashreplace"))
+    # Frames of two sides may well hold the same outcomes; only a file can be given twice.
+    whole = f"{name}\n{frame.to_csv(index=False)}"
+    digest = hashlib.sha256(whole.encode("utf-8", "backslashreplace"))
     return ResultFile(name, "pandas", digest.hexdigest(), tuple(map(showable, found.samples)))
 
 
