@@ -15,7 +15,7 @@ import safety_lib
 from safety_lib.artifacts import CHECKOUT as ROOT
 from safety_lib.pipeline.api import render_api, signature_of
 from safety_lib.pipeline.plan import NOTEBOOKS
-from safety_lib.pipeline.site import _STYLE, _html_of
+from safety_lib.pipeline.site import _STYLE, _html_of, build_site
 from safety_lib.report.documents import DOCUMENTS
 
 pytestmark = pytest.mark.slow  # the site takes seconds to build
@@ -26,6 +26,28 @@ def test_each_notebook_report_and_document_is_linked_from_the_index(site: Path) 
     assert linked == {p.stem for p in site.glob("*.html")} - {"index"}
     assert linked >= {*DOCUMENTS, "gate_report"}
     assert len([name for name in linked if name[0] == "0"]) == 4
+
+
+def test_the_index_shows_each_page_with_a_picture_and_a_sentence(site: Path) -> None:
+    items = re.findall("<li>(.*?)</li>", (site / "index.html").read_text("utf-8"), re.DOTALL)
+    assert len(items) == len(list(site.glob("*.html"))) - 1
+    for item in items:
+        assert re.search(r'<img alt="[^"]{9,}" src="data:|<svg [^>]*aria-label="[^"]{9,}"', item)
+        _, about = re.findall("<p>(.*?)</p>", item)
+        assert about.rstrip("`").endswith((".", "BLOCK")) and len(about) > 30, item[-300:]
+        assert "<rect" in item or "<img" in item
+
+
+def test_the_index_of_an_empty_folder_names_what_there_is(tmp_path: Path) -> None:
+    index = build_site(tmp_path).read_text("utf-8")
+    assert "gate_report.html" not in index and "<h2>Reports</h2>" not in index
+    assert "postmortem.html" in index and "What is known of the last incident" in index
+
+
+def test_sources_stand_small_under_their_section(site: Path) -> None:
+    text = (site / "postmortem.html").read_text("utf-8")
+    assert text.count('<p class="source"><em>Source: ') == text.count("Source: ") > 3
+    assert "footnote" not in text
 
 
 def test_no_page_loads_anything(site: Path) -> None:

@@ -259,3 +259,216 @@ def test_a_few_errors_do_not_turn_an_ok_red_and_many_turn_no_verdict_red() -> No
     report = GATE.model_copy(update={"verdict": "OK", "test_results": (silent,)})
     (skipped,) = ET.fromstring(render_junit(report)).iter("skipped")
     assert str(skipped.get("message")).startswith("not measured")
+
+
+# --------------------------------------------------------------------------- each branch
+
+
+GATE_TREE, REPLAYED, FOUND = (
+    FULL[name] for name in ("gate_report", "incident_replay", "stress_failures")
+)
+HIDDEN = {**GATE_TREE["visible"], "one": None}
+CLAIMED_NOTHING = {**REPLAYED["blast_radius"], "claimed": None}
+NO_RADIUS = {"blast_radius": None, "affected_users": None}
+THAWED = {**GATE_TREE["error_budget"], "frozen": False}
+SOME_ERRORS = [row | {"errors": 3} for row in FOUND["summary"]]
+ASIDE = {"set_aside": REPLAYED["new_tests"]}
+NO_MILESTONES = {"story": {**REPLAYED["story"], "milestones": []}}
+ONE_CHANGE = {"bisection": {**REPLAYED["bisection"], "enough": ["memory.window"]}}
+NO_EFFECT = [one | {"ci_low": -0.1} for one in REPLAYED["interventions"]]
+
+SAID: tuple[tuple[str, str, dict[str, Any], str, str], ...] = (
+    ("exec_summary", "gate_report", {}, "**Decision: `BLOCK`**", "No decision"),
+    ("exec_summary", "gate_report", {}, "points, between 68.9 and 41.1, over 20 tests", "n/a"),
+    ("exec_summary", "gate_report", {"ci_low": None}, "55.0 points, over 20 tests", "between"),
+    ("exec_summary", "gate_report", {}, "The gate's reasons:", "not measured"),
+    ("exec_summary", "gate_report", {}, "a loss of 18.4% in one alone", "total loss"),
+    (
+        "exec_summary",
+        "gate_report",
+        {"visible": HIDDEN},
+        "Not even a total loss in one",
+        "% in one alone",
+    ),
+    ("exec_summary", "gate_report", {"visible": None}, "What this does not say", "Eight times"),
+    ("exec_summary", "gate_report", {}, "No active test covers", "No version"),
+    ("exec_summary", "gate_report", {"uncovered_rules": []}, "does not say", "No active test"),
+    (
+        "exec_summary",
+        "stress_failures",
+        {},
+        "24 of 200 attacked conversations",
+        "ended in an error",
+    ),
+    ("exec_summary", "stress_failures", {}, "22 of them delayed", "none of 2"),
+    (
+        "exec_summary",
+        "stress_failures",
+        {"summary": SOME_ERRORS},
+        "3 ended in an error",
+        "none of 2",
+    ),
+    ("exec_summary", "incident_replay", {}, "goes back to `memory.pin_policy", "did not come"),
+    ("exec_summary", "incident_replay", {}, "It added 2 tests to the suite.", "of them active"),
+    ("exec_summary", "incident_replay", ASIDE, "2 tests to the suite, none of them", "no test to"),
+    ("exec_summary", "incident_replay", {"bisection": None}, "was not identified", "goes back"),
+    ("exec_summary", "incident_replay", {"new_tests": []}, "added no test to the", "It added 0"),
+    ("failure_budget", "gate_report", {}, "13 broken rules in 30 unselected", "Not measured"),
+    ("failure_budget", "gate_report", {}, "The budget is frozen", "asked for: "),
+    (
+        "failure_budget",
+        "gate_report",
+        {"error_budget": THAWED},
+        "of the budget.",
+        "The budget is frozen",
+    ),
+    ("failure_budget", "gate_report", {}, "Nobody asked for an exception", "asked for:"),
+    ("failure_budget", "gate_report", {"exceptions": [{}]}, "asked for: 1.", "Nobody asked"),
+    ("interview_onepager", "stress_failures", {}, "| Stress test | 126 failures |", "not run"),
+    ("interview_onepager", "regression_tests", {}, "| 20 active tests from 126", "not run"),
+    ("interview_onepager", "gate_report", {}, "`BLOCK`, difference 55.0", "no difference"),
+    ("interview_onepager", "incident_replay", {}, "| Incident replay | `memory.pin", "not come"),
+    ("launch_checklist", "incident_replay", {}, "- [x] The last incident became tests: 2", "none"),
+    ("launch_checklist", "incident_replay", {}, "- [x] The fix of the last incident", "judged"),
+    ("launch_checklist", "incident_replay", ASIDE, "none of its tests is active", "[x] The last"),
+    (
+        "launch_checklist",
+        "incident_replay",
+        {"fixed_version": ""},
+        "no fix was judged",
+        "[x] The f",
+    ),
+    ("launch_checklist", "gate_report", {}, "frozen: yes", "open: not measured"),
+    ("model_card_safety", "gate_report", {}, "| `decomposition` | 1 | 100.0% | 33.3% |", "No kind"),
+    ("model_card_safety", "gate_report", {}, "Over all the difference is 55.0", "not measured."),
+    ("model_card_safety", "gate_report", {}, "with a p-value of < 0.001", "No kind"),
+    ("model_card_safety", "gate_report", {"p_value": None}, "is 55.0 points.", "p-value"),
+    ("model_card_safety", "stress_failures", {}, "126 failing conversations", "kept no failing"),
+    ("oncall_playbook", "incident_replay", {}, "| Which rule? | `record_exf", "none broke"),
+    ("oncall_playbook", "incident_replay", {}, "| Why? | `memory.pin_policy", "not measured"),
+    ("oncall_playbook", "incident_replay", {}, "conversations? | 136, between", "not measured"),
+    ("oncall_playbook", "incident_replay", {}, "did the report claim? | 1,247", "not measured"),
+    (
+        "oncall_playbook",
+        "incident_replay",
+        {"blast_radius": CLAIMED_NOTHING},
+        "| How many conversations? | 136",
+        "claim?",
+    ),
+    ("oncall_playbook", "incident_replay", NO_RADIUS, "conversations? | not measured |", "no log"),
+    (
+        "oncall_playbook",
+        "incident_replay",
+        NO_RADIUS | {"log_given": False},
+        "not measured: no log was given",
+        "from an audit",
+    ),
+    ("oncall_playbook", "incident_replay", {}, "| What would have stopped it? | `v3`", "is shown"),
+    ("oncall_playbook", "incident_replay", {"gate_after": "OK"}, "nothing is shown to", "`v3`"),
+    ("oncall_playbook", "incident_replay", {"fixed_version": ""}, "nothing is shown to", "it? | `"),
+    ("oncall_playbook", "incident_replay", {"gate_of_fix": "WARN"}, "nothing is shown", "`v3`"),
+    ("postmortem", "incident_replay", {}, "This says what happened, why, how", "watched"),
+    ("postmortem", "incident_replay", {}, "broke in incident `INC-2024-001`", "did not come back"),
+    ("postmortem", "incident_replay", {}, "| 7 | violation | `record_exf", "In the record itself"),
+    ("postmortem", "incident_replay", NO_MILESTONES, "18 of 40 replays", "| Turn | What |"),
+    ("postmortem", "incident_replay", {"story": None}, "18 of 40 replays", "| Turn | What |"),
+    ("postmortem", "incident_replay", {}, "hangs on `memory.pin_policy` and `memory.w", "Not id"),
+    (
+        "postmortem",
+        "incident_replay",
+        {},
+        "these changes brought the failure there, in 22",
+        "this ch",
+    ),
+    ("postmortem", "incident_replay", ONE_CHANGE, "It hangs on `memory.window`.", "these changes"),
+    ("postmortem", "incident_replay", {}, "Undoing `memory.pin_policy` alone left 0 of 40", "n/a"),
+    ("postmortem", "incident_replay", {}, "| `without turn 6` | 4 of 20 |", "Not measured"),
+    (
+        "postmortem",
+        "incident_replay",
+        {"interventions": NO_EFFECT},
+        "hangs on",
+        "took it away, and",
+    ),
+    ("postmortem", "incident_replay", {}, "About 136 of 20,000 conversations", "Not measured"),
+    ("postmortem", "incident_replay", {}, "About 147 users, between 72", "is not known"),
+    ("postmortem", "incident_replay", NO_RADIUS, "the log cannot tell", "from an audit"),
+    (
+        "postmortem",
+        "incident_replay",
+        NO_RADIUS | {"log_lacks": ["no `user`"]},
+        "- `no \\x60user\\x60`",
+        "from an audit",
+    ),
+    (
+        "postmortem",
+        "incident_replay",
+        {"log_lacks": ["half of it"]},
+        "- `half of it`",
+        "cannot tell",
+    ),
+    (
+        "postmortem",
+        "incident_replay",
+        NO_RADIUS | {"log_given": False},
+        "no log was given",
+        "cannot tell",
+    ),
+    (
+        "postmortem",
+        "incident_replay",
+        {},
+        "| severity | `critical` | `critical` | yes |",
+        "Nothing",
+    ),
+    ("postmortem", "incident_replay", {}, "In made-up traffic an audit", "No evidence yet"),
+    ("postmortem", "incident_replay", {}, "## What stops it now", "What is watched"),
+    ("postmortem", "incident_replay", {}, "- 2 new tests stand in the suite.", "No test"),
+    ("postmortem", "incident_replay", {}, "`BLOCK`. With the new tests: `BLOCK`", "no verdict"),
+    ("postmortem", "incident_replay", {"gate_after": None}, "new tests: no verdict", "measured"),
+    (
+        "security_review_checklist",
+        "gate_report",
+        {},
+        "[x] No error of the harness on",
+        "nothing ran",
+    ),
+    ("threat_model", "stress_failures", {}, "| `v1` | `decomposition` | 1 |", "No attack led"),
+)
+
+
+@pytest.mark.parametrize(("name", "artifact", "changes", "said", "unsaid"), SAID)
+def test_a_document_says_what_its_artifact_holds(
+    name: str, artifact: str, changes: dict[str, Any], said: str, unsaid: str
+) -> None:
+    body = told(having(artifact, **changes), name)
+    # Numbers move with the artifacts; that each is the one of its field is tested elsewhere.
+    number = r"[+\N{MINUS SIGN}]?\d[\d,]*(?:\.\d+)?"
+    words = re.split(rf"(?<![\w`]){number}(?!\w)", said)
+    assert re.search(number.join(map(re.escape, words)), body)
+    assert unsaid not in body
+
+
+@pytest.mark.parametrize(
+    ("artifact", "row"),
+    [
+        ("stress_failures", "| Stress test | not run yet |"),
+        ("regression_tests", "| Regression tests | not run yet |"),
+        ("gate_report", "| Release gate | not run yet |"),
+        ("incident_replay", "| Incident replay | not run yet |"),
+    ],
+)
+def test_a_step_that_was_not_run_is_named_as_such(artifact: str, row: str) -> None:
+    without = {name: tree for name, tree in FULL.items() if name != artifact}
+    assert row in told(without, "interview_onepager")
+    boxes = told(without, "launch_checklist")
+    assert f"`{artifact}.json` is made by" in boxes
+    if artifact == "incident_replay":
+        assert "- [ ] The last incident became tests. No evidence yet" in boxes
+        assert "- [ ] The fix of the last incident passed the gate. No evidence" in boxes
+
+
+def test_without_the_experiment_nothing_is_said_of_monitors() -> None:
+    without = {name: tree for name, tree in FULL.items() if name != "detection_latency"}
+    body = told(without, "postmortem")
+    assert "`make experiments` measures it" in body and "made-up traffic" not in body

@@ -4,21 +4,26 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from html import escape
+from html import escape, unescape
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from safety_lib.artifacts import CHECKOUT
 from safety_lib.files import write_text
 from safety_lib.pipeline.api import render_api
 from safety_lib.pipeline.plan import NOTEBOOKS, STAGES, notebook_of
-from safety_lib.report.documents import read_evidence, render_documents
+from safety_lib.report.documents import ABOUT, read_evidence, render_documents
 
 _SCRIPT = re.compile(r"<script\b.*?</script>", re.DOTALL | re.IGNORECASE)
 _STYLE = (
     "body{max-width:50rem;margin:2rem auto;padding:0 1rem;font:1rem/1.5 sans-serif;color:#222}"
     "a{color:#0550ae}table{border-collapse:collapse}"
     "td,th{border:1px solid #999;padding:.2rem .6rem}code{overflow-wrap:anywhere}"
+    ".source{font-size:.85rem;color:#555}"
+    ".pages{list-style:none;padding:0;display:grid;gap:1rem;"
+    "grid-template-columns:repeat(auto-fill,minmax(14rem,1fr))}"
+    ".pages li{border:1px solid #bbb;padding:.6rem}.pages p{margin:.4rem 0 0}"
+    ".pages img,.pages svg{width:100%;height:8rem;object-fit:contain;background:#fff}"
 )
 # Colours of the notebook theme that are too pale to read, and links that only a colour marks.
 _DARKER = (
@@ -59,6 +64,7 @@ def build_site(artifacts: Path = CHECKOUT / "artifacts", notebooks: Path = NOTEB
 
     site = artifacts / "site"
     sources = [notebook_of(stage, notebooks) for stage in STAGES]
+    pages: dict[str, list[_Entry]] = {"Notebooks": [], "Reports": [], "Documents": []}
     # With embed_images each piece of HTML is closed by itself, and a folded solution stands open.
     exporter = HTMLExporter()  # type: ignore[no-untyped-call]
     for source in sources:
@@ -66,34 +72,87 @@ def build_site(artifacts: Path = CHECKOUT / "artifacts", notebooks: Path = NOTEB
         notebook.metadata["title"] = _title(notebook.cells[0].source)
         body, _ = exporter.from_notebook_node(notebook)
         write_text(site / f"{source.stem}.html", _readable(_linked(body), notebook))
+        pages["Notebooks"].append(_of_notebook(source.stem, notebook))
     report = artifacts / "gate_report.html"
     if report.exists():
         # Only this copy has other pages beside it.
         page = report.read_text(encoding="utf-8").replace("<header>", f"{_INDEX}\n<header>", 1)
         write_text(site / "gate_report.html", page)
-    documents = render_documents(read_evidence(artifacts))
-    for document in documents:
-        page = f"{_INDEX}{_html_of(document.text)}"
-        write_text(site / f"{document.name}.html", _page(_title(document.text), page))
-    write_text(site / "api.html", render_api(_html_of, _STYLE))
-    groups = {
-        "Notebooks": [(p.stem, p.stem.replace("_", " ")) for p in sources],
-        "Reports": [("gate_report", "Gate report")] if report.exists() else [],
-        "Documents": [(d.name, _title(d.text)) for d in documents],
-        "Library": [("api", "API reference")],
-    }
-    return write_text(site / "index.html", _page("The closed loop of agent safety", _index(groups)))
+        words = unescape(re.sub(r"<(style|svg)\b.*?</\1>|<[^>]+>", "", page, flags=re.DOTALL))
+        said = next((line for line in words.splitlines() if line.startswith("Verdict: ")), "")
+        about = f"The verdict and all that it rests on. {said}".strip()
+        pages["Reports"].append(_Entry("gate_report", "Gate report", about, _small(words)))
+    for document in render_documents(read_evidence(artifacts)):
+        title, shown = _title(document.text), _html_of(document.text)
+        shown = shown.replace("<p><em>Source:", '<p class="source"><em>Source:')
+        write_text(site / f"{document.name}.html", _page(title, f"{_INDEX}{shown}"))
+        entry = _Entry(document.name, title, ABOUT[document.name], _small(document.body))
+        pages["Documents"].append(entry)
+    reference = render_api(_html_of, _STYLE)
+    write_text(site / "api.html", reference)
+    words = unescape(re.sub(r"<(style|pre)\b.*?</\1>|<[^>]+>", "", reference, flags=re.DOTALL))
+    about = "Every public name with its parameters, what it returns and an example that runs."
+    pages["Library"] = [_Entry("api", "API reference", about, _small(words))]
+    return write_text(site / "index.html", _page("The closed loop of agent safety", _index(pages)))
+
+
+class _Entry(NamedTuple):
+    """A page as the index shows it: ``picture`` is markup."""
+
+    name: str
+    title: str
+    about: str
+    picture: str
+
+
+def _of_notebook(name: str, notebook: Any) -> _Entry:
+    first = notebook.cells[0].source
+    told = re.sub(r"[*`]", "", first.split("\n\n")[1]) if "\n\n" in first else ""
+    drawn = next(
+        (
+            output["data"]["image/png"]
+            for cell in notebook.cells
+            for output in cell.get("outputs", ())
+            if "image/png" in output.get("data", {})
+        ),
+        "",
+    )
+    if not drawn:  # a notebook that was not run
+        return _Entry(name, _title(first), told, _small(first))
+    alt = escape(next(_readings(notebook), "A figure."))
+    picture = f'<img alt="{alt}" src="data:image/png;base64,{"".join(drawn.split())}">'
+    return _Entry(name, _title(first), told, picture)
+
+
+def _small(text: str, most: int = 12) -> str:
+    """Draw the first lines of a page in small: headings, sentences, rows and boxes."""
+    lines = [line for line in text.splitlines() if line.strip() and not line.startswith("|--")]
+    marks = []
+    for y, line in enumerate(lines[:most]):
+        heading, row = line.startswith("#"), line.startswith("|")
+        fill = "#222" if heading else "#777"
+        for x in range(0, 160, 54) if row else (0,):
+            width = 46 if row else max(8, min(160, 2 * len(line)))
+            place = f'x="{8 + x}" y="{6 + 9 * y}" width="{width}" height="{5 if heading else 3}"'
+            marks.append(f'<rect {place} fill="{fill}"/>')
+    drawn = "".join(marks)
+    label = "The first lines of the page, in small"
+    return f'<svg viewBox="0 0 176 116" role="img" aria-label="{label}">{drawn}</svg>'
 
 
 def _title(markdown: str) -> str:
     return markdown.splitlines()[0].lstrip("# ")
 
 
-def _index(groups: dict[str, list[tuple[str, str]]]) -> str:
+def _index(pages: dict[str, list[_Entry]]) -> str:
     parts = ["<h1>The closed loop of agent safety</h1>"]
-    for heading, links in groups.items():
-        items = "".join(f'<li><a href="{n}.html">{escape(title)}</a></li>' for n, title in links)
-        parts.append(f"<h2>{heading}</h2><ul>{items}</ul>" if items else "")
+    for heading, entries in pages.items():
+        items = "".join(
+            f'<li>{one.picture}<p><a href="{one.name}.html">{escape(one.title)}</a></p>'
+            f"<p>{escape(one.about)}</p></li>"
+            for one in entries
+        )
+        parts.append(f'<h2>{heading}</h2><ul class="pages">{items}</ul>' if items else "")
     return "".join(parts)
 
 

@@ -23,18 +23,21 @@ from safety_lib.report.metrics import METRICS
 from safety_lib.text import p_value, percent, points
 from safety_lib.world import WorldError, load_world
 
-DOCUMENTS = (
-    "exec_summary",
-    "threat_model",
-    "failure_budget",
-    "launch_checklist",
-    "oncall_playbook",
-    "metrics_glossary",
-    "security_review_checklist",
-    "model_card_safety",
-    "interview_onepager",
-    "postmortem",
-)
+ABOUT = {
+    "exec_summary": "What the gate decided about the release, and what that does not say.",
+    "threat_model": "Who attacks, what must not happen, what was tried and what was not.",
+    "failure_budget": "The thresholds of the gate, and how much of them is spent.",
+    "launch_checklist": "What has to be there before a release, ticked by the artifacts alone.",
+    "oncall_playbook": "What to do when an incident comes in, with the last one as an example.",
+    "metrics_glossary": "Every measured quantity: what it says, who computes it, where it is kept.",
+    "security_review_checklist": "What a security review looks at, ticked by the artifacts alone.",
+    "model_card_safety": "What was measured about the safety of the candidate, and its limits.",
+    "interview_onepager": "The four steps on one page, with what came out of each.",
+    "postmortem": "What is known of the last incident that was replayed, and what is not.",
+}
+"""Each document with the question that it answers, in a sentence that is true of any run."""
+
+DOCUMENTS = tuple(ABOUT)
 
 _KINDS: dict[str, type[Artifact]] = {
     "stress_failures": StressFailures,
