@@ -571,7 +571,7 @@ def commands(random: Random) -> list[BadInput]:
         ("a recording that is none", [*stress, "--model", "cassette:mine.yaml"]),
         ("an output over an input", [*ask, option, kept]),
         ("an output over an input", ["export", "openai", kept, "--artifacts", "artifacts",
-                                     "--suite", random.choice(["artifacts", "history.json"])]),
+                                     "--version", "mine.yaml", "--suite", "history.json"]),
         ("an output over another", [*ask, "--junit", "x.xml", "--markdown", "./x.xml"]),
         ("an output that cannot be", [*ask, option, nowhere]),
         ("an output that cannot be",
