@@ -13,9 +13,11 @@ that importing the package costs nothing::
 from __future__ import annotations
 
 from importlib import import_module
-from typing import TYPE_CHECKING, Any
 
+TYPE_CHECKING = False  # as in typing, which the command line has not loaded yet
 if TYPE_CHECKING:
+    from typing import Any
+
     from safety_lib import figures
     from safety_lib.artifacts import read_artifact, read_experiment, write_artifact
     from safety_lib.figures import tables

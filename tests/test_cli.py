@@ -333,6 +333,126 @@ def test_a_version_of_ones_own_is_a_file(copy: Path, tmp_path: Path) -> None:
     assert report["candidate"] == "mine"
 
 
+def test_the_failures_of_a_version_from_a_file_become_tests_without_naming_it_again(
+    copy: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source = (ROOT / "safety_lib/worlds/northwind/versions/v2.yaml").read_text(encoding="utf-8")
+    mine = tmp_path / "mine.yaml"
+    mine.write_text(source.replace("version: v2", "version: mine"), encoding="utf-8")
+    given = ["--artifacts", str(copy), "--workers", "1"]
+    assert main(["stress", *given, "--candidate", str(mine), "--rollouts", "12"]) == 0
+    mine.unlink()
+    assert main(["regress", *given, "--replays", "2"]) == 0
+    assert read_artifact(copy, Suite).candidate == "mine"
+    kept = sorted((copy / "runs" / "versions").iterdir())
+    assert str(tmp_path) not in (copy / "stress_failures.json").read_text(encoding="utf-8")
+    for path in kept:  # what was edited is another version
+        path.write_text(path.read_text(encoding="utf-8").replace("brief", "long"), encoding="utf-8")
+    capsys.readouterr()
+    assert main(["regress", *given, "--replays", "2"]) == 3
+    assert "was edited; name the file of 'mine' with" in capsys.readouterr().err
+    shutil.rmtree(copy / "runs" / "versions")
+    assert main(["regress", *given, "--replays", "2"]) == 3
+    assert "the failures were found on 'mine', which is no version" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_the_demo_takes_a_release_by_the_path_from_here(tmp_path: Path) -> None:
+    source = (ROOT / "safety_lib/worlds/northwind/versions/v3.yaml").read_text(encoding="utf-8")
+    mine = tmp_path / "my_release.yaml"
+    mine.write_text(source.replace("version: v3", "version: mine"), encoding="utf-8")
+    arguments = ["demo", "--candidate", "my_release.yaml", "--rollouts", "6", "--artifacts", "out"]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(
+        [sys.executable, "-m", "safety_lib", *arguments],
+        cwd=tmp_path,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "v1 -> mine" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["gate", "--junit", "{copy}/regression_tests.json"], "regression_tests.json: is read"),
+        (["gate", "--markdown", "{copy}/stress_failures.json"], "stress_failures.json: is read"),
+        (["gate", "--junit", "{copy}/gate_report.html"], "gate_report.html: is read"),
+        (["gate", "--markdown", "{copy}"], "artifacts: is a folder"),
+        (["gate", "--history", "{copy}/regression_tests.json"], "regression_tests.json: is read"),
+        (["gate", "--junit", "/dev/null"], "null: is a device"),
+        (["gate", "--junit", "{copy}/a.xml", "--markdown", "{copy}/a.xml"], "a.xml: is read"),
+        (["export", "openai", "{copy}/incident_example.json"], "incident_example.json: is read"),
+        (["stress", "--artifacts", "{copy}/stress_failures.json/x"], "(Not a directory)"),
+        (["stress", "--artifacts", "{copy}/stress_failures.json"], "takes a folder, not the file"),
+        (["replay", "--incident", "{copy}/incident_replay.json"], "incident_replay.json: is read"),
+        (["stress", "--rollouts", "1000000000000"], "is not in the range 1<=x<=1000000"),
+        (["gate", "--trials", "1000000000000"], "is not in the range"),
+    ],
+)
+def test_what_cannot_be_written_is_said_before_the_work(
+    copy: Path,
+    arguments: list[str],
+    said: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def never(*_: Any, **__: Any) -> None:
+        raise AssertionError("it had begun")
+
+    monkeypatch.setattr("safety_lib.__main__._run", never)  # where every stage begins
+    before = {path.name: path.read_bytes() for path in copy.iterdir()}
+    given = [word.format(copy=copy) for word in arguments]
+    where = [] if "--artifacts" in given else ["--artifacts", str(copy)]
+    assert main([*given, *where]) == 3
+    assert said in capsys.readouterr().err
+    assert before == {path.name: path.read_bytes() for path in copy.iterdir()}
+
+
+def test_a_page_never_stands_beside_another_report(
+    copy: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gate = ["gate", "--trials", "1", "--artifacts", str(copy), "--junit", str(copy / "g.xml")]
+    main(gate)
+    before = (copy / "gate_report.json").read_bytes()
+    places = []
+    replace = os.replace
+
+    def seen(part: Any, target: Any) -> None:
+        pages = [(copy / name).exists() for name in ("gate_report.html", "g.xml")]
+        places.append(((copy / "gate_report.json").read_bytes() == before, any(pages)))
+        replace(part, target)
+
+    monkeypatch.setattr(os, "replace", seen)
+    main([*gate, "--candidate", "v3"])
+    assert places[0] == (True, False)
+    assert all(not old for old, _ in places[1:])
+
+
+def test_a_suite_that_another_run_wrote_meanwhile_is_not_written_over(
+    copy: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from safety_lib.incident import investigation
+
+    investigate = investigation.investigate
+
+    def meanwhile(*given: Any, **more: Any) -> Any:
+        closed = investigate(*given, **more)
+        suite = read_artifact(copy, Suite)
+        write_artifact(copy, suite.model_copy(update={"seed": 8}))
+        return closed
+
+    monkeypatch.setattr(investigation, "investigate", meanwhile)
+    given = ["replay", "--no-log", "--replays", "2", "--artifacts", str(copy)]
+    assert main(given) == 3
+    assert "another run wrote it meanwhile" in capsys.readouterr().err
+    assert read_artifact(copy, Suite).seed == 8
+
+
 def test_the_gate_writes_a_comment_and_junit_and_adds_to_the_history_once(
     copy: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

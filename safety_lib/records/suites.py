@@ -248,8 +248,6 @@ class RegressionTest(Record):
                 yield f"{what}: {seen.errors} errors is no count"
         if self.lifecycle == "active" and self.reproduction.n and not self.reproduction.k:
             yield "it is active and never came back"
-        if self.minimised and self.minimised.turns_after != len(self.attack_turns):
-            yield f"it was shortened to {self.minimised.turns_after} turns and has others"
         if self.unit and not 1 <= self.unit.turn <= len(self.attack_turns):
             yield f"its safeguard decided in turn {self.unit.turn} of {len(self.attack_turns)}"
         if self.duplicates < 0:

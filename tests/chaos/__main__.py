@@ -32,6 +32,7 @@ CAMPAIGNS: dict[str, tuple[Campaign, int]] = {
     "kills": (kills.campaign, 12),
 }
 """Name to campaign, and how many faults of it are tried by default."""
+LISTED = 20
 
 
 def main() -> int:
@@ -64,9 +65,11 @@ def print_table(found: list[Outcome]) -> None:
         print(f"{kind:{width}}  {came.total():>5}  {came[AS_EXPECTED]:>11}  {others}")
     whole = Counter(outcome.came for outcome in found)
     print(f"{'all':{width}}  {whole.total():>5}  {whole[AS_EXPECTED]:>11}")
-    for outcome in found:
-        if outcome.came != AS_EXPECTED:
-            print(f"\n{outcome.came}: {outcome.how!r}\n  {outcome.said.strip()[-600:]!r}")
+    others = [outcome for outcome in found if outcome.came != AS_EXPECTED]
+    for outcome in others[:LISTED]:
+        print(f"\n{outcome.came}: {outcome.how!r}\n  {outcome.said.strip()[-600:]!r}")
+    if len(others) > LISTED:
+        print(f"\nand {len(others) - LISTED} more")
 
 
 if __name__ == "__main__":

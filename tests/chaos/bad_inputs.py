@@ -21,7 +21,7 @@ from contextlib import redirect_stderr, redirect_stdout, suppress
 from pathlib import Path
 from random import Random
 from tempfile import TemporaryDirectory
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from chaos.outcome import AS_EXPECTED, Came, Outcome
 
@@ -53,7 +53,7 @@ class Surface(NamedTuple):
     file: str
     good: str
     command: Callable[[Path], list[str]]
-    is_json: bool = True
+    form: Literal["json", "yaml", "csv"] = "json"
     hashed: bool = False
 
 
@@ -98,6 +98,7 @@ CHAT = {
         {"role": "assistant", "content": "It is empty."},
     ],
 }
+RESULTS = "test,outcome\n" + "".join(f"refund {n % 6},pass\n" for n in range(60))
 DESK = {
     "tools.yaml": "refund:\n  effect: changes\n  target: order\n  reversible: false\n"
     "  reach: outside\n  arguments:\n    order: {type: string}\n    amount: {type: number}\n",
@@ -185,9 +186,9 @@ class Desktop:
                     lambda p: ["regress", "--input", str(p), "--replays", "1",
                                "--artifacts", "artifacts"], hashed=True),
             Surface("version", "mine.yaml", self.version,
-                    lambda p: brief("--candidate", str(p)), is_json=False),
+                    lambda p: brief("--candidate", str(p)), form="yaml"),
             Surface("exceptions", "excused.yaml", EXCEPTIONS,
-                    lambda p: gate("--exceptions", str(p), "--as-of", "2026-06-01"), is_json=False),
+                    lambda p: gate("--exceptions", str(p), "--as-of", "2026-06-01"), form="yaml"),
             Surface("history", "history.json", self.history,
                     lambda p: ["history", str(p)], hashed=True),
             Surface("gate history", "history.json", self.history,
@@ -196,12 +197,14 @@ class Desktop:
                     lambda p: replay("--no-log", "--incident", str(p))),
             Surface("redaction", "redact.yaml", REDACTION,
                     lambda p: ["log", "import", "chats.jsonl", "log.parquet", "--world",
-                               "northwind", "--redact-with", str(p)], is_json=False),
+                               "northwind", "--redact-with", str(p)], form="yaml"),
             Surface("chats", "traced.jsonl", json.dumps(CHAT) + "\n",
                     lambda p: ["log", "import", str(p), "log.parquet", "--world", "northwind"]),
+            Surface("results", "results.csv", RESULTS,
+                    lambda p: ["gate", "--results", "before.csv", str(p)], form="csv"),
             *(
                 Surface(f"world {name}", f"desk/{name}", DESK[name],
-                        lambda p: brief("--world", "desk"), is_json=False)
+                        lambda p: brief("--world", "desk"), form="yaml")
                 for name in DESK
                 if name.endswith(".yaml")
             ),
@@ -212,6 +215,7 @@ class Desktop:
         (folder / "mine.yaml").write_text(self.version, encoding="utf-8")
         (folder / "excused.yaml").write_text(EXCEPTIONS, encoding="utf-8")
         (folder / "chats.jsonl").write_text(json.dumps(CHAT) + "\n", encoding="utf-8")
+        (folder / "before.csv").write_text(RESULTS, encoding="utf-8")
         (folder / "history.json").write_text(self.history, encoding="utf-8")
         shutil.copytree(self.reports, folder / "history.reports")
         for name, text in DESK.items():
@@ -245,14 +249,14 @@ def flaws_of_any_file() -> list[Flaw]:
     return [
         no_file("no such file", lambda path: None),
         no_file("a folder", lambda path: path.mkdir()),
-        no_file("a pipe", os.mkfifo, "a pipe"),
-        no_file("/dev/zero", lambda path: path.symlink_to("/dev/zero"), "a device"),
-        no_file("/dev/null", lambda path: path.symlink_to("/dev/null"), "a device"),
+        no_file("a pipe", os.mkfifo),
+        no_file("/dev/zero", lambda path: path.symlink_to("/dev/zero")),
+        no_file("/dev/null", lambda path: path.symlink_to("/dev/null")),
         no_file("a socket", _socket),
         no_file("a link to nowhere", lambda path: path.symlink_to("nowhere")),
         no_file("a link to itself", lambda path: path.symlink_to(path)),
         no_file("made up as it is read", lambda path: path.symlink_to("/proc/self/status")),
-        Flaw("huge", lambda path: os.truncate(path, 3 << 30), names=("MB",)),
+        Flaw("huge", lambda path: os.truncate(path, 3 << 30), names=("more than",)),
     ]
 
 
@@ -471,7 +475,7 @@ def yaml_flaws(surface: Surface, random: Random) -> list[Flaw]:
         changed("nested deep, closed", alone(f"a: {'[' * 500}{']' * 500}"), True, "deep"),
         changed("two documents", lambda data: data + b"---\n" + data),
         changed("a tab", lambda data: b"a:\n\t- b\n"),
-        changed("of two million lines", alone("a: 1\n" * 2_000_000), True, "MB"),
+        changed("of two million lines", alone("a: 1\n" * 2_000_000), True, "more than"),
         changed("another value", alone(random.choice(["7", "text", "~", "[[1]]", "- 1\n- 2"]))),
     ]  # fmt: skip
     if surface.name != "exceptions":
@@ -523,6 +527,21 @@ def more_of(surface: Surface, random: Random) -> list[Flaw]:
     return []
 
 
+# --------------------------------------------------------------------------- flaws of a table
+
+
+def csv_flaws(surface: Surface, random: Random) -> list[Flaw]:
+    """Flaws of a table of results."""
+    word = random.choice(["perhaps", "", "2", "nan", "pass,pass"])
+    return [
+        changed("without a column", lambda data: data.replace(b"outcome", b"came")),
+        changed("a column twice", lambda data: data.replace(b"test,", b"outcome,", 1)),
+        changed("a word of nobody", lambda data: data + f"refund,{word}\n".encode()),
+        changed("a header alone", lambda data: data.splitlines()[0] + b"\n"),
+        changed("a quote that is left open", lambda data: data + b'"refund,pass\n' + data),
+    ]
+
+
 # --------------------------------------------------------------------------- flaws of a command
 
 
@@ -571,7 +590,7 @@ def commands(random: Random) -> list[BadInput]:
         ("a recording that is none", [*stress, "--model", "cassette:mine.yaml"]),
         ("an output over an input", [*ask, option, kept]),
         ("an output over an input", ["export", "openai", kept, "--artifacts", "artifacts",
-                                     "--suite", random.choice(["artifacts", "history.json"])]),
+                                     "--version", "mine.yaml", "--suite", "history.json"]),
         ("an output over another", [*ask, "--junit", "x.xml", "--markdown", "./x.xml"]),
         ("an output that cannot be", [*ask, option, nowhere]),
         ("an output that cannot be",
@@ -598,11 +617,14 @@ def inputs(seed: int, count: int, desktop: Desktop) -> Iterator[BadInput]:
             yield random.choice(commands(random))
             continue
         surface = random.choice(surfaces)
-        own = text_flaws(surface, random) if surface.is_json else yaml_flaws(surface, random)
+        own = _FLAWS[surface.form](surface, random)
         if surface.hashed:
             own += [*sealed_flaws(surface, random)] * 2
         flaw = random.choice([*flaws_of_any_file(), *flaws_of_bytes(random), *own, *own])
         yield _bad(surface, flaw)
+
+
+_FLAWS = {"json": text_flaws, "yaml": yaml_flaws, "csv": csv_flaws}
 
 
 def _bad(surface: Surface, flaw: Flaw) -> BadInput:

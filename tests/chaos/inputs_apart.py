@@ -16,8 +16,9 @@ from tempfile import TemporaryDirectory
 from chaos.bad_inputs import SECONDS, Desktop, inputs, try_one
 from chaos.outcome import Outcome
 
-_HERE = Path(__file__).resolve()
-_CHUNK = 50
+_TESTS = Path(__file__).resolve().parent.parent
+_PATHS = (str(_TESTS), str(_TESTS.parent))
+_CHUNK = 250
 
 
 def campaign(seed: int, count: int) -> Iterator[Outcome]:
@@ -34,16 +35,17 @@ def _tried(seed: int, first: int, end: int) -> list[Outcome]:
     while first + len(found) < end:
         start = first + len(found)
         with subprocess.Popen(
-            [sys.executable, str(_HERE), str(seed), str(start), str(end)],
+            [sys.executable, "-m", "chaos.inputs_apart", str(seed), str(start), str(end)],
+            env={**os.environ, "PYTHONPATH": os.pathsep.join(_PATHS)},
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
         ) as child:
             assert child.stdout is not None
-            while select.select([child.stdout], [], [], 3 * SECONDS)[0]:
-                if not (line := child.stdout.readline()):
-                    break
-                found.append(Outcome(*json.loads(line)))
-            ended = child.poll() is not None
+            ended = False
+            while not ended and select.select([child.stdout], [], [], 3 * SECONDS)[0]:
+                line = child.stdout.readline()
+                ended = not line
+                found += [Outcome(*json.loads(line))] if line else []
             child.kill()
         if first + len(found) < end:
             how = f"input {first + len(found)} of seed {seed}"
@@ -60,5 +62,4 @@ def _main() -> None:
 
 
 if __name__ == "__main__":
-    sys.path[:0] = [str(_HERE.parent.parent), str(_HERE.parent.parent.parent)]
     _main()
