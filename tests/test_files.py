@@ -21,7 +21,6 @@ from safety_lib.files import (
     expect_writable,
     locked,
     parse_json,
-    parse_yaml,
     read_bytes,
     read_json,
     read_yaml,
@@ -29,6 +28,7 @@ from safety_lib.files import (
     sweep,
     write_text,
 )
+from safety_lib.yaml_files import parse_yaml
 
 needs_proc = pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="there is no /proc")
 

@@ -14,6 +14,7 @@ PACKAGE = Path(__file__).resolve().parent.parent / "safety_lib"
 LAYERS: tuple[frozenset[str], ...] = (
     frozenset({"text"}),
     frozenset({"files"}),
+    frozenset({"yaml_files"}),
     frozenset({"records"}),
     frozenset({"stats", "artifacts", "streams"}),
     frozenset({"world"}),

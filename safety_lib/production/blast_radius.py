@@ -172,6 +172,8 @@ def estimate_affected(
     ------
     LogError, ValueError
         As in :func:`estimate_blast_radius`.
+    NotMeasuredError
+        If no session of the version says whose it was.
     """
     share("level", level)
     flag = flag_for(rule_id, world)
