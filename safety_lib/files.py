@@ -28,8 +28,7 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
-import yaml
-
+from safety_lib.plain_yaml import MOST_DEPTH, PlainYamlError, load_plain, too_deep
 from safety_lib.text import one_line
 
 if sys.platform != "win32":
@@ -37,8 +36,6 @@ if sys.platform != "win32":
 
 MOST_BYTES = 64 << 20
 MOST_YAML_BYTES = 1 << 20
-MOST_DEPTH = 100
-MOST_ENTRIES = 50_000
 MOST_PARTS = 4_000_000
 _LONGEST_NUMBER = re.compile(r"[0-9]{4301,}")
 _LONE_SURROGATE = re.compile("[\ud800-\udfff]")
@@ -219,7 +216,7 @@ def parse_json(path: str | Path, text: str) -> Any:
         where = f"line {error.lineno}, column {error.colno}"
         raise FileError(path, f"not JSON at {where}, so truncated or damaged") from error
     except RecursionError:
-        raise FileError(path, _too_deep(MOST_DEPTH)) from None
+        raise FileError(path, too_deep(MOST_DEPTH)) from None
     except ValueError as error:
         raise FileError(path, _of_a_number(text) or str(error)) from error
     expect_shallow(path, value)
@@ -249,7 +246,7 @@ def expect_shallow(path: str | Path, value: Any, most: int = MOST_DEPTH) -> None
             return
         level = _containers(chain.from_iterable(map(_inside, level)))
     if level:
-        raise FileError(path, f"field {_way_down(value)}: {_too_deep(most)}")
+        raise FileError(path, f"field {_way_down(value)}: {too_deep(most)}")
 
 
 def _containers(values: Iterable[Any]) -> list[Any]:
@@ -273,10 +270,6 @@ def _way_down(value: Any) -> str:
             if isinstance(inner, dict | list)
         ]
     return ".".join(way) or "the whole"
-
-
-def _too_deep(most: int) -> str:
-    return f"nested too deeply, more than {most} levels"
 
 
 def _of_a_number(text: str) -> str:
@@ -353,22 +346,10 @@ def parse_yaml(path: str | Path, text: str) -> Any:
     ...
     safety_lib.files.FileError: v4.yaml: line 2: 'maybe' is no bool
     """
-    loader = None
     try:
-        loader = _Plain(text)
-        value = loader.get_single_data()
-    except yaml.MarkedYAMLError as error:
-        mark = error.problem_mark or error.context_mark
-        where = f"line {mark.line + 1}: " if mark else ""
-        none = "" if isinstance(error, _Fault | yaml.constructor.ConstructorError) else "not YAML: "
-        raise FileError(path, f"{where}{none}{error.problem or error.context}") from error
-    except yaml.YAMLError as error:
-        raise FileError(path, f"not YAML: {one_line(error)}") from error
-    except RecursionError:
-        raise FileError(path, _too_deep(MOST_DEPTH)) from None
-    finally:
-        if loader is not None:
-            loader.dispose()
+        value = load_plain(text)
+    except PlainYamlError as error:
+        raise FileError(path, str(error)) from error
     for field, number in not_finite(value):
         raise FileError(path, f"field {field or 'the whole'}: JSON cannot hold {number}")
     return value
@@ -395,124 +376,6 @@ def not_finite(value: Any, field: str = "") -> Iterator[tuple[str, float]]:
         items = value.items() if isinstance(value, dict) else enumerate(value)
         for key, inner in items:
             yield from not_finite(inner, f"{field}.{key}" if field else str(key))
-
-
-_TAG = "tag:yaml.org,2002:"
-_PLAIN = tuple(f"{_TAG}{name}" for name in ("null", "bool", "int", "float", "str", "seq", "map"))
-_MERGE = f"{_TAG}merge"
-
-
-class _Plain(yaml.SafeLoader):
-    """Reads plain data. What it was told is looked at before anything is made of it."""
-
-    composed = 0
-    depth = 0
-
-    def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
-        # Composing is slow and goes as deep as what it reads, so neither is left to its end.
-        self.composed += 1
-        self.depth += 1
-        if self.composed > MOST_ENTRIES:
-            raise self._here(f"more than {MOST_ENTRIES:,} entries")
-        if self.depth > MOST_DEPTH:
-            raise self._here(_too_deep(MOST_DEPTH))
-        node = super().compose_node(parent, index)
-        self.depth -= 1
-        return node
-
-    def _here(self, what: str) -> yaml.MarkedYAMLError:
-        return _Fault(None, None, what, self.get_mark())
-
-    def get_single_node(self) -> yaml.Node | None:
-        node = super().get_single_node()
-        if node is not None:
-            _expect_plain(node)
-        return node
-
-    def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:
-        try:
-            return super().construct_object(node, deep)
-        except (ValueError, LookupError, TypeError, AttributeError, OverflowError) as error:
-            shown = one_line(repr(node.value), 40) if isinstance(node.value, str) else "this"
-            kind = node.tag.removeprefix(_TAG)
-            raise _fault(node, f"{shown} is no {kind}") from error
-
-    def construct_yaml_int(self, node: yaml.ScalarNode) -> Any:
-        if ":" in node.value:  # base 60, which nobody means
-            return node.value
-        number = super().construct_yaml_int(node)
-        if abs(number) >= 1 << 63:
-            raise OverflowError
-        return number
-
-    def construct_yaml_float(self, node: yaml.ScalarNode) -> Any:
-        if ":" in node.value:
-            return node.value
-        return super().construct_yaml_float(node)
-
-
-_Plain.yaml_constructors = {
-    tag: make for tag, make in yaml.SafeLoader.yaml_constructors.items() if tag in (*_PLAIN, None)
-}
-_Plain.add_constructor(f"{_TAG}int", _Plain.construct_yaml_int)
-_Plain.add_constructor(f"{_TAG}float", _Plain.construct_yaml_float)
-_Plain.yaml_implicit_resolvers = {
-    sign: [(tag, looks) for tag, looks in found if tag in (*_PLAIN, _MERGE)]
-    for sign, found in yaml.SafeLoader.yaml_implicit_resolvers.items()
-}
-
-
-def _expect_plain(root: yaml.Node) -> None:
-    """Look at the nodes of a file once each, the innermost first: what they would come to."""
-    size: dict[int, int] = {}
-    depth: dict[int, int] = {}
-    open_: set[int] = set()
-    todo: list[tuple[yaml.Node, bool]] = [(root, False)]
-    while todo:
-        node, seen = todo.pop()
-        here = id(node)
-        if here in size:
-            continue
-        inner = _parts(node)
-        if not seen:
-            if here in open_:
-                raise _fault(node, "an alias that stands inside what it is an alias of")
-            open_.add(here)
-            todo += [(node, True), *((part, False) for part in inner)]
-            continue
-        open_.discard(here)
-        size[here] = 1 + sum(size[id(part)] for part in inner)
-        depth[here] = 1 + max((depth[id(part)] for part in inner), default=0)
-        if size[here] > MOST_ENTRIES:
-            raise _fault(node, f"with its aliases it is more than {MOST_ENTRIES:,} entries")
-        if depth[here] > MOST_DEPTH:
-            raise _fault(node, _too_deep(MOST_DEPTH))
-
-
-def _parts(node: yaml.Node) -> list[yaml.Node]:
-    if isinstance(node, yaml.SequenceNode):
-        return list(node.value)
-    if not isinstance(node, yaml.MappingNode):
-        return []
-    seen: set[str] = set()
-    for name, _ in node.value:
-        if not isinstance(name, yaml.ScalarNode):
-            raise _fault(name, "the name of an entry is no text")
-        if name.tag == _MERGE:
-            continue
-        name.tag = f"{_TAG}str"
-        if name.value in seen:
-            raise _fault(name, f"{one_line(repr(name.value), 60)} stands there twice")
-        seen.add(name.value)
-    return [value for _, value in node.value]
-
-
-class _Fault(yaml.MarkedYAMLError):
-    """YAML that says what cannot be meant."""
-
-
-def _fault(node: yaml.Node, what: str) -> _Fault:
-    return _Fault(None, None, what, node.start_mark)
 
 
 # --------------------------------------------------------------------------- hashing
