@@ -16,7 +16,7 @@ from importlib import import_module
 
 TYPE_CHECKING = False  # as in typing, which the command line has not loaded yet
 if TYPE_CHECKING:
-    from typing import Any
+    import typing
 
     from safety_lib import figures
     from safety_lib.artifacts import read_artifact, read_experiment, write_artifact
@@ -86,7 +86,7 @@ _HOMES = {
 }
 
 
-def __getattr__(name: str) -> Any:
+def __getattr__(name: str) -> typing.Any:
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     home = import_module(f"safety_lib.{_HOMES[name]}")

@@ -28,13 +28,14 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
+from safety_lib.plain_yaml import MOST_DEPTH, PlainYamlError, load_plain, too_deep
 from safety_lib.text import one_line
 
 if sys.platform != "win32":
     import fcntl
 
 MOST_BYTES = 64 << 20
-MOST_DEPTH = 100
+MOST_YAML_BYTES = 1 << 20
 MOST_PARTS = 4_000_000
 _LONGEST_NUMBER = re.compile(r"[0-9]{4301,}")
 _LONE_SURROGATE = re.compile("[\ud800-\udfff]")
@@ -271,11 +272,6 @@ def _way_down(value: Any) -> str:
     return ".".join(way) or "the whole"
 
 
-def too_deep(most: int) -> str:
-    """Say that something is nested more than so many levels deep."""
-    return f"nested too deeply, more than {most} levels"
-
-
 def _of_a_number(text: str) -> str:
     found = _LONGEST_NUMBER.search(text)
     if found is None:
@@ -312,6 +308,53 @@ JSON_HOOKS: Mapping[str, Any] = {
 """What :mod:`json` has to be told to refuse what is ambiguous or no number, by a ValueError."""
 
 
+def read_yaml(path: str | Path) -> Any:
+    """Return what a YAML file holds: plain data, names as they are written.
+
+    Raises
+    ------
+    FileError
+        As :func:`read_text` and :func:`parse_yaml`; a file has at most 1 MB.
+    """
+    return parse_yaml(path, read_text(path, MOST_YAML_BYTES))
+
+
+def parse_yaml(path: str | Path, text: str) -> Any:
+    """Return the value that a YAML text stands for.
+
+    A date is the text that stands there, and so is the name of an entry, whatever it looks like.
+
+    Parameters
+    ----------
+    path : str or Path
+        The file, for the message.
+    text : str
+        What was read from it.
+
+    Raises
+    ------
+    FileError
+        If it is not YAML, names something twice, is nested more than 100 deep, comes to more than
+        50,000 entries with each use of an alias counted, or holds what its tag cannot mean.
+
+    Examples
+    --------
+    >>> parse_yaml("v4.yaml", "since: 2024-13-01")
+    {'since': '2024-13-01'}
+    >>> parse_yaml("v4.yaml", "settings:" + chr(10) + "  careful: !!bool maybe")
+    Traceback (most recent call last):
+    ...
+    safety_lib.files.FileError: v4.yaml: line 2: 'maybe' is no bool
+    """
+    try:
+        value = load_plain(text)
+    except PlainYamlError as error:
+        raise FileError(path, str(error)) from error
+    for field, number in not_finite(value):
+        raise FileError(path, f"field {field or 'the whole'}: JSON cannot hold {number}")
+    return value
+
+
 def not_finite(value: Any, field: str = "") -> Iterator[tuple[str, float]]:
     """Yield the numbers of a tree that are NaN or infinite, each with its dotted name.
 
@@ -333,6 +376,9 @@ def not_finite(value: Any, field: str = "") -> Iterator[tuple[str, float]]:
         items = value.items() if isinstance(value, dict) else enumerate(value)
         for key, inner in items:
             yield from not_finite(inner, f"{field}.{key}" if field else str(key))
+
+
+# --------------------------------------------------------------------------- hashing
 
 
 def sha256_of(value: Any) -> str:

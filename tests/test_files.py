@@ -16,7 +16,6 @@ import pytest
 
 from safety_lib.artifacts import CHECKOUT
 from safety_lib.files import (
-    MOST_DEPTH,
     FileError,
     expect_writable,
     locked,
@@ -28,7 +27,7 @@ from safety_lib.files import (
     sweep,
     write_text,
 )
-from safety_lib.yaml_files import parse_yaml
+from safety_lib.plain_yaml import MOST_DEPTH
 
 needs_proc = pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="there is no /proc")
 

@@ -13,8 +13,7 @@ import pytest
 PACKAGE = Path(__file__).resolve().parent.parent / "safety_lib"
 LAYERS: tuple[frozenset[str], ...] = (
     frozenset({"text"}),
-    frozenset({"files"}),
-    frozenset({"yaml_files"}),
+    frozenset({"files", "plain_yaml"}),
     frozenset({"records"}),
     frozenset({"stats", "artifacts", "streams"}),
     frozenset({"world"}),
