@@ -20,6 +20,7 @@ from safety_lib.files import (
     expect_writable,
     locked,
     parse_json,
+    parse_yaml,
     read_bytes,
     read_json,
     read_yaml,

@@ -9,8 +9,8 @@ from pathlib import Path
 
 from pydantic import Field, ValidationError, model_validator
 
+from safety_lib.files import read_yaml
 from safety_lib.records import Attempt, Record, first_fault
-from safety_lib.yaml_files import read_yaml
 
 LOOKS_FILE = Path(__file__).with_name("looks.yaml")
 

@@ -13,12 +13,12 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from safety_lib.files import read_yaml
 from safety_lib.gate.decide import Shift
 from safety_lib.gate.trials import REGRESSION_STRATA, Case
 from safety_lib.records import GateException, GateHistory, LedgerLine, first_fault
 from safety_lib.stats.intervals import z_value
 from safety_lib.text import Shown, one_line
-from safety_lib.yaml_files import read_yaml
 
 
 @dataclass(frozen=True, repr=False)

@@ -7,10 +7,9 @@ from pathlib import Path
 
 from pydantic import Field, ValidationError
 
-from safety_lib.files import sha256_of
+from safety_lib.files import read_yaml, sha256_of
 from safety_lib.gate.look_rules import LookRules, load_look_rules
 from safety_lib.records import Record, first_fault
-from safety_lib.yaml_files import read_yaml
 
 RULES_FILE = Path(__file__).with_name("policy.yaml")
 

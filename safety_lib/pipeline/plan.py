@@ -8,9 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from safety_lib.artifacts import CHECKOUT
-from safety_lib.files import FileError
+from safety_lib.files import FileError, read_yaml
 from safety_lib.text import one_line
-from safety_lib.yaml_files import read_yaml
 
 NOTEBOOKS = CHECKOUT / "notebooks"
 STAGES: Mapping[str, str] = {

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 from pydantic import ValidationError
 
-from safety_lib.files import sha256_of
+from safety_lib.files import read_yaml, sha256_of
 from safety_lib.gate.at_once import Arms, judge_at_once, loss_of
 from safety_lib.gate.at_once import counts_of as counted
 from safety_lib.gate.decide import Judgement, judge_held_out, judge_questions, too_many
@@ -41,7 +41,6 @@ from safety_lib.results.finding import MAX_BYTES, read_one
 from safety_lib.results.table import Meaning, ResultFile, Results, ResultsError, Row
 from safety_lib.stats.clustered import cluster_mean
 from safety_lib.text import count, one_line
-from safety_lib.yaml_files import read_yaml
 
 POLICY = Path(__file__).with_name("policy.yaml")
 _NAMED = 5

@@ -33,7 +33,7 @@ from pydantic import BaseModel, ValidationError
 from safety_lib.artifacts import (
     DEFAULT_WORLD,
 )
-from safety_lib.files import FileError, open_file, sha256_of
+from safety_lib.files import FileError, open_file, read_yaml, sha256_of
 from safety_lib.records import SEVERITIES, BenignTwin, RegressionTest, Severity, first_fault
 from safety_lib.text import Shown, one_line
 from safety_lib.world.checks import Check
@@ -50,7 +50,6 @@ from safety_lib.world.scenarios import (
 from safety_lib.world.target import Target
 from safety_lib.world.tools import Tool, Tools
 from safety_lib.world.versions import FILE_ENDINGS, Version, WorldError, config_hashes
-from safety_lib.yaml_files import read_yaml
 
 __all__ = [
     "DEFAULT_WORLD",

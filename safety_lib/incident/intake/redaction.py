@@ -29,9 +29,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from safety_lib.artifacts import ArtifactError
-from safety_lib.files import FileError
+from safety_lib.files import FileError, read_yaml
 from safety_lib.text import one_line
-from safety_lib.yaml_files import read_yaml
 
 _PLACEHOLDER = re.compile(r"\[([a-z][a-z0-9_]{0,30})-([1-9][0-9]{0,8})\]")
 # A backslash escape of a text inside a text, such as \n, is no letter that a number hangs on; what
