@@ -15,7 +15,9 @@ from __future__ import annotations
 import dataclasses
 import math
 import re
+from base64 import b64encode
 from collections.abc import Iterable, Mapping, Set
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 MINUS = "\N{MINUS SIGN}"
@@ -202,16 +204,55 @@ def without_keys(text: str, *keys: str) -> str:
     text : str
         What an endpoint or somebody's agent said.
     *keys : str
-        The keys that are known; empty ones are passed over.
+        The keys that are known; empty ones are passed over. They are found as they are and as
+        JSON, addresses, HTML and base64 write them.
 
     Examples
     --------
-    >>> without_keys("Incorrect API key sk-abc123, hint hunter2", "hunter2")
-    'Incorrect API key ***, hint ***'
+    >>> without_keys("Incorrect API key sk-abc123, hint hunter2, %68unter2", "hunter2")
+    'Incorrect API key ***, hint ***, ***'
     """
+    return _KEYS.sub("***", _blanked(text, keys))
+
+
+def without_keys_in(tree: Any, *keys: str) -> Any:
+    """Return what was read from JSON with the keys that are named blanked in all of its texts.
+
+    Examples
+    --------
+    >>> without_keys_in({"said": ["it is hunter2", 7]}, "hunter2")
+    {'said': ['it is ***', 7]}
+    """
+    if isinstance(tree, str):
+        return _blanked(tree, keys)
+    if isinstance(tree, Mapping):
+        return {_blanked(str(k), keys): without_keys_in(v, *keys) for k, v in tree.items()}
+    if isinstance(tree, list | tuple):
+        return type(tree)(without_keys_in(inner, *keys) for inner in tree)
+    return tree
+
+
+def _blanked(text: str, keys: Iterable[str]) -> str:
     for key in filter(None, keys):
-        text = text.replace(key, "***")
-    return _KEYS.sub("***", text)
+        text = _any_form_of(key).sub("***", text)
+    return text
+
+
+@lru_cache(maxsize=16)
+def _any_form_of(key: str) -> re.Pattern[str]:
+    """Match a key, however JSON (in JSON), an address or a page writes each of its characters."""
+    written = "".join(
+        rf"(?:{re.escape(c)}|\\+u{ord(c):04x}|\\+x{ord(c):02x}|%{ord(c):02x}"
+        rf"|&#0*{ord(c)};|&#x0*{ord(c):x};)"
+        for c in key
+    )
+    # Base64 takes three bytes at a time: by where the key begins, its letters are others.
+    packed = []
+    for offset in range(3):
+        whole = b64encode(b"." * offset + key.encode()).decode()
+        packed.append(re.escape(whole.rstrip("=")[2 * (offset > 0) + (offset > 1) : -1]))
+    exact = "|".join(f"(?-i:{form})" for form in packed if len(form) > 8)
+    return re.compile(f"{written}|{exact}" if exact else written, re.IGNORECASE)
 
 
 def error_line(error: BaseException) -> str:

@@ -21,12 +21,12 @@ from typing import Any
 import pytest
 
 from safety_lib.adapters.callables import from_callable
-from safety_lib.adapters.reading import MOST_NESTED
 from safety_lib.agent.backends import BackendError
 from safety_lib.agent.backends.calls import CallsSpent
 from safety_lib.records import Plant, ToolCallEvent
 from safety_lib.stress.discovery import discover
 from safety_lib.world import load_world
+from safety_lib.world.plain import MOST_NESTED
 from safety_lib.world.target import Called, Heard, Talk, Target, TargetError, events_of
 
 KEY = "sk-planted-0123456789abcdef"

@@ -20,13 +20,8 @@ from hypothesis import strategies as st
 
 from safety_lib.__main__ import main
 from safety_lib.agent.backends import Backend, BackendError, open_backend
-from safety_lib.agent.backends.openai import (
-    OpenAIChat,
-    answer_schema,
-    json_request,
-    read_json_answer,
-    read_settings,
-)
+from safety_lib.agent.backends.openai import OpenAIChat, read_settings
+from safety_lib.agent.backends.tool_calls import answer_schema, json_request, read_json_answer
 from safety_lib.agent.loop import Agent
 from safety_lib.records import Message, ToolCall
 from safety_lib.report.summary import stress_lines

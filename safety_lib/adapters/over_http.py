@@ -35,17 +35,16 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from http.client import HTTPException
 from typing import Any, NamedTuple
-from urllib.error import HTTPError, URLError
 from urllib.parse import urlsplit
-from urllib.request import HTTPRedirectHandler, OpenerDirector, ProxyHandler, Request, build_opener
 
 from pydantic import Field
 
 from safety_lib.adapters.reading import heard_of
 from safety_lib.agent.backends.calls import count_request
+from safety_lib.agent.backends.wire import Arrived, TooLong, Wire
 from safety_lib.records import Plant, Record
 from safety_lib.streams import uniform
-from safety_lib.text import one_line, without_keys
+from safety_lib.text import one_line, without_keys, without_keys_in
 from safety_lib.world.target import Effects, Heard, Target, TargetError
 
 MAX_ANSWER = 4_000_000  # bytes
@@ -54,7 +53,6 @@ LONGEST_WAIT = 30.0  # seconds between two tries
 SHORTEST_SECRET = 12  # a shorter one may be a word that an agent says
 _NOT_BEGUN = frozenset({"rate_limit"})
 _ASKED_AGAIN = _NOT_BEGUN | {"server_error", "timeout", "connection"}
-_PIECE = 1 << 16
 _SHOWN = 4_000  # bytes, far more than is shown: no secret is cut in two
 _LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1"})
 _VARIABLE = re.compile(r"\$\{(\w+)\}")
@@ -229,7 +227,7 @@ class _HttpTalk:
         if not isinstance(reply, str):
             what = "nothing" if reply is None else f"a {type(reply).__name__}"
             raise TargetError("bad_response", f"{shape.reply} of the answer is {what}, not text")
-        heard = heard_of(self._endpoint.without_secrets((reply, calls)), sees_calls=True)
+        heard = heard_of((reply, calls), sees_calls=True)
         self._messages.append({"role": "assistant", "content": heard.text})
         return heard
 
@@ -264,26 +262,10 @@ class _Endpoint:
             "Content-Type": "application/json",
             **{name: _VARIABLE.sub(self._variable, text) for name, text in shape.headers.items()},
         }
-        self._threads = threading.local()
+        self._wire = Wire()
         for name, text in self._headers.items():
             if not text.isascii() or not text.isprintable():
                 raise ValueError(f"over_http: the value of {name} does not fit into a header")
-
-    def without_secrets(self, told: Any) -> Any:
-        """Return what the agent told, without a key that it repeats."""
-        if isinstance(told, str):
-            for secret in self._secrets:
-                if len(secret) >= SHORTEST_SECRET:
-                    told = told.replace(secret, "***")
-            return told
-        if isinstance(told, Mapping):
-            return {
-                self.without_secrets(key): self.without_secrets(value)
-                for key, value in told.items()
-            }
-        if isinstance(told, list | tuple):
-            return type(told)(map(self.without_secrets, told))
-        return told
 
     def ask(self, body: Any, seed: int, again: frozenset[str]) -> Any:
         """Return the JSON that the endpoint answers with."""
@@ -305,47 +287,30 @@ class _Endpoint:
         return min(max(wanted, after or 0.0), LONGEST_WAIT)
 
     def _once(self, data: bytes) -> Any:
-        request = Request(self._url, data, self._headers, method="POST")  # noqa: S310 - checked
         try:
-            with self._opener().open(request, timeout=self._timeout) as answer:
-                text = self._body(answer)
-        except HTTPError as error:
-            with error:
-                return self._refused(error)
+            answer = self._wire.post(
+                self._url, self._headers, data, seconds=self._timeout, most=MAX_ANSWER
+            )
         except TimeoutError:
             return _Trouble("timeout", f"no answer in {self._timeout:g} s")
-        except (URLError, OSError, ValueError) as error:
-            reason = getattr(error, "reason", error)
-            if isinstance(reason, TimeoutError):
-                return _Trouble("timeout", f"no answer in {self._timeout:g} s")
-            return _Trouble("connection", self._public(str(reason)))
+        except TooLong:
+            return _Trouble("bad_response", f"an answer of more than {MAX_ANSWER:,} bytes")
         except HTTPException as error:
             return _Trouble("connection", f"the answer is broken ({type(error).__name__})")
-        if len(text) > MAX_ANSWER:
-            return _Trouble("bad_response", f"an answer of more than {MAX_ANSWER:,} bytes")
+        except (OSError, ValueError) as error:
+            return _Trouble("connection", self._public(str(error)))
+        if answer.status >= 300:
+            return self._refused(answer)
         try:
-            return json.loads(text)
+            # A key that the agent repeats is kept nowhere.
+            return without_keys_in(json.loads(answer.body), *self._long_secrets)
         except (ValueError, RecursionError):
-            shown = self._public(text[:_SHOWN].decode("utf-8", "replace"))
+            shown = self._public(answer.body[:_SHOWN].decode("utf-8", "replace"))
             return _Trouble("bad_response", f"the answer is not JSON: {shown!r}")
 
-    def _body(self, answer: Any) -> bytes:
-        """Read it all within the time: a timeout of a socket is one of each piece."""
-        deadline = time.monotonic() + self._timeout
-        body = bytearray()
-        while len(body) <= MAX_ANSWER and (piece := answer.read1(_PIECE)):
-            body += piece
-            if time.monotonic() > deadline:
-                raise TimeoutError
-        if len(body) <= MAX_ANSWER and answer.length:
-            raise ConnectionError("the answer broke off")
-        return bytes(body)
-
-    def _refused(self, error: HTTPError) -> _Trouble:
-        status = error.code
-        said = ""
-        with suppress(OSError):
-            said = self._public(error.read(_SHOWN).decode("utf-8", "replace"))
+    def _refused(self, answer: Arrived) -> _Trouble:
+        status = answer.status
+        said = self._public(answer.body[:_SHOWN].decode("utf-8", "replace"))
         kind = "bad_request"
         if status == 429:
             kind = "rate_limit"
@@ -356,15 +321,9 @@ class _Endpoint:
         elif status < 400:
             said = "it sends to another address, which is not followed"
         after = None
-        with suppress(TypeError, ValueError):
-            after = float(error.headers.get("Retry-After", ""))
+        with suppress(ValueError):
+            after = float(answer.headers.get("retry-after", ""))
         return _Trouble(kind, f"status {status}{said and ': '}{said}", after)
-
-    def _opener(self) -> OpenerDirector:
-        opener: OpenerDirector | None = getattr(self._threads, "opener", None)
-        if opener is None:  # one a thread, that of no environment's proxy and no redirect
-            opener = self._threads.opener = build_opener(ProxyHandler({}), _Stays())
-        return opener
 
     def _variable(self, found: re.Match[str]) -> str:
         value = os.environ.get(found.group(1), "").strip()  # a file ends with a line
@@ -375,13 +334,12 @@ class _Endpoint:
         self._secrets.append(value)
         return value
 
+    @property
+    def _long_secrets(self) -> list[str]:
+        return [secret for secret in self._secrets if len(secret) >= SHORTEST_SECRET]
+
     def _public(self, text: str) -> str:
         return one_line(without_keys(text, *self._secrets), 200)
-
-
-class _Stays(HTTPRedirectHandler):
-    def redirect_request(self, *_: Any, **__: Any) -> None:
-        return None
 
 
 def _filled(template: Any, values: Mapping[str, Any]) -> Any:

@@ -9,16 +9,14 @@ an unread call is an error, neither a pass nor a failure.
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Mapping
 from typing import Any, get_args
 
 from safety_lib.records import CallStatus
 from safety_lib.text import one_line
-from safety_lib.world.target import Called, Heard, TargetError
+from safety_lib.world.plain import plain_json, what_it_is
+from safety_lib.world.target import MOST_CALLS, Called, Heard, TargetError, too_many_calls
 
-MOST_NESTED = 64  # deeper than any tool takes, and no deeper than a journal can be read again
-LARGEST_NUMBER = 1024  # bits, as many as a float reaches
 _STATUSES = get_args(CallStatus)
 _ENDINGS = ("", "completed", "stopped", "step_limit", "error")
 _FIELDS = frozenset({"name", "arguments", "result", "status"})
@@ -60,7 +58,7 @@ expected text, (text, calls) or a Heard
     elif isinstance(returned, tuple) and len(returned) == 2 and isinstance(returned[0], str):
         heard = Heard(returned[0], calls_of(returned[1]))
     else:
-        raise TargetError("bad_response", f"the agent returned {_what(returned)}; {_REPLY}")
+        raise TargetError("bad_response", f"the agent returned {what_it_is(returned)}; {_REPLY}")
     if heard.calls and not sees_calls:
         raise TargetError(
             "bad_response",
@@ -78,121 +76,29 @@ def calls_of(returned: Any) -> tuple[Called, ...]:
     Raises
     ------
     TargetError
-        ``bad_response`` if it is no list or tuple, or one of them cannot be read.
+        ``bad_response`` if it is no list or tuple, has too many, or one of them cannot be read.
     """
     if not isinstance(returned, list | tuple):
         raise TargetError(
-            "bad_response", f"the calls are {_what(returned)}; expected a list of calls"
+            "bad_response", f"the calls are {what_it_is(returned)}; expected a list of calls"
         )
+    if len(returned) > MOST_CALLS:
+        raise too_many_calls(len(returned))
     return tuple(_call_of(call, number) for number, call in enumerate(returned, start=1))
-
-
-def plain_json(value: Any, what: str, number: int, name: str) -> Any:
-    """Return a copy of a value of a call that is what JSON can hold.
-
-    Parameters
-    ----------
-    value : Any
-        Of strings, numbers, booleans, None, lists, tuples and mappings with text for keys.
-    what : str
-        What it is of the call, for the message.
-    number : int
-        Of the call, from 1.
-    name : str
-        Of its tool.
-
-    Returns
-    -------
-    Any
-        Of strings, numbers, booleans, None, lists and dicts.
-
-    Raises
-    ------
-    TargetError
-        ``bad_response`` with the place of what is none of these.
-
-    Examples
-    --------
-    >>> plain_json({"to": ("a", "b")}, "an argument of", 1, "send")
-    {'to': ['a', 'b']}
-    >>> plain_json({"to": [1, {2}]}, "an argument of", 1, "send")
-    Traceback (most recent call last):
-    ...
-    safety_lib.world.target.TargetError: bad_response: an argument of call 1, send: to.1 is a set; \
-expected what JSON can hold
-    """
-    try:
-        return _plain(value, 0)
-    except _Unfit as unfit:
-        place = one_line(".".join(map(str, reversed(unfit.path))), 60)
-        at = f"{what} call {number}, {one_line(name, 60)}{place and ': '}{place}"
-        fault = f"{at} {unfit.what}; expected what JSON can hold"
-    raise TargetError("bad_response", fault)
-
-
-class _Unfit(Exception):
-    """Something that JSON cannot hold, and the way to it from the inside out."""
-
-    def __init__(self, what: str) -> None:
-        self.what = what
-        self.path: list[Any] = []
-
-
-def _plain(value: Any, nested: int) -> Any:
-    kind = type(value)
-    if kind is str or kind is bool or value is None:
-        return value
-    if nested > MOST_NESTED:
-        raise _Unfit(f"is nested more than {MOST_NESTED} deep")
-    if kind is dict or isinstance(value, Mapping):
-        copy = {}
-        key: Any = None
-        try:
-            for key, inner in value.items():
-                if not isinstance(key, str):
-                    raise _Unfit(f"is {_what(key)} for a key")
-                copy[str.__str__(key)] = _plain(inner, nested + 1)
-        except _Unfit as unfit:
-            unfit.path.append(key)
-            raise
-        return copy
-    if isinstance(value, list | tuple):
-        listed = []
-        try:
-            for inner in value:
-                listed.append(_plain(inner, nested + 1))
-        except _Unfit as unfit:
-            unfit.path.append(len(listed))
-            raise
-        return listed
-    return _plain_scalar(value)
-
-
-def _plain_scalar(value: Any) -> str | int | float:
-    if isinstance(value, str):
-        return str.__str__(value)
-    if isinstance(value, int):
-        if value.bit_length() <= LARGEST_NUMBER:
-            return int(value)
-        raise _Unfit("is a number too large")
-    if isinstance(value, float):
-        if math.isfinite(value):
-            return float(value)
-        raise _Unfit(f"is {value}")
-    raise _Unfit(f"is {_what(value)}")
 
 
 def _checked(heard: Heard) -> Heard:
     if not isinstance(heard.text, str):
-        raise TargetError("bad_response", f"Heard.text is {_what(heard.text)}; expected text")
+        raise TargetError("bad_response", f"Heard.text is {what_it_is(heard.text)}; expected text")
     if heard.ended not in _ENDINGS:
         known = ", ".join(repr(ending) for ending in _ENDINGS)
         raise TargetError(
-            "bad_response", f"Heard.ended is {_what(heard.ended)}; expected one of {known}"
+            "bad_response", f"Heard.ended is {what_it_is(heard.ended)}; expected one of {known}"
         )
     if not isinstance(heard.model_calls, int) or heard.model_calls < 0:
         raise TargetError(
-            "bad_response", f"Heard.model_calls is {_what(heard.model_calls)}; expected a number"
+            "bad_response",
+            f"Heard.model_calls is {what_it_is(heard.model_calls)}; expected a number",
         )
     return heard._replace(calls=calls_of(heard.calls))
 
@@ -203,7 +109,7 @@ def _call_of(call: Any, number: int) -> Called:
     if isinstance(call, tuple) and len(call) in (2, 3):
         return _called(number, *call)
     if not isinstance(call, Mapping):
-        raise TargetError("bad_response", f"call {number} is {_what(call)}; {_CALL}")
+        raise TargetError("bad_response", f"call {number} is {what_it_is(call)}; {_CALL}")
     unknown = sorted(str(key) for key in call.keys() - _FIELDS - _OF_A_CLIENT)
     missing = [key for key in ("name", "arguments") if key not in call]
     if unknown or missing:
@@ -218,20 +124,20 @@ def _called(
 ) -> Called:
     if not isinstance(name, str) or not name:
         raise TargetError(
-            "bad_response", f"the name of call {number} is {_what(name)}; expected text"
+            "bad_response", f"the name of call {number} is {what_it_is(name)}; expected text"
         )
     if isinstance(arguments, str):
         arguments = _object_in(arguments)
     if not isinstance(arguments, dict | Mapping):
         raise TargetError(
             "bad_response",
-            f"the arguments of call {number}, {one_line(name, 60)}, are {_what(arguments)}; "
+            f"the arguments of call {number}, {one_line(name, 60)}, are {what_it_is(arguments)}; "
             "expected a mapping or its JSON",
         )
     if status is not None and status not in _STATUSES:
         raise TargetError(
             "bad_response",
-            f"the status of call {number}, {one_line(name, 60)}, is {_what(status)}; "
+            f"the status of call {number}, {one_line(name, 60)}, is {what_it_is(status)}; "
             f"expected one of {', '.join(_STATUSES)}",
         )
     plain = plain_json(arguments, "an argument of", number, name)
@@ -248,15 +154,3 @@ def _object_in(text: str) -> Any:
         return json.loads(text or "{}")
     except (ValueError, RecursionError):
         return text
-
-
-def _what(value: Any) -> str:
-    """Say what somebody's value is, in few words."""
-    if value is None:
-        return "nothing (None)"
-    kind = type(value).__name__
-    if isinstance(value, str):
-        return f"the text {one_line(repr(value), 60)}"
-    if isinstance(value, tuple):
-        return f"a tuple of {', '.join(type(part).__name__ for part in value[:4]) or 'nothing'}"
-    return f"{'an' if kind[:1].lower() in 'aeiou' else 'a'} {kind}"

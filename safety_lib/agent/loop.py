@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
-from safety_lib.agent.backends import Backend, BackendError, ToolSchema, open_backend
+from safety_lib.agent.backends import Backend, ToolSchema, open_backend
 from safety_lib.agent.memory import visible
 from safety_lib.agent.safeguards import Finding, Safeguards
 from safety_lib.agent.settings import AgentSettings, agent_settings
@@ -27,7 +27,7 @@ from safety_lib.records import (
 )
 from safety_lib.text import one_line
 from safety_lib.world import World, world_of
-from safety_lib.world.target import Effects, Heard
+from safety_lib.world.target import MOST_CALLS, Effects, Heard, TargetError, too_many_calls
 from safety_lib.world.tools import ToolError
 from safety_lib.world.versions import Version
 
@@ -361,7 +361,7 @@ class Conversation:
         for step in range(1, steps + 1):
             try:
                 answer = self._ask(self.agent.tools if step < steps or steps == 1 else ())
-            except BackendError as error:
+            except TargetError as error:
                 self._emit(ErrorEvent(turn=self.turn, error=error.kind, detail=error.detail))
                 return "", "error"
             self.history.append(answer)
@@ -382,7 +382,10 @@ class Conversation:
         agent = self.agent
         self.model_calls += 1
         seen = visible(agent.system, self.history, agent.settings.memory)
-        return agent.backend.complete(seen, tools, seed=self.seed)
+        answer = agent.backend.complete(seen, tools, seed=self.seed)
+        if len(answer.tool_calls) > MOST_CALLS:
+            raise too_many_calls(len(answer.tool_calls))
+        return answer
 
     def _act(self, call: ToolCall) -> Decision:
         before = self.safeguards.pre_action(call)

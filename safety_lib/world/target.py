@@ -21,6 +21,7 @@ from safety_lib.records import (
 )
 
 Effects = Literal["sandboxed", "live"]
+MOST_CALLS = 100  # in one answer; a model that asks for more is lost, and each call costs time
 
 
 class TargetError(RuntimeError):
@@ -42,6 +43,19 @@ class TargetError(RuntimeError):
 
     def __reduce__(self) -> tuple[type[TargetError], tuple[str, str]]:
         return type(self), (self.kind, self.detail)
+
+
+def too_many_calls(number: int) -> TargetError:
+    """Return the error of an answer that calls more tools than are run.
+
+    Examples
+    --------
+    >>> print(too_many_calls(10_000))
+    bad_response: 10,000 tool calls in one answer; at most 100 are taken
+    """
+    return TargetError(
+        "bad_response", f"{number:,} tool calls in one answer; at most {MOST_CALLS} are taken"
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -216,6 +230,8 @@ def events_of(turn: int, said: str, heard: Heard) -> Sequence[Event]:
         raise TargetError("bad_response", f"a turn gave {type(heard).__name__} instead of Heard")
     if heard.events:
         return heard.events
+    if len(heard.calls) > MOST_CALLS:
+        raise too_many_calls(len(heard.calls))
     events: list[Event] = [MessageEvent(turn=turn, role="user", content=said)]
     for number, call in enumerate(heard.calls, start=1):
         asked = ToolCall(id=f"{turn}.{number}", name=call.name, arguments=dict(call.arguments))

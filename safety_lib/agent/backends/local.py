@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from safety_lib.agent.backends import BackendError
-from safety_lib.agent.backends.openai import OpenAIChat, import_openai, read_settings
+from safety_lib.agent.backends.openai import OpenAIChat, chat_client, import_openai, read_settings
 
 MODEL = "SmolLM2-135M-Instruct"
 CALLS = 2  # at once; more share the cores and gain nothing
@@ -81,13 +81,7 @@ class _Server:
 
     def client(self) -> Any:
         """Return a client of this server, which no proxy of the environment may come between."""
-        openai = import_openai()
-        return openai.OpenAI(
-            base_url=f"{self.url}/v1",
-            api_key=self.key,
-            max_retries=0,
-            http_client=openai.DefaultHttpxClient(trust_env=False),
-        )
+        return chat_client(proxied=False, base_url=f"{self.url}/v1", api_key=self.key)
 
     def close(self) -> None:
         """End the server's threads; its destructor joins them."""
