@@ -172,7 +172,8 @@ def _taken(door: Door, conversation: str) -> Intake:
     told, places = spoken(turns, door)
     if not told:
         what = "no message of a user has words, so there is nothing to replay"
-        raise door.refusal(what, f"it lacks: {'; '.join(door.gaps[:3])}")
+        lost = [gap for gap in door.gaps if "left out" in gap][:MOST_LISTED]
+        raise door.refusal(what, "; ".join(lost) or "correct the file")
     moved = {number: places[turn - 1] for number, turn in number_of.items()}
     return Intake(_incident(about, told, moved, door), shape.name, door.gaps)
 
@@ -231,7 +232,7 @@ def _redacted(taken: Intake, redaction: Redaction) -> Intake:
 
 def _own(tree: dict[str, Any], door: Door) -> Intake:
     try:
-        incident = Incident.model_validate(WholeIncident.model_validate(tree).model_dump())
+        incident = WholeIncident.model_validate(tree)
     except ValidationError as error:
         field, reason = first_fault(error)
         more = error.error_count() - 1
@@ -337,9 +338,7 @@ def _plants(turns: Iterable[IncidentTurn], door: Door) -> Iterator[Plant]:
                 if key not in done and held.get(key) != text:
                     done.add(key)
                     if call.status is None and speaks_of_failure(text):
-                        what = (
-                            f"what {call.name} returned speaks of an error and is planted as text"
-                        )
+                        what = f"a result of {call.name} speaks of an error; it is planted as text"
                         door.gap(what, f"turn {turn.turn}")
                     yield Plant(where=tool.shows.place, key=key, text=text)
 

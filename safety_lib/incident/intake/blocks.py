@@ -31,6 +31,7 @@ _KEYS = (
     *("toolUse", "toolResult", "functionCall", "function_call", "functionResponse"),
     *("function_response", "tool_call", "toolCall", "toolInvocation", "reasoningContent"),
 )
+_THOUGHTS = ("text", "content", "thinking", "summary", "reasoning", "reasoningText")
 _WORDS = ("text", "content", "refusal", "value", "output_text")
 # What a message or a block tells beside its words and calls, and nobody has to be told of.
 _KEPT = {
@@ -111,7 +112,7 @@ def said_in(item: dict[str, Any], at: str, door: Door, role: str = "") -> list[S
     inner = item.get("tool_messages")
     if isinstance(inner, list):  # tau2 sends the results of one message together
         return [said for one in objects_in(inner) for said in said_in(one, at, door, reader.role)]
-    door.unread((k for k in item if k not in _MESSAGE_KEPT and has_content(item[k])), at)
+    door.unread((k for k in item if k not in _MESSAGE_KEPT and item[k] not in _NOTHING), at)
     if reader.role == "tool":
         reader.result_of(item)
     else:
@@ -309,6 +310,9 @@ class _Message:
 
 
 _RESULTS = ("content", "output", "response", "result", "results", "parts", "text", "tools")
+
+
+_NOTHING: tuple[Any, ...] = (None, "", [], False)
 
 
 def has_content(value: Any) -> bool:

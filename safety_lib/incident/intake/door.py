@@ -90,6 +90,7 @@ MOST_BYTES = 64 << 20
 MOST_LISTED = 5
 _LONGEST_GAP = 300
 _ADVICE = "give the path of an incident file, such as artifacts/incident_example.json"
+_CUT = "cut out the conversation of the incident"
 _BLANK = re.compile(r"\s*")
 _BLANKS = b"\xef\xbb\xbf \t\r\n"
 
@@ -192,9 +193,7 @@ class Door:
 
     def _lines_of(self, file: BinaryIO) -> Lines | None:
         """Return the lines, if the first is a value of its own and not the only one."""
-        number = 0
         while raw := file.readline():
-            number += 1
             if raw.strip(_BLANKS):
                 break
         try:
@@ -260,7 +259,7 @@ class Door:
             raise self.refusal(f"not an Inspect log ({error})") from error
         if size > MOST_BYTES:
             what = f"unpacks to {size / 1e6:,.0f} MB, more than 64 MB"
-            raise self.refusal(what, "cut out the conversation of the incident")
+            raise self.refusal(what, _CUT)
         try:
             from inspect_ai.log import read_eval_log
         except ImportError:
@@ -305,9 +304,8 @@ class Lines(Sequence[Any]):
         self.door = door
         self.starts: list[tuple[int, int]] = []  # where each line begins, and its number
         with door.path.open("rb") as file:
-            number, start = 0, 0
-            for raw in file:
-                number += 1
+            start = 0
+            for number, raw in enumerate(file, start=1):
                 if raw.strip(_BLANKS):
                     self.starts.append((start, number))
                 start += len(raw)

@@ -61,6 +61,7 @@ _TOOL_RESULTS = (
 )
 _TOOL_IDS = ("gen_ai.tool.call.id", "tool_call.id", "ai.toolCall.id")
 _GUARDS = ("GUARDRAIL", "EVALUATOR")
+_TREES = {"llm", "openinference", "input", "output", "tool", "session", "gen_ai", "tool_call"}
 _DEEPEST = 200
 
 
@@ -354,8 +355,7 @@ def _flat(attributes: Mapping[str, Any]) -> dict[str, Any]:
     """Return attributes by their dotted names: Phoenix gives them as a tree."""
     found: dict[str, Any] = {}
     for name, value in attributes.items():
-        if isinstance(value, dict) and name in ("llm", "openinference", "input", "output", "tool",
-                                                "session", "gen_ai", "message", "tool_call"):  # fmt: skip
+        if isinstance(value, dict) and name in _TREES:
             found |= {f"{name}.{inner}": v for inner, v in _flat_all(value).items()}
         else:
             found[name] = value

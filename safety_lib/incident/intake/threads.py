@@ -107,11 +107,9 @@ def woven(calls: Iterable[ModelCall], runs: Iterable[ToolRun], door: Door) -> li
             continue
         if Counter(thread.keys) <= told and not thread.calls[0].inside:
             continue  # all of it is said in the conversation as well
-        said = one_line(next(iter(thread.users), thread.said[0].content), 60)
-        what = (
-            "a call of a model that is not of this conversation (a guard, a title, another agent)"
-        )
-        door.gap(f"{what} is left out: {said}", thread.calls[0].place)
+        words = one_line(next(iter(thread.users), thread.said[0].content), 60)
+        what = "a call of a model for something else (a guard, a title, another agent) is left out"
+        door.gap(f"{what}: {words}", thread.calls[0].place)
     for thread in joined[1:]:
         what = "it does not repeat what was said before it and is read as the next turn"
         door.gap(what, thread.calls[0].place)

@@ -193,7 +193,7 @@ def _runs(items: Iterable[Mapping[str, Any]]) -> Iterator[dict[str, Any]]:
 def of_langsmith(held: Iterable[Mapping[str, Any]], door: Door) -> Iterator[Said]:
     """Read the runs of one conversation."""
     kinds = {"llm": "model", "chat_model": "model", "tool": "tool"}
-    entries = []
+    entries: list[_Entry] = []
     for run in held:
         metadata = at_path(run, "extra.metadata")
         told = metadata if isinstance(metadata, dict) else {}
@@ -232,7 +232,8 @@ def _sent(items: Iterable[Mapping[str, Any]]) -> Iterator[dict[str, Any]]:
 def of_agents_sdk(held: Iterable[Mapping[str, Any]], door: Door) -> Iterator[Said]:
     """Read the spans of one conversation."""
     kinds = {"generation": "model", "response": "model", "function": "tool", "guardrail": "guard"}
-    entries, blind = [], 0
+    entries: list[_Entry] = []
+    blind = 0
     for span in held:
         data = span.get("span_data")
         if not isinstance(data, dict):
