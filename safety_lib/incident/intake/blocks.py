@@ -112,7 +112,8 @@ def said_in(item: dict[str, Any], at: str, door: Door, role: str = "") -> list[S
     inner = item.get("tool_messages")
     if isinstance(inner, list):  # tau2 sends the results of one message together
         return [said for one in objects_in(inner) for said in said_in(one, at, door, reader.role)]
-    door.unread((k for k in item if k not in _MESSAGE_KEPT and item[k] not in _NOTHING), at)
+    rest = (k for k in item if k not in _MESSAGE_KEPT and (item[k] == {} or has_content(item[k])))
+    door.unread(rest, at)
     if reader.role == "tool":
         reader.result_of(item)
     else:
@@ -312,12 +313,9 @@ class _Message:
 _RESULTS = ("content", "output", "response", "result", "results", "parts", "text", "tools")
 
 
-_NOTHING: tuple[Any, ...] = (None, "", [], False)
-
-
 def has_content(value: Any) -> bool:
     """Say whether a field holds anything."""
-    return value not in (None, "", [], {}, False)
+    return value is not None and value is not False and value not in ("", [], {})
 
 
 def _is_of_result(block: Any) -> bool:
