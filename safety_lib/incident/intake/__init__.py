@@ -9,6 +9,7 @@ them before it has an answer of its own.
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -17,7 +18,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from safety_lib.artifacts import ArtifactError, sha256_of
+from safety_lib.artifacts import ArtifactError
 from safety_lib.incident.intake.door import (
     ALIASES,
     MOST_LISTED,
@@ -300,8 +301,10 @@ def _incident(
 
 def _name_of(turns: Sequence[IncidentTurn]) -> str:
     """Name a conversation after what was said and done in it."""
-    told = [turn.model_dump(mode="json", include={"user", "assistant", "calls"}) for turn in turns]
-    return f"trace-{sha256_of(told)[:12]}"
+    told = hashlib.sha256()
+    for turn in turns:
+        told.update(turn.model_dump_json(include={"user", "assistant", "calls"}).encode())
+    return f"trace-{told.hexdigest()[:12]}"
 
 
 def _claims(about: Mapping[str, Any], number_of: Mapping[Any, int]) -> dict[str, str]:

@@ -98,6 +98,9 @@ def said_in(item: dict[str, Any], at: str, door: Door, role: str = "") -> list[S
         In the order of its blocks: a result beside the words of a user is a message of the tool.
         Empty where nobody that is known says it.
     """
+    plain = _plain_words(item)
+    if plain is not None and item["role"] in _TALKERS:
+        return [Said(role or item["role"], plain)] if plain or item["role"] == "user" else []
     item = unwrapped(item)
     reader = _Message(at, door)
     if "role" not in item and _kind(item) in ("call", "result", "reasoning"):
@@ -119,6 +122,21 @@ def said_in(item: dict[str, Any], at: str, door: Door, role: str = "") -> list[S
     else:
         reader.message(item)
     return reader.said()
+
+
+_TALKERS = ("user", "assistant", "system")
+
+
+def _plain_words(item: Mapping[str, Any]) -> str | None:
+    """Return the words of a message that holds nothing else: most are so, and some files long."""
+    if len(item) != 2 or "role" not in item:
+        return None
+    content = item.get("content") or item.get("parts")
+    if isinstance(content, list) and len(content) == 1 and isinstance(content[0], dict):
+        block = content[0]
+        if len(block) == 2 and block.get("type") == "text":
+            content = block.get("text") or block.get("content")
+    return content if isinstance(content, str) else None
 
 
 def messages_said(items: Any, place: str, door: Door, role: str = "") -> list[Said]:

@@ -110,6 +110,7 @@ class Door:
     def __init__(self, path: Path, world: World) -> None:
         self.path = path
         self.world = world
+        self._decoder = json.JSONDecoder(parse_constant=self._refuse_constant)
         self._found: dict[str, dict[str, None]] = {}
         self.other_fields: dict[str, dict[str, None]] = {}
 
@@ -205,12 +206,11 @@ class Door:
 
     def _in_a_row(self, text: str, error: json.JSONDecodeError) -> list[Any]:
         """Return objects that stand one after another, as a console exporter prints them."""
-        decoder = json.JSONDecoder(parse_constant=self._refuse_constant)
         found: list[Any] = []
         at, end = 0, len(text)
         while (at := _BLANK.match(text, at).end()) < end:  # type: ignore[union-attr]
             try:
-                value, at = decoder.raw_decode(text, at)
+                value, at = self._decoder.raw_decode(text, at)
             except json.JSONDecodeError as wrong:
                 is_cut = wrong.pos > end - 16 or wrong.msg.startswith("Unterminated")
                 if not found or not is_cut:
@@ -238,7 +238,7 @@ class Door:
             If it is, and cannot be used.
         """
         try:
-            return json.loads(text, parse_constant=self._refuse_constant)
+            return self._decoder.decode(text)
         except RecursionError as error:
             raise self.refusal("nested too deeply") from error
         except json.JSONDecodeError:
@@ -373,6 +373,8 @@ def path_to(tree: Mapping[str, Any], name: str) -> str | None:
 
 def at_path(tree: Any, path: str) -> Any:
     """Return what stands at a dotted name, or None."""
+    if "." not in path:
+        return tree.get(path) if isinstance(tree, dict) else None
     for step in path.split("."):
         tree = tree.get(step) if isinstance(tree, Mapping) else None
     return tree

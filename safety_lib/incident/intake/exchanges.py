@@ -209,7 +209,8 @@ def spoken(turns: Sequence[IncidentTurn], door: Door) -> tuple[list[IncidentTurn
     for turn in turns:
         at = f"turn {turn.turn}"
         if has_words(turn.user):
-            kept.append(turn.model_copy(update={"turn": len(kept) + 1}))
+            number = len(kept) + 1
+            kept.append(turn if turn.turn == number else turn.model_copy(update={"turn": number}))
         elif not kept:
             if turn.assistant or turn.calls:
                 what = "the user says nothing, so it is left out, and what the agent did in it"

@@ -170,7 +170,7 @@ def _chats(items: Items, door: Door) -> Named:
 
 def _session_of(item: Any) -> str:
     names = [name for name in SESSION_ALIASES["session_id"] if name not in ("id", "incident_id")]
-    told = (at_path(item, name) for name in names)
+    told = (at_path(item, name) for name in (names if len(item) > 2 else ()))
     return str(next((value for value in told if value not in (None, "")), ""))
 
 
