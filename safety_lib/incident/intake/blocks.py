@@ -57,6 +57,8 @@ def is_message(item: Any) -> bool:
     """Say whether something is a message, or an item that stands among messages."""
     if not isinstance(item, dict):
         return False
+    if "role" in item:
+        return True
     inner = unwrapped(item)
     is_typed = _kind(inner) in ("call", "result", "reasoning")
     return role_of(inner) is not None or "role" in inner or (is_typed and "type" in inner)

@@ -339,7 +339,7 @@ class Lines(Sequence[Any]):
     def _value(self, raw: bytes, index: int) -> Any:
         start, number = self.starts[index]
         try:
-            value = self.door.parsed(raw.decode("utf-8-sig"))
+            value = self.door.parsed(raw.decode("utf-8" if index else "utf-8-sig"))
         except UnicodeDecodeError as error:
             raise self.door.refusal(f"not UTF-8 at byte {start + error.start}", _ADVICE) from error
         except json.JSONDecodeError as error:

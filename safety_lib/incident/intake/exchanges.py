@@ -51,7 +51,8 @@ def has_words(text: str) -> bool:
     >>> has_words("?"), has_words(" \u200b\n")
     (True, False)
     """
-    return any(not piece.hidden and piece.text.strip() for piece in pieces(text))
+    plain = text.lstrip()[:1].isalnum()  # of most texts that is seen at once
+    return plain or any(not piece.hidden and piece.text.strip() for piece in pieces(text))
 
 
 def fold(messages: Iterable[Said], door: Door) -> tuple[list[IncidentTurn], dict[Any, int]]:
@@ -86,7 +87,8 @@ def fold(messages: Iterable[Said], door: Door) -> tuple[list[IncidentTurn], dict
         if turns and said.role != "system":
             turns[-1].labels += [said.compliant] if said.compliant is not None else []
             turns[-1].notes += said.notes
-            number_of[said.number] = len(turns)
+            if said.number is not None:
+                number_of[said.number] = len(turns)
     if not prompts:
         what = "system prompt: none in the file; the replayed version brings its own"
     else:
@@ -156,6 +158,8 @@ def _answer(said: Said, turns: Sequence[_Turn], door: Door) -> None:
 
 
 class _Turn:
+    __slots__ = ("answered", "calls", "labels", "notes", "replies", "user")
+
     def __init__(self, user: str) -> None:
         self.user = user
         self.replies: list[str] = []

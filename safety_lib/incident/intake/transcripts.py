@@ -79,8 +79,6 @@ def of_chat(held: Any, door: Door) -> Iterator[Said]:
     if items is not None:
         for number, item in messages_in(items, door):
             found = said_in(item, f"message {number}", door)
-            for one in found:
-                one.number = number
             said = found or said
             yield from found
     if isinstance(held, dict):
