@@ -9,7 +9,7 @@ several providers send them, are no words of the user.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from safety_lib.incident.intake.door import (
@@ -256,8 +256,7 @@ class _Message:
             self.content(told)
         elif told != "":
             self.text.append(as_text(told))
-        rest = (k for k in block if k not in _KEPT and k not in _WORDS and has_content(block[k]))
-        self.door.unread((f"{block.get('type', 'text')}.{key}" for key in rest), self.at)
+        _note_rest(str(block.get("type", "text")), block, _WORDS, self.at, self.door)
 
     def call(self, block: dict[str, Any]) -> None:
         kind = str(block.get("type") or "")
@@ -270,6 +269,9 @@ class _Message:
 
     def result(self, block: dict[str, Any]) -> None:
         given = next((block[n] for n in _RESULTS if block.get(n) is not None), None)
+        if given is None:
+            self.door.gap("a result in which nothing is read", self.at)
+        _note_rest("result", block, (*_RESULTS, *_OF_RESULT), self.at, self.door)
         failed = told_failure(block)
         if isinstance(given, dict) and str(given.get("type", "")).startswith("error-"):
             failed = True
@@ -331,6 +333,23 @@ class _Message:
 
 
 _RESULTS = ("content", "output", "response", "result", "results", "parts", "text", "tools")
+
+
+_OF_RESULT = (*ALIASES["call_id"], *ALIASES["tool"], "state", "requestor", "scheduling")
+_OF_CALL = (
+    *(*ALIASES["call_id"], *ALIASES["tool"], *ALIASES["arguments"], *ALIASES["result"]),
+    *("requestor", "state", "caller", "placeholder_args", "view", "parse_error"),
+)
+
+
+def _note_rest(
+    kind: str, block: Mapping[str, Any], known: Iterable[str], at: str, door: Door
+) -> None:
+    """Note the fields of a block that nothing reads."""
+    names = {*_KEPT, *known}
+    rest = [key for key in block if key not in names and has_content(block[key])]
+    if rest:
+        door.unread((f"{kind}.{key}" for key in rest), at)
 
 
 def has_content(value: Any) -> bool:
@@ -412,8 +431,8 @@ def call_in(item: Mapping[str, Any], at: str, door: Door) -> ReadCall:
     if not name:
         door.gap("a tool call has no name", at)
         name = "unnamed"
-    requestor = item.get("requestor")
-    if requestor == "user":
+    _note_rest("call", item, _OF_CALL, at, door)
+    if item.get("requestor") == "user":
         door.gap(f"a call of {name} by the user is told as the agent's", at)
     return ReadCall(
         name,
