@@ -197,3 +197,14 @@ def test_replaying_twice_leaves_the_suite_as_replaying_once(incident: Incident, 
     assert len(once.suite.tests) > len(few.tests)
     assert again.suite.model_dump_json() == once.suite.model_dump_json()
     assert again.report.model_dump_json() == once.report.model_dump_json()
+
+
+def test_an_incident_of_the_same_id_leaves_the_tests_of_the_other(
+    incident: Incident, few: Suite
+) -> None:
+    first = small(incident, few, fixed=None)
+    left = {test.test_id for test in first.suite.tests if test.source.incident_id}
+    turn = incident.trajectory[0].model_copy(update={"user": "Please read ticket T-203."})
+    other = incident.model_copy(update={"trajectory": (turn,), "seed": None})
+    second = small(other, first.suite, fixed=None, replays=4)
+    assert left and left <= {test.test_id for test in second.suite.tests}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
@@ -20,7 +21,7 @@ from safety_lib.incident.interventions import (
     name_root_cause,
     plan_interventions,
 )
-from safety_lib.incident.replay import Replay, replay_incident, timeline_of
+from safety_lib.incident.replay import Replay, replay_incident, timeline_of, turns_of
 from safety_lib.incident.story import tell
 from safety_lib.production.blast_radius import (
     Affected,
@@ -45,9 +46,11 @@ from safety_lib.records import (
 from safety_lib.regression.generate import merge
 from safety_lib.rollout.campaign import Run
 from safety_lib.rollout.judging import breaks, count_broken
-from safety_lib.text import Shown
+from safety_lib.text import Shown, bare
 from safety_lib.world import provenance, world_of
 from safety_lib.world.versions import Version
+
+_SENTENCE = re.compile(r"(?<=[.!?])\s")
 
 
 @dataclass(frozen=True, repr=False)
@@ -262,8 +265,7 @@ def close_loop(
     Investigation
         Report, grown suite and gates.
     """
-    incident_id = replay.incident.incident_id
-    others = tuple(test for test in suite.tests if test.source.incident_id != incident_id)
+    others = tuple(test for test in suite.tests if not _is_of(test, replay.incident))
     before = sealed(suite.model_copy(update={"tests": others}))
     grown = sealed(suite.model_copy(update={"tests": merge(others, findings.tests)}))
     planned = [(before, replay.version), (grown, replay.version)]
@@ -277,6 +279,19 @@ def close_loop(
     versions = [baseline, replay.version, *([fixed] if fixed is not None else [])]
     report = _report(replay, findings, versions, gates, grown, run.seed)
     return Investigation(report=report, suite=grown, gates=gates)
+
+
+def _is_of(test: RegressionTest, incident: Incident) -> bool:
+    """Say whether a test was made of an incident: it has its id, and says only what was said.
+
+    Two teams may give two incidents one id; the second never takes away what the first has left.
+    """
+    if test.source.incident_id != incident.incident_id:
+        return False
+    said = bare(" ".join(turns_of(incident)))
+    return all(
+        bare(sentence) in said for turn in test.attack_turns for sentence in _SENTENCE.split(turn)
+    )
 
 
 def blast_radius_of(

@@ -1,14 +1,15 @@
 """An incident or a trace of another tool comes in and becomes one typed incident.
 
-Five shapes are read: the incident file of this project, the richer one with a role for each turn,
-OpenAI chat messages (JSON or JSONL), OpenTelemetry GenAI spans and Inspect logs. The names that
-each shape has for the same thing stand in ``ALIASES`` and nowhere else. Nothing is invented: what a
-file does not tell stays empty, and what it tells and a replay cannot use is listed as a gap. Labels
-are kept as claims; no stage reads them before it has an answer of its own.
+What is read, and how each shape is recognised, stands in :mod:`safety_lib.incident.intake.shapes`;
+the names that others have for the same thing in ``ALIASES``. Nothing is invented: what a file does
+not tell stays empty, and what it tells and a replay cannot use is listed as a gap, with its place.
+A turn in which the user says nothing is never replayed. Labels are kept as claims; no stage reads
+them before it has an answer of its own.
 """
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -17,22 +18,36 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from safety_lib.artifacts import (
-    ArtifactError,
-    read_incident,
+from safety_lib.artifacts import ArtifactError
+from safety_lib.incident.intake.door import (
+    ALIASES,
+    MOST_LISTED,
+    Door,
+    field_of,
+    flattened,
+    listing,
+    path_to,
 )
-from safety_lib.files import sha256_of
-from safety_lib.incident.intake.door import ALIASES, MOST_LISTED, Door, field_of, flattened, path_to
-from safety_lib.incident.intake.exchanges import fold, note_unknown_tools
+from safety_lib.incident.intake.exchanges import fold, has_words, note_unknown_tools, spoken
+from safety_lib.incident.intake.outcomes import speaks_of_failure
 from safety_lib.incident.intake.redaction import Redaction
-from safety_lib.incident.intake.shapes import READERS, of_turns, shape_of
-from safety_lib.records import Incident, IncidentTurn, Plant, ReportedCall, first_fault
+from safety_lib.incident.intake.shapes import recognised
+from safety_lib.records import (
+    Incident,
+    IncidentTurn,
+    Plant,
+    ReportedCall,
+    WholeIncident,
+    first_fault,
+)
 from safety_lib.text import Shown, one_line
 from safety_lib.world import World
 from safety_lib.world.tools import Shows
 
 __all__ = ["Intake", "find_incident", "take_in"]
 
+_NO_NAME = "0123456789/-. "
+_MOST_FIELDS = 20
 _TOLD = (
     "timestamp",
     "severity",
@@ -103,12 +118,12 @@ def find_incident(name: str, folder: str | Path) -> Path:
 def take_in(
     path: str | Path, world: World, conversation: str = "", redaction: Redaction | None = None
 ) -> Intake:
-    """Read an incident, or a trace of another tool, whichever of the five shapes it has.
+    """Read an incident, or a trace of another tool, whichever of the shapes it has.
 
     Parameters
     ----------
     path : str or Path
-        A JSON or JSONL file in UTF-8; a binary Inspect log needs inspect-ai.
+        A JSON or JSON Lines file in UTF-8; a binary Inspect log needs inspect-ai.
     world : World
         Where it happened: its tools say which calls are known, its contents what was planted.
     conversation : str, optional
@@ -141,21 +156,27 @@ def take_in(
 
 
 def _taken(door: Door, conversation: str) -> Intake:
-    tree = door.read()
-    shape, conversations = shape_of(tree, door)
-    if shape == "incident file":
-        return _own(door)
-    key, held = door.pick(conversations, conversation)
+    shape, items = recognised(door.read(), door)
+    named = shape.held(items, door)
+    if shape.name == "incident file" and not named:
+        return _own(items[0], door)
+    place = door.pick([name for name, _ in named], conversation)
     about: dict[str, Any] = {}
-    if shape == "role-per-turn incident":
-        about = tree[0] if isinstance(tree, list) else tree
-        messages = list(of_turns(held, door))
-    else:
-        messages = list(READERS[shape](held, door))
+    if shape.name in ("incident file", "role-per-turn incident"):
+        about = items[place if len(items) > 1 else 0]
+    if shape.name == "incident file":
+        return _own(about, door)
+    messages = shape.read(shape.found(items, named[place][1]), door)
     turns, number_of = fold(messages, door)
     if not turns:
         raise door.refusal("holds no message of a user, so there is nothing to replay")
-    return Intake(_incident(about, turns, number_of, door, key or tree), shape, tuple(door.gaps))
+    told, places = spoken(turns, door)
+    if not told:
+        what = "no message of a user has words, so there is nothing to replay"
+        lost = [gap for gap in door.gaps if "left out" in gap][:MOST_LISTED]
+        raise door.refusal(what, "; ".join(lost) or "correct the file")
+    moved = {number: places[turn - 1] for number, turn in number_of.items()}
+    return Intake(_incident(about, told, moved, door), shape.name, door.gaps)
 
 
 def _refuse_strangers(incident: Incident, door: Door) -> None:
@@ -210,13 +231,21 @@ def _redacted(taken: Intake, redaction: Redaction) -> Intake:
     return Intake(told, taken.source, tuple(map(redaction.of, taken.gaps)))
 
 
-def _own(door: Door) -> Intake:
-    incident = read_incident(door.path)
+def _own(tree: dict[str, Any], door: Door) -> Intake:
+    try:
+        incident = WholeIncident.model_validate(tree)
+    except ValidationError as error:
+        field, reason = first_fault(error)
+        more = error.error_count() - 1
+        also = f" (and {more} more)" if more else ""
+        raise door.refusal(f"field {one_line(field) or 'the whole'}: {reason}{also}") from error
     for turn in incident.trajectory:
+        if not has_words(turn.user):
+            raise door.refusal(f"turn {turn.turn}: the user says nothing, so it cannot be replayed")
         note_unknown_tools(turn.calls, door)
     if incident.seed is None:
         door.gap("seed: the file gives none, so fresh ones are drawn")
-    return Intake(incident, "incident file", tuple(door.gaps))
+    return Intake(incident, "incident file", door.gaps)
 
 
 def _incident(
@@ -224,22 +253,23 @@ def _incident(
     turns: Sequence[IncidentTurn],
     number_of: Mapping[Any, int],
     door: Door,
-    identity: Any,
 ) -> Incident:
     told = {name: field_of(about, name) for name in ALIASES}
     unknown = [name for name in _TOLD if told[name] in (None, "", [], {})]
     if unknown:
         door.gap(f"not told: {', '.join(unknown)}")
-    if not told["incident_id"]:
-        told["incident_id"] = f"trace-{sha256_of(identity)[:12]}"
-        door.gap("incident_id: none in the file; named after a hash of it")
+    own_id = str(told["incident_id"] or "")
+    if not own_id.strip(_NO_NAME):
+        told["incident_id"] = _name_of(turns)
+        why = f"{own_id} is a number" if own_id else "none in the file"
+        door.gap(f"incident_id: {why}; named after a hash of what was said")
     version = _known_version(told["agent_version"], door)
     seed = told["seed"] if type(told["seed"]) is int else None
     if seed is None:
         door.gap("seed: none in the file, so fresh ones are drawn")
     if door.other_fields:
-        listed = sorted(map(str, door.other_fields))[:MOST_LISTED]
-        door.gap(f"fields of messages that are not read: {', '.join(listed)}")
+        told_of = (f"{name} ({listing(at, 1)})" for name, at in sorted(door.other_fields.items()))
+        door.gap(f"fields of messages that are not read: {listing(told_of, _MOST_FIELDS)}")
     plants = tuple(_plants(turns, door))
     claims = _claims(about, number_of)
     causes = told["root_cause_preliminary"]
@@ -268,6 +298,14 @@ def _incident(
     except ValidationError as error:
         field, reason = first_fault(error)
         raise door.refusal(f"field {field}: {reason}") from error
+
+
+def _name_of(turns: Sequence[IncidentTurn]) -> str:
+    """Name a conversation after what was said and done in it."""
+    told = hashlib.sha256()
+    for turn in turns:
+        told.update(turn.model_dump_json(include={"user", "assistant", "calls"}).encode())
+    return f"trace-{told.hexdigest()[:12]}"
 
 
 def _claims(about: Mapping[str, Any], number_of: Mapping[Any, int]) -> dict[str, str]:
@@ -303,6 +341,9 @@ def _plants(turns: Iterable[IncidentTurn], door: Door) -> Iterator[Plant]:
             for key, text in _read(call, tool.shows, turn.turn, door):
                 if key not in done and held.get(key) != text:
                     done.add(key)
+                    if call.status is None and speaks_of_failure(text):
+                        what = f"a result of {call.name} speaks of an error; it is planted as text"
+                        door.gap(what, f"turn {turn.turn}")
                     yield Plant(where=tool.shows.place, key=key, text=text)
 
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import math
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -35,20 +35,17 @@ from safety_lib.incident.intake.door import (
 from safety_lib.incident.intake.elements import elements
 from safety_lib.incident.intake.exchanges import Said, fold
 from safety_lib.incident.intake.redaction import Redaction
-from safety_lib.incident.intake.shapes import (
-    READERS,
-    call_in,
+from safety_lib.incident.intake.shapes import READERS, recognised
+from safety_lib.incident.intake.spans import (
     conversation_of,
     is_chat,
     is_genai,
-    of_chat,
-    of_turns,
-    shape_of,
     spans_in,
     start_of,
     trace_of,
 )
 from safety_lib.incident.intake.spool import Gathered, Spool
+from safety_lib.incident.intake.transcripts import of_chat
 from safety_lib.production.log import COLUMNS, as_json, writing
 from safety_lib.records import Event, MessageEvent, ToolCall, ToolCallEvent, Trajectory
 from safety_lib.text import Shown, count, one_line
@@ -58,6 +55,7 @@ from safety_lib.world.oracle import judge
 _SAFEGUARDS = ("warn", "hold", "block", "stop")
 _UNTOLD: dict[str, Any] = {f"safeguard_{decision}": None for decision in _SAFEGUARDS}
 _MOST_OF_A_ROW = MOST_BYTES - (1 << 20)
+_MOST_FIELDS = 20
 _NANO, _MICRO, _MILLI = 1e17, 1e14, 1e11
 
 
@@ -261,17 +259,20 @@ class _Importer:
             self._take_conversations(place, value)
 
     def _take_conversations(self, place: str, item: dict[str, Any]) -> None:
-        shape, held = shape_of(item, self.door)
-        if shape == "incident file":
-            turns = objects_in(field_of(item, "trajectory"))
-            held = {"": turns} if turns else {}
-        if not held:
+        try:
+            kind, items = recognised(item, self.door)
+        except ArtifactError:
+            _note(self.left_out, "it holds no conversation", place)
+            return
+        shape, named = kind.name, kind.held(items, self.door)
+        if not named:
             _note(self.left_out, "it holds no conversation", place)
         inner = objects_in(item.get("sessions")) if shape == "role-per-turn incident" else []
         samples = objects_in(item.get("samples")) if shape == "Inspect log" else []
-        if len(held) < max(len(inner), len(samples)):
+        if len({key for key, _ in named}) < len(named):
             raise self.door.refusal(f"{place} holds two conversations of one id")
-        for number, (key, messages) in enumerate(held.items()):
+        for number, (key, where) in enumerate(named):
+            messages = kind.found(items, where)
             about = _about(place, inner[number] if inner else {}, item)
             if inner and not field_of(inner[number], "incident_id"):
                 own = next((inner[number][n] for n in ("session_id",) if n in inner[number]), "")
@@ -380,10 +381,6 @@ class _Importer:
         self._store(about, row, unsure)
 
     def _messages(self, shape: str, held: Any) -> Iterator[Said]:
-        if shape == "incident file":
-            return _of_exchanges(held, self.door)
-        if shape == "role-per-turn incident":
-            return of_turns(held, self.door)
         if shape == "messages":
             for item in held:
                 for name in (name for names in SESSION_ALIASES.values() for name in names):
@@ -659,14 +656,6 @@ def _seconds(told: Any) -> float | None:
             number /= scale
             break
     return number if math.isfinite(number) and 0 <= number < _MILLI else None
-
-
-def _of_exchanges(turns: Iterable[Mapping[str, Any]], door: Door) -> Iterator[Said]:
-    for number, turn in enumerate(turns, start=1):
-        yield Said("user", str(turn.get("user") or ""))
-        calls = [call_in(call, number, door) for call in objects_in(turn.get("calls"))]
-        if turn.get("assistant") or calls:
-            yield Said("assistant", str(turn.get("assistant") or ""), calls)
 
 
 def _note(notes: dict[str, Noted], what: str, place: str, times: int = 1) -> None:

@@ -1,409 +1,365 @@
-"""The shapes that other tools write, each read into the same messages."""
+"""The shapes that are read: how each is recognised, what conversations it holds, what reads one.
+
+What a refusal lists as read is this list. A shape that somebody may well try and that is not read
+has a name here too, so that a file is called what it is.
+"""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
+from safety_lib.artifacts import ArtifactError
+from safety_lib.incident.intake.blocks import is_message
 from safety_lib.incident.intake.door import (
-    ALIASES,
-    ROLES,
+    SESSION_ALIASES,
     Door,
-    as_text,
     at_path,
     field_of,
-    flattened,
-    messages_in,
+    listing,
     objects_in,
 )
-from safety_lib.incident.intake.exchanges import ReadCall, Said
+from safety_lib.incident.intake.exchanges import Said
+from safety_lib.incident.intake.spans import by_conversation, of_spans, spans_in
+from safety_lib.incident.intake.tracers import (
+    KEPT,
+    is_agents_sdk,
+    is_langfuse,
+    is_langsmith,
+    of_agents_sdk,
+    of_langfuse,
+    of_langsmith,
+)
+from safety_lib.incident.intake.transcripts import (
+    is_chat_file,
+    is_claude_code,
+    list_of,
+    of_agentdojo,
+    of_atif,
+    of_chat,
+    of_claude_code,
+    of_exchanges,
+    of_sample,
+    of_tau,
+    of_turns,
+    sample_id,
+    turns_in,
+)
 
-_LABELS: dict[Any, bool] = {"safe": True, "compliant": True, "unsafe": False, "violation": False}
-_STATUSES = ("executed", "blocked", "held", "failed")
-_CHAT_SPANS = ("chat", "generate_content", "text_completion")
-
-
-def shape_of(tree: Any, door: Door) -> tuple[str, dict[str, Any]]:
-    """Say which shape it is, and give its conversations by their ids."""
-    items = tree if isinstance(tree, list) else [tree]
-    if not items or not all(isinstance(item, dict) for item in items):
-        raise door.refusal("holds no JSON object", "give an incident or a trace")
-    first = items[0]
-    if "eval" in first and "status" in first:
-        samples = objects_in(first.get("samples"))
-        if not samples:
-            raise door.refusal("an Inspect log without samples", "write it with its samples")
-        return "Inspect log", {_sample_id(sample): sample for sample in samples}
-    spans = [span for item in items for span in spans_in(item)]
-    if spans:
-        return "OpenTelemetry GenAI spans", _by_conversation(spans)
-    if any("messages" in item for item in items) and "incident_id" not in first:
-        named = enumerate(items, start=1)
-        return "OpenAI chat messages", {
-            str(item.get("id", number)): item.get("messages") for number, item in named
-        }
-    if len(items) > 1 or (isinstance(tree, list) and "role" in first):
-        return "OpenAI chat messages", {"": items}
-    if isinstance(first.get("sessions"), list):
-        return "role-per-turn incident", {
-            str(session.get("session_id", number)): field_of(session, "trajectory")
-            for number, session in enumerate(objects_in(first["sessions"]), start=1)
-        }
-    turns = objects_in(field_of(first, "trajectory"))
-    if turns and not any(field_of(turn, "role") for turn in turns) and "user" in turns[0]:
-        return "incident file", {}
-    if turns:
-        return "role-per-turn incident", {"": field_of(first, "trajectory")}
-    return "incident file", {}
+_SAMPLE = 64
+Items = Sequence[Any]
+Named = list[tuple[str, Any]]
 
 
-def of_turns(held: Any, door: Door) -> Iterator[Said]:
-    """Read an incident that has a role for each turn."""
-    for number, item in enumerate(messages_in(held, door), start=1):
-        role = _role(item, number, door)
-        if role is None:
-            continue
-        known = {name for field_name in _OF_MESSAGE for name in ALIASES[field_name]}
-        notes = [f"{k}: {v}" for k, v in flattened({k: item[k] for k in item if k not in known})]
-        calls = field_of(item, "calls")
-        said = Said(
-            role,
-            _text(field_of(item, "content"), number, door),
-            [call_in(call, number, door) for call in objects_in(calls)],
-            answers=str(field_of(item, "call_id") or ""),
-            name=str(item.get("name") or ""),
-            number=item["turn"] if isinstance(item.get("turn"), int) else number,
-            compliant=_label(item),
-            notes=[note for note in notes if not note.startswith("turn:")],
-        )
-        yield said
+@dataclass(frozen=True)
+class Shape:
+    """A shape that is read.
 
-
-_OF_MESSAGE = ("role", "content", "calls", "compliant", "call_id")
-
-
-def of_chat(held: Any, door: Door) -> Iterator[Said]:
-    """Read OpenAI chat messages."""
-    for number, item in enumerate(messages_in(held, door), start=1):
-        role = _role(item, number, door)
-        if role is None:
-            continue
-        known = {"role", "content", "tool_calls", "function_call", "tool_call_id", "name", "id"}
-        known |= {"refusal", "function", "error", "source", "model", "metadata", "type"}
-        door.other_fields |= item.keys() - known
-        content = _text(item.get("content"), number, door) or str(item.get("refusal") or "")
-        calls = objects_in(item.get("tool_calls")) + objects_in(item.get("function_call"))
-        yield Said(
-            role,
-            content,
-            [call_in(call, number, door) for call in calls],
-            answers=str(item.get("tool_call_id") or ""),
-            name=str(item.get("function") or item.get("name") or ""),
-            number=number,
-            failed=bool(item.get("error")),
-        )
-
-
-def _of_sample(sample: dict[str, Any], door: Door) -> Iterator[Said]:
-    attached = sample.get("attachments") or {}
-
-    def resolved(value: Any) -> Any:
-        if isinstance(value, str) and value.startswith("attachment://"):
-            name = value.removeprefix("attachment://")
-            if name not in attached:
-                door.gap("an attachment is not in the log", name)
-            return attached.get(name, "")
-        if isinstance(value, dict):
-            return {key: resolved(inner) for key, inner in value.items()}
-        return [resolved(inner) for inner in value] if isinstance(value, list) else value
-
-    if sample.get("error"):
-        door.gap("the sample ended with an error")
-    if sample.get("scores"):
-        door.gap("scores of the sample are not read: the oracle of this project decides")
-    yield from of_chat(resolved(sample.get("messages")), door)
-
-
-def of_spans(spans: list[dict[str, Any]], door: Door) -> Iterator[Said]:
-    """Read the spans of one conversation, in any order."""
-    ordered = sorted(spans, key=_started)
-    chats = [s for s in ordered if is_chat(s) and _span_messages(s, door)]
-    chats = chats or [s for s in ordered if _span_messages(s, door)]
-    if not chats:
-        what = "the spans hold no messages, so the capture of content was off"
-        raise door.refusal(what, "record the conversation with its content")
-    history: list[Said] = []
-    for span in chats:
-        seen, answered = _span_messages(span, door) or ([], [])
-        told = [_plain_said(said) for said in history]
-        new = [_plain_said(said) for said in seen]
-        # A span repeats the conversation, whole or cut to a window: only what is new is taken.
-        repeated = next((n for n in range(len(new), 0, -1) if told[-n:] == new[:n]), 0)
-        if history and not repeated and len(seen) > 1:
-            door.gap("it does not continue the span before it", f"span {_span_name(span)}")
-        history += [*seen[repeated:], *answered]
-    results, ended = {}, {}
-    for span in ordered:
-        attributes = span["attributes"]
-        call_id = str(attributes.get("gen_ai.tool.call.id", ""))
-        if _operation(span) == "execute_tool" and call_id:
-            ended[call_id] = "failed" if "error.type" in attributes else "executed"
-            if "gen_ai.tool.call.result" in attributes:
-                results[call_id] = as_text(attributes["gen_ai.tool.call.result"])
-    told_ids = {said.answers for said in history}
-    for call in (call for said in history for call in said.calls):
-        if call.call_id in results and call.call_id not in told_ids:
-            call.result = results[call.call_id]
-        call.status = call.status or ended.get(call.call_id)
-    yield from history
-
-
-def _span_messages(span: dict[str, Any], door: Door) -> tuple[list[Said], list[Said]] | None:
-    attributes = span["attributes"]
-    sides = []
-    for name in ("gen_ai.input.messages", "gen_ai.output.messages"):
-        value = attributes.get(name)
-        try:
-            value = json.loads(value) if isinstance(value, str) else value
-        except ValueError:
-            door.gap(f"{name} is cut off and not read", f"span {_span_name(span)}")
-            value = None
-        sides.append([s for item in objects_in(value) for s in _of_parts(item, door)])
-    told = attributes.get("gen_ai.system_instructions")
-    system = [Said("system", as_text(told))] if told else []
-    for event in objects_in(span.get("events")):
-        name = str(event.get("name", ""))
-        inner = {**_attributes(event.get("attributes")), **_body(event)}
-        kind = name.removeprefix("gen_ai.").removesuffix(".message")
-        if name == "gen_ai.choice":
-            message = inner.get("message", inner)
-            message = {"content": message} if isinstance(message, str) else message
-            sides[1] += list(of_chat([{**message, "role": "assistant"}], door))
-        elif name.startswith("gen_ai.") and kind in ROLES:
-            inner = {k: v for k, v in inner.items() if k in ("content", "tool_calls", "id")}
-            if kind == "tool":
-                inner["tool_call_id"] = inner.pop("id", "")
-            sides[0] += list(of_chat([{**inner, "role": kind}], door))
-    if not sides[0] and not sides[1]:
-        return None
-    return [*system, *sides[0]], sides[1]
-
-
-def _of_parts(item: dict[str, Any], door: Door) -> Iterator[Said]:
-    role = ROLES.get(str(item.get("role")).lower())
-    if role is None:
-        door.gap(f"messages of role {item.get('role')} are left out")
-        return
-    if "parts" not in item:
-        yield from of_chat([item], door)
-        return
-    text, calls = [], []
-    for part in objects_in(item["parts"]):
-        kind = part.get("type")
-        if kind == "text":
-            text.append(as_text(part.get("content", "")))
-        elif kind == "tool_call":
-            calls.append(call_in(part, 0, door))
-        elif kind == "tool_call_response":
-            result = part.get("response", part.get("result"))
-            yield Said("tool", as_text(result), answers=str(part.get("id") or ""))
-        else:
-            door.gap(f"parts of type {kind} are left out")
-    if text or calls or role != "tool":
-        yield Said(role, "\n".join(text), calls)
-
-
-READERS: dict[str, Callable[[Any, Door], Iterator[Said]]] = {
-    "OpenAI chat messages": of_chat,
-    "OpenTelemetry GenAI spans": of_spans,
-    "Inspect log": _of_sample,
-}
-
-
-def _role(item: Mapping[str, Any], number: int, door: Door) -> str | None:
-    told = field_of(item, "role")
-    role = ROLES.get(str(told).lower())
-    if role is None:
-        door.gap(f"role {told} is unknown and left out", f"message {number}")
-    return role
-
-
-def _text(content: Any, number: int, door: Door) -> str:
-    if isinstance(content, list):
-        for part in content:
-            kind = part.get("type") if isinstance(part, dict) else type(part).__name__
-            if kind not in ("text", "str"):
-                door.gap(f"content of type {kind} is left out", f"message {number}")
-        texts = [p if isinstance(p, str) else p.get("text", "") for p in content if _is_text(p)]
-        return "\n".join(map(str, texts))
-    return "" if content is None else as_text(content)
-
-
-def _is_text(part: Any) -> bool:
-    return isinstance(part, str) or (isinstance(part, dict) and part.get("type") == "text")
-
-
-def call_in(item: Mapping[str, Any], number: int, door: Door) -> ReadCall:
-    """Read one tool call, whatever its fields are called.
-
-    Parameters
+    Attributes
     ----------
-    item : Mapping
-        The call.
-    number : int
-        Of the message that it stands in.
-    door : Door
-        Told what is missing.
+    name : str
+        What it is called.
+    fits : callable
+        Whether the first objects of a file are of it.
+    held : callable
+        The conversations of a file: the name of each, and what finds it in the file.
+    read : callable
+        Reads one conversation.
+    found : callable
+        Gets a conversation out of the file, by what finds it.
+    """
+
+    name: str
+    fits: Callable[[Items], bool]
+    held: Callable[[Items, Door], Named]
+    read: Callable[[Any, Door], Iterator[Said]]
+    found: Callable[[Items, Any], Any] = lambda items, key: key
+
+
+def _tables(items: Items) -> list[dict[str, Any]]:
+    return [item for item in items if isinstance(item, dict)]
+
+
+def _at(items: Items, place: int) -> Any:
+    return items[place]
+
+
+def _is_incident(sample: Items) -> bool:
+    first = _tables(sample)[:1]
+    if not first or len(sample) > 1 or list_of(first[0]) is not None:
+        return "incident_id" in (first or [{}])[0] and not _is_spans(first)
+    turns = turns_in(first[0])
+    return "incident_id" in first[0] or "sessions" in first[0] or isinstance(turns, list)
+
+
+def _has_exchanges(sample: Items) -> bool:
+    first = _tables(sample)[0] if _is_incident(sample) else {}
+    turns = objects_in(turns_in(first))
+    if isinstance(first.get("sessions"), list):
+        return False
+    told = not any(is_message(turn) or field_of(turn, "role") for turn in turns)
+    return bool(first) and (not turns or (told and "user" in turns[0]))
+
+
+def _exchanges(items: Items, door: Door) -> Named:
+    turns = objects_in(turns_in(items[0]))
+    return [("", turns)] if turns else []
+
+
+def _sessions(items: Items, door: Door) -> Named:
+    first = items[0]
+    if not isinstance(first.get("sessions"), list):
+        return [("", turns_in(first))]
+    return [
+        (str(session.get("session_id", number)), turns_in(session))
+        for number, session in enumerate(objects_in(first["sessions"]), start=1)
+    ]
+
+
+def _is_inspect(sample: Items) -> bool:
+    return any("eval" in item and "status" in item for item in _tables(sample)[:1])
+
+
+def _samples(items: Items, door: Door) -> Named:
+    samples = objects_in(items[0].get("samples"))
+    if not samples:
+        raise door.refusal("an Inspect log without samples", "write it with its samples")
+    return [(sample_id(sample), sample) for sample in samples]
+
+
+def _is_spans(sample: Items) -> bool:
+    tables = [item for item in _tables(sample) if not isinstance(list_of(item), list)]
+    return any(True for item in tables for _ in spans_in(item))
+
+
+def _all_spans(items: Items) -> Iterator[dict[str, Any]]:
+    for item in items:
+        if isinstance(item, dict):
+            yield from spans_in(item)
+
+
+def _talks(items: Items, door: Door) -> Named:
+    return list(by_conversation(_all_spans(items)).items())
+
+
+def _spans_at(items: Items, places: Sequence[int]) -> list[dict[str, Any]]:
+    wanted = set(places)
+    return [span for place, span in enumerate(_all_spans(items)) if place in wanted]
+
+
+def _chats(items: Items, door: Door) -> Named:
+    """Name conversations: an entry each, or messages that tell of which one they are."""
+    ids: list[tuple[str, Any]] = []
+    messages: dict[str, list[int]] = {}
+    for place, item in enumerate(items):
+        if isinstance(item, list) or (isinstance(item, dict) and not is_message(item)):
+            is_one = isinstance(item, list) or list_of(item) is not None or "input" in item
+            if not is_one:
+                door.gap("entries without messages are left out", f"entry {place + 1}")
+                continue
+            told = item.get("id") if isinstance(item, dict) else None
+            ids.append((str(place + 1 if told in (None, "") else told), place))
+        else:
+            messages.setdefault(_session_of(item), []).append(place)
+    if ids and messages:
+        door.gap("messages beside whole conversations are left out", listing(messages.values()))
+    whole = len(messages) == 1 and len(next(iter(messages.values()))) == len(items)
+    return ids or [(name, None if whole else places) for name, places in messages.items()]
+
+
+def _session_of(item: Any) -> str:
+    names = [name for name in SESSION_ALIASES["session_id"] if name not in ("id", "incident_id")]
+    told = (at_path(item, name) for name in (names if len(item) > 2 else ()))
+    return str(next((value for value in told if value not in (None, "")), ""))
+
+
+def _chat_at(items: Items, key: Any) -> Any:
+    if isinstance(key, int):
+        return items[key]
+    if key is None:
+        return _Unwrapped(items) if _session_of(items[0]) else items
+    return _Unwrapped([items[place] for place in key])
+
+
+class _Unwrapped(Sequence[Any]):
+    """Messages of a log without the fields that tell of which conversation they are."""
+
+    def __init__(self, items: Items) -> None:
+        self.items = items
+
+    def __len__(self) -> int:
+        return len(self.items)
+
+    def __getitem__(self, index: Any) -> Any:
+        item = self.items[index]
+        if not isinstance(item, dict):
+            return item
+        return {k: v for k, v in item.items() if k not in SESSION_ALIASES["session_id"][:3]}
+
+    def __iter__(self) -> Iterator[Any]:
+        for item in self.items:
+            inner = item if isinstance(item, dict) else {}
+            rest = {k: v for k, v in inner.items() if k not in SESSION_ALIASES["session_id"][:3]}
+            yield rest or item
+
+
+def _is_tau2(sample: Items) -> bool:
+    return any(isinstance(item.get("simulations"), list) for item in _tables(sample)[:1])
+
+
+def _is_tau(sample: Items) -> bool:
+    return any(isinstance(item.get("traj"), list) for item in _tables(sample))
+
+
+def _tau_name(run: Mapping[str, Any], number: int) -> str:
+    told = [str(run[name]) for name in ("task_id", "trial") if run.get(name) not in (None, "")]
+    return "/".join(told) or str(number)
+
+
+def _tau_runs(items: Items, door: Door) -> Named:
+    runs = _tables(items)
+    if _is_tau2(runs):
+        runs = objects_in(runs[0]["simulations"])
+    return [(_tau_name(run, number), run) for number, run in enumerate(runs, start=1)]
+
+
+def _entries(items: Items, door: Door) -> Named:
+    return [(str(number), number - 1) for number in range(1, len(items) + 1)]
+
+
+def _claude_sessions(items: Items, door: Door) -> Named:
+    held: dict[str, list[int]] = {}
+    for place, line in enumerate(items):
+        if isinstance(line, dict):
+            held.setdefault(str(line.get("sessionId") or ""), []).append(place)
+    # Lines of no session, such as summaries, go with the one that there is.
+    loose = held.pop("", [])
+    named: Named = [(name, sorted([*places, *loose])) for name, places in held.items()]
+    return named
+
+
+def _claude_lines(items: Items, places: Sequence[int]) -> Any:
+    if len(places) == len(items):
+        return items
+    return [items[place] for place in places]
+
+
+def _by_tracer(name: str) -> Callable[[Items, Door], Named]:
+    def held(items: Items, door: Door) -> Named:
+        found = KEPT[name].held(_tables(items))
+        return list(found.items())
+
+    return held
+
+
+SHAPES: tuple[Shape, ...] = (
+    Shape("Inspect log", _is_inspect, _samples, of_sample),
+    Shape("incident file", _has_exchanges, _exchanges, of_exchanges),
+    Shape("role-per-turn incident", _is_incident, _sessions, of_turns),
+    Shape(
+        "OpenAI Agents SDK trace",
+        lambda sample: is_agents_sdk(_tables(sample)),
+        _by_tracer("OpenAI Agents SDK trace"),
+        of_agents_sdk,
+    ),
+    Shape("OpenTelemetry GenAI spans", _is_spans, _talks, of_spans, _spans_at),
+    Shape(
+        "Langfuse trace",
+        lambda sample: is_langfuse(_tables(sample)),
+        _by_tracer("Langfuse trace"),
+        of_langfuse,
+    ),
+    Shape(
+        "LangSmith runs",
+        lambda sample: is_langsmith(_tables(sample)),
+        _by_tracer("LangSmith runs"),
+        of_langsmith,
+    ),
+    Shape(
+        "AgentDojo run",
+        lambda sample: any(
+            "suite_name" in item and "user_task_id" in item for item in _tables(sample)
+        ),
+        _entries,
+        of_agentdojo,
+        _at,
+    ),
+    Shape("tau2 results", _is_tau2, _tau_runs, of_tau),
+    Shape("tau-bench results", _is_tau, _tau_runs, of_tau),
+    Shape(
+        "Claude Code session",
+        lambda sample: is_claude_code(_tables(sample)),
+        _claude_sessions,
+        of_claude_code,
+        _claude_lines,
+    ),
+    Shape(
+        "ATIF trajectory",
+        lambda sample: any(
+            str(item.get("schema_version", "")).startswith("ATIF") for item in _tables(sample)
+        ),
+        _entries,
+        of_atif,
+        _at,
+    ),
+    Shape("OpenAI chat messages", is_chat_file, _chats, of_chat, _chat_at),
+)
+"""In the order in which they are tried: what is more special comes first."""
+READERS: dict[str, Callable[[Any, Door], Iterator[Said]]] = {s.name: s.read for s in SHAPES}
+_ALSO_CHATS = "OpenAI, Anthropic, Bedrock, Gemini and LangChain chat messages"
+_LOOKS_LIKE: tuple[tuple[str, Callable[[dict[str, Any]], bool]], ...] = (
+    ("a garak report", lambda item: "entry_type" in item),
+    ("output of OpenAI's batches", lambda item: "custom_id" in item and "response" in item),
+    ("input of OpenAI's batches", lambda item: "custom_id" in item and "body" in item),
+    (
+        "results of promptfoo",
+        lambda item: "results" in item and bool({"evalId", "config"} & {*item}),
+    ),
+    ("an artifact of this project", lambda item: "artifact" in item and "schema_version" in item),
+    ("a trajectory of this project", lambda item: "trajectory_id" in item and "events" in item),
+    ("a Jupyter notebook", lambda item: "cells" in item and "nbformat" in item),
+    ("a trace of Jaeger", lambda item: any("traceID" in x for x in objects_in(item.get("data")))),
+    ("spans of Zipkin", lambda item: "traceId" in item and "localEndpoint" in item),
+    (
+        "a trace of MLflow",
+        lambda item: "trace_info" in item or at_path(item, "data.spans") is not None,
+    ),
+    ("an export of ChatGPT", lambda item: isinstance(item.get("mapping"), dict)),
+    ("an HTTP archive", lambda item: at_path(item, "log.entries") is not None),
+    ("a SARIF report", lambda item: "runs" in item and "$schema" in item),
+)
+
+
+def recognised(tree: Any, door: Door) -> tuple[Shape, Items]:
+    """Say which shape a file has.
 
     Returns
     -------
-    ReadCall
-        Arguments that are no JSON object are kept under ``unparsed``.
+    shape : Shape
+        The first that fits.
+    items : sequence
+        The values of the file.
+
+    Raises
+    ------
+    ArtifactError
+        If it is none, with what it looks like and what is read.
     """
-    inner = item.get("function")
-    inside = inner if isinstance(inner, dict) else item
-    name = str(field_of(inside, "tool") or "")
-    given = field_of(inside, "arguments")
-    if isinstance(given, str):
-        try:
-            given = json.loads(given or "{}")
-        except (ValueError, RecursionError):
-            door.gap(f"arguments of {name} are not JSON and kept as text", f"message {number}")
-    if given is None:
-        door.gap(f"{name or 'a call'} has no arguments", f"message {number}")
-        given = {}
-    arguments = given if isinstance(given, dict) else {"unparsed": given}
-    result = field_of(item, "result")
-    status = item.get("status")
-    if not name:
-        door.gap("a tool call has no name", f"message {number}")
-        name = "unnamed"
-    return ReadCall(
-        name,
-        arguments,
-        str(item.get("id") or field_of(item, "call_id") or ""),
-        None if result is None else as_text(result),
-        status if status in _STATUSES else None,
-    )
+    items = [tree] if isinstance(tree, str) or not isinstance(tree, Sequence) else tree
+    sample = items[:_SAMPLE]
+    if not any(isinstance(item, dict | list) for item in sample):
+        raise door.refusal("holds no JSON object", "give an incident or a trace")
+    for shape in SHAPES:
+        if shape.fits(sample):
+            return shape, items
+    raise _unknown(_tables(sample), door)
 
 
-def _label(item: Mapping[str, Any]) -> bool | None:
-    if isinstance(item.get("compliant"), bool):
-        return bool(item["compliant"])
-    if isinstance(item.get("violation"), bool):
-        return not item["violation"]
-    return _LABELS.get(item.get("status")) if isinstance(item.get("status"), str) else None
-
-
-def _sample_id(sample: Mapping[str, Any]) -> str:
-    return f"{sample.get('id')}/{sample.get('epoch', 1)}"
-
-
-def spans_in(item: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
-    """Yield the spans of OTLP JSON, or of the flat form that exporters print.
-
-    ``attributes`` and ``resource`` of each are plain mappings, whatever form they came in.
-    """
-    groups = objects_in(item.get("resourceSpans"))
-    flat: list[dict[str, Any]] = []
-    for group in groups:
-        resource = _attributes(at_path(group, "resource.attributes"))
-        for scope in objects_in(group.get("scopeSpans")):
-            flat += [{**span, "resource": resource} for span in objects_in(scope.get("spans"))]
-    if not groups:
-        flat = objects_in(item["spans"]) if "spans" in item else [dict(item)]
-    for span in flat:
-        if "attributes" in span:
-            told = span.get("resource")
-            inner = told.get("attributes", told) if isinstance(told, dict) else {}
-            attributes = _attributes(span["attributes"])
-            yield {**span, "attributes": attributes, "resource": _attributes(inner)}
-
-
-def _attributes(given: Any) -> dict[str, Any]:
-    if isinstance(given, dict):
-        return given
-    return {str(item.get("key")): _value(item.get("value")) for item in objects_in(given)}
-
-
-def _value(wrapped: Any) -> Any:
-    if not isinstance(wrapped, dict) or len(wrapped) != 1:
-        return wrapped
-    ((kind, value),) = wrapped.items()
-    if kind == "arrayValue":
-        return [_value(inner) for inner in objects_in(at_path(value, "values"))]
-    if kind == "kvlistValue":
-        return _attributes(at_path(value, "values"))
-    return value
-
-
-def _body(event: Mapping[str, Any]) -> dict[str, Any]:
-    body = _value(event.get("body"))
-    return body if isinstance(body, dict) else {}
-
-
-def _by_conversation(spans: Iterable[dict[str, Any]]) -> dict[str, Any]:
-    spans = list(spans)
-    named: dict[str, str] = {}
-    for span in spans:
-        conversation = conversation_of(span)
-        if conversation:
-            named[trace_of(span)] = conversation
-    held: dict[str, Any] = {}
-    for span in spans:
-        trace = trace_of(span)
-        held.setdefault(conversation_of(span) or named.get(trace, trace), []).append(span)
-    # Other work of the same service has no messages and is no conversation.
-    talks = {k: v for k, v in held.items() if any(map(is_genai, v))}
-    return talks or held
-
-
-def conversation_of(span: Mapping[str, Any]) -> str:
-    """Return the id of the conversation that a span names, or an empty text."""
-    for name in ("gen_ai.conversation.id", "session.id"):
-        told = span["attributes"].get(name)
-        if told not in (None, ""):
-            return str(told)
-    return ""
-
-
-def is_genai(span: Mapping[str, Any]) -> bool:
-    """Whether a span tells of a model or an agent, not of other work of the same service."""
-    names = [*span["attributes"], *(str(e.get("name")) for e in objects_in(span.get("events")))]
-    return any(name.startswith("gen_ai.") for name in names)
-
-
-def trace_of(span: Mapping[str, Any]) -> str:
-    """Return the id of the trace that a span is of, or an empty text."""
-    return str(
-        span.get("traceId") or span.get("trace_id") or at_path(span, "context.trace_id") or ""
-    )
-
-
-def start_of(span: Mapping[str, Any]) -> str:
-    """Return when a span began, as it says so, or an empty text."""
-    names = ("startTimeUnixNano", "start_time", "startTime")
-    return str(next((span[name] for name in names if name in span), ""))
-
-
-def _started(span: Mapping[str, Any]) -> tuple[int, str]:
-    value = start_of(span)
-    return (len(value), value) if value.isdigit() else (0, value)
-
-
-def is_chat(span: Mapping[str, Any]) -> bool:
-    """Whether a span is one call of a model."""
-    return _operation(span) in _CHAT_SPANS
-
-
-def _operation(span: Mapping[str, Any]) -> str:
-    return str(span["attributes"].get("gen_ai.operation.name", ""))
-
-
-def _span_name(span: Mapping[str, Any]) -> str:
-    return str(span.get("name") or "without a name")
-
-
-def _plain_said(said: Said) -> tuple[Any, ...]:
-    return (said.role, said.content, said.answers, [(c.name, c.arguments) for c in said.calls])
+def _unknown(sample: Sequence[dict[str, Any]], door: Door) -> ArtifactError:
+    first = sample[0] if sample else {}
+    found = (name for name, looks in _LOOKS_LIKE for item in sample[:3] if looks(item))
+    told = f"objects with the fields {listing(first)}" if first else "lists of other things"
+    looks = next(found, told)
+    read = ", ".join(_ALSO_CHATS if s.read is of_chat else s.name for s in SHAPES)
+    return door.refusal(f"looks like {looks}, which is not read", f"read are: {read}")
