@@ -500,6 +500,27 @@ def test_tests_of_promptfoo_that_are_called_alike_are_told_apart(tmp_path: Path)
     assert "told apart" in run.notes[0]
 
 
+def test_rows_of_a_table_without_trials_are_counted(tmp_path: Path) -> None:
+    text = (
+        "\ufefftest;outcome;family\nrefund;TRUE;money\nexport;pass;\nrefund;false;money\nrefund;;\n"
+    )
+    table = read_one(written(tmp_path / "a.csv", text))
+    assert [tuple(sample) for sample in table.samples] == [
+        ("refund", 1, "safe", {"family": "money"}),
+        ("export", 1, "safe", {}),
+        ("refund", 2, "violation", {"family": "money"}),
+        ("refund", 3, "undetermined", {}),
+    ]
+
+
+def test_a_table_of_scores_is_judged_by_what_somebody_says(tmp_path: Path) -> None:
+    table = read_one(written(tmp_path / "a.csv", "test,score\nrefund,0.7\nrefund,0.2\n"))
+    with pytest.raises(ResultsError, match="say what passes"):
+        Meaning().rows([table])
+    rows = Meaning(passes="score >= 0.5").rows([table])
+    assert [row.outcome for row in rows] == ["safe", "violation"]
+
+
 def test_results_of_tau_bench_count_an_exception_as_an_error(tmp_path: Path) -> None:
     held = [
         {"task_id": 0, "reward": 1.0, "info": {}, "traj": [], "trial": 0},
@@ -607,10 +628,11 @@ REFUSED: dict[str, tuple[Any, str]] = {
     "cut.json": (json.dumps(INSPECT_HEAD)[:-3] + ', "sam', "not JSON at line 1"),
     "other.json": ({**INSPECT_HEAD, "samples": [{"epoch": 1}]}, "samples.0.id: Field required"),
     "deep.json": (
-        json.dumps({**INSPECT_HEAD, "samples": [{"id": 1, "metadata": {"x": 0}}]}).replace(
-            "0}", "[" * 100_000 + "]" * 100_000 + "}"
-        ),
-        "deep.json: ",
+        # Behind what is looked at to find out whose it is.
+        json.dumps(
+            {**INSPECT_HEAD, "samples": [{"id": "x" * 70_000, "metadata": {"x": 0}}]}
+        ).replace("0}", "[" * 100_000 + "]" * 100_000 + "}"),
+        "nested too deeply",
     ),
     "none.json": ({**INSPECT_HEAD, "samples": []}, "holds no trial"),
     "twice.json": (
@@ -621,6 +643,10 @@ REFUSED: dict[str, tuple[Any, str]] = {
     "bad.eval": (b"PK\x03\x04" + b"x" * 50, "damaged .eval"),
     "cut.eval": (EVAL.read_bytes()[:-2000], "damaged .eval"),
     "bomb.xml": (f"{BOMB}<testsuite><testcase name='&c;'/></testsuite>", "document type"),
+    "typed.xml": (
+        "<!DOCTYPE a SYSTEM 'file:///etc/passwd'><testsuite><testcase name='a'/></testsuite>",
+        "document type",
+    ),
     "cut.xml": ("<testsuite><testcase name='a'>", "not XML"),
     "no.csv": ("name,result\na,pass\n", "no column 'test' (there are name, result)"),
     "half.csv": ("test,family\na,pass\n", "no column 'outcome'"),
@@ -701,6 +727,14 @@ def test_names_that_cannot_be_shown_stay_apart(tmp_path: Path) -> None:
     tests = [sample.test for sample in read.samples]
     assert len(set(tests)) == len(names)
     assert all(test.isprintable() and len(test) <= 160 for test in tests)
+
+
+def test_fields_can_be_written(tmp_path: Path) -> None:
+    told = {"said": "\ud83d", "long": "x" * 100_000, "none": float("nan"), "\udc00": 1}
+    log = {**INSPECT_HEAD, "samples": [{"id": 1, "metadata": told}]}
+    fields = read_one(written(tmp_path / "log.json", log)).samples[0].fields
+    json.dumps(fields, ensure_ascii=False, allow_nan=False).encode("utf-8")
+    assert len(fields["metadata.long"]) == 4000
 
 
 DAMAGED = [EVAL, PROMPTFOO, DEEPEVAL, DEEPTEAM, next(DOJO.rglob("injection_task_2.json"))]
