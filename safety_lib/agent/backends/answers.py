@@ -37,6 +37,7 @@ if sys.platform != "win32":
 
 VARIABLE = "SAFETY_LIB_ANSWERS"
 _HEADER = b'{"artifact": "answers", "schema_version": 1}\n'
+_AGAIN = {"went": "on"}  # what was under way before it is so no more
 _MOST_RUNS = 100  # at the same time into one folder
 
 _place = os.environ.get(VARIABLE, "")  # "" keeps nothing; of a child, that of its parent
@@ -97,6 +98,7 @@ def keeping_answers(
         if (size := path.stat().st_size) > len(_HEADER):
             found = _Journal(path, size)
             say(found.summary)
+            found.add(_AGAIN)
             found.close()
         _keep_at(f"{size}:{path.resolve()}")
         try:
@@ -291,6 +293,9 @@ class _Journal:
     def _read(self, line: bytes, position: int) -> None:
         try:
             told = json.loads(line)
+            if told == _AGAIN:
+                self._open.clear()
+                return
             ((what, key),) = ((n, told[n]) for n in ("asked", "answered", "failed") if n in told)
             if what == "answered" and not ("answer" in told or len(told["error"]) == 2):
                 raise ValueError
@@ -313,13 +318,13 @@ class _Journal:
     def summary(self) -> str:
         number = sum(map(len, self._answers.values()))
         under_way = sum(max(0, n) for n in self._open.values())
-        parts = [f"{count(number, 'answer')} of a run before are kept"]
+        parts = [f"{count(number, 'answer')} of a run before kept"]
         if under_way:
-            parts.append(f"{count(under_way, 'call')} were under way and may be asked twice")
+            parts.append(f"{count(under_way, 'call')} under way then, which may be asked twice")
         if self._failed:
-            parts.append(f"{count(self.failed, 'call')} failed and are asked again")
+            parts.append(f"{count(self.failed, 'call')} failed, to be asked again")
         if self._unread:
-            parts.append(f"{count(self._unread, 'line')} cannot be read")
+            parts.append(f"{count(self._unread, 'line')} that nobody can read")
         return f"Going on: {'; '.join(parts)}."
 
     def take(self, key: str) -> dict[str, Any] | None:

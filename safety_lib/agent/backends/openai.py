@@ -212,6 +212,8 @@ class OpenAIChat:
         ------
         BackendError
             Of one of the kinds in the module's docstring, after bounded retries.
+        AnswerError
+            If the model answered, but neither text nor a tool call.
         """
         protocol = self.settings.tool_protocol
         if protocol == "json" and tools:
