@@ -15,8 +15,9 @@ if __name__ == "__main__":
 
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -174,7 +175,7 @@ def stress(
     # A search plans one conversation at a time, and a model that attacks is asked over a network.
     alone = attacker.startswith(("search", "model:"))
     processes = workers or (1 if alone else processes_for(rollouts, versions[0], model))
-    with _run(seed, model, processes, dask) as run:
+    with _run("stress", folder, seed, model, processes, dask) as run:
         found = discover(
             *versions,
             run,
@@ -183,15 +184,16 @@ def stress(
             max_turns=max_turns,
             journal=folder / "runs",
         )
-    artifact = found.artifact()
-    with locked(folder / "runs"):
-        keep_versions(folder, versions)
-        write_artifact(folder, artifact)
+        artifact = found.artifact()
+        mute = dict.fromkeys(s.version for s in artifact.summary if s.errors == s.rollouts)
+        if mute:
+            _say(stress_lines(artifact))
+            names = " and ".join(mute)
+            raise ValueError(f"every conversation of {names} is an error; nothing was written")
+        with locked(folder / "runs"):
+            keep_versions(folder, versions)
+            write_artifact(folder, artifact)
     _say(stress_lines(artifact, str(folder)))
-    mute = dict.fromkeys(s.version for s in artifact.summary if s.errors == s.rollouts)
-    if mute:
-        click.echo(f"error: every conversation of {' and '.join(mute)} is an error", err=True)
-        raise _Verdict(NOT_A_VERDICT)
 
 
 @cli.command()
@@ -242,7 +244,7 @@ def regress(
         for given, name in ((baseline, found.baseline), (candidate, found.candidate))
     ]
     processes = workers or processes_for(replays * len(found.failures), versions[0], model)
-    with _run(seed, model, processes) as run:
+    with _run("regress", folder, seed, model, processes) as run:
         suite = generate_suite(
             found,
             {version.version: version for version in versions},
@@ -251,8 +253,8 @@ def regress(
             reference=load_version(reference, home.address),
             previous=previous_suite(folder, found.model),
         )
-    with locked(folder / "runs"):
-        write_artifact(folder, suite)
+        with locked(folder / "runs"):
+            write_artifact(folder, suite)
     _say(suite_lines(suite, str(folder)))
 
 
@@ -324,14 +326,15 @@ def gate(
     )
     versions = load_version(baseline, home.address), load_version(candidate, home.address)
     processes = workers or processes_for(2 * trials * len(suite.active), versions[0], model)
-    with _run(seed, model, processes) as run:
+    with _run("gate", folder, seed, model, processes) as run:
         if history:
             asked = judge_once(history, suite, *versions, run, trials=trials, standing=standing)
             report, ledger, again = asked
         else:
             report = run_gate(suite, *versions, run, trials=trials, standing=standing)
             ledger, again = None, False
-    _publish(report, ledger, again, folder, markdown, junit, suite.tests)
+        code = _publish(report, ledger, again, folder, markdown, junit, suite.tests)
+    raise _Verdict(code)
 
 
 def _judge_results(
@@ -342,7 +345,7 @@ def _judge_results(
     junit: str,
     max_bytes: int,
     **meaning: str,
-) -> None:
+) -> NoReturn:
     from safety_lib.files import expect_writable
     from safety_lib.results.attempts import judge_results_once
     from safety_lib.results.judge import judge_sides, names_of, read_results
@@ -364,9 +367,10 @@ def _judge_results(
     ]
     for side in sides:
         click.echo(str(side))
-    if history:
-        _publish(*judge_results_once(history, *sides), folder, markdown, junit)
-    _publish(judge_sides(*sides), None, False, folder, markdown, junit)
+    report, ledger, again = (
+        judge_results_once(history, *sides) if history else (judge_sides(*sides), None, False)
+    )
+    raise _Verdict(_publish(report, ledger, again, folder, markdown, junit))
 
 
 def _publish(
@@ -377,7 +381,7 @@ def _publish(
     markdown: str,
     junit: str,
     tests: Sequence[RegressionTest] = (),
-) -> NoReturn:
+) -> int:
     from safety_lib.gate.ledger import head_of
     from safety_lib.report.summary import gate_lines
     from safety_lib.report.writing import write_gate_report
@@ -389,7 +393,7 @@ def _publish(
     _say(gate_lines(report, str(folder)))
     if ledger:
         click.echo(f"History: {len(ledger.releases)} verdicts, head {head}")
-    raise _Verdict(VERDICT_CODES.get(report.verdict or "", NOT_A_VERDICT))
+    return VERDICT_CODES.get(report.verdict or "", NOT_A_VERDICT)
 
 
 @cli.command()
@@ -478,7 +482,7 @@ def replay(
     log = None if no_log else find_log(log_file, folder)
     suite = suite_at(folder, home)
     version = load_version(version_name or reported.agent_version or suite.candidate, home.address)
-    with _run(seed, model, workers or 1) as run:
+    with _run("replay", folder, seed, model, workers or 1) as run:
         closed = investigate(
             taken,
             suite,
@@ -489,14 +493,14 @@ def replay(
             fixed=load_version(fixed, home.address) if fixed else None,
             effort=Effort(replays=replays, audit=audit),
         )
-    with locked(folder / "runs"):
-        if read_artifact(folder, Suite).content_sha256 != suite.content_sha256:
-            raise ArtifactError(
-                "regression_tests.json: another run wrote it meanwhile, and its tests would be "
-                "lost; run this one again"
-            )
-        write_artifact(folder, closed.suite)
-        write_artifact(folder, closed.report)
+        with locked(folder / "runs"):
+            if read_artifact(folder, Suite).content_sha256 != suite.content_sha256:
+                raise ArtifactError(
+                    "regression_tests.json: another run wrote it meanwhile, and its tests would be "
+                    "lost; run this one again"
+                )
+            write_artifact(folder, closed.report)
+            write_artifact(folder, closed.suite)  # last: a run that was killed reads the old one
     _say(incident_lines(closed.report))
     if redaction:
         click.echo(f"  {redaction}")
@@ -599,9 +603,9 @@ def export(
         write_artifact(Path(out), suite.model_copy(update={"tests": tests}))
     elif format_ == "inspect-log":
         version = load_version(name, home.address)
-        with _run(seed, model, 1) as run:
+        with _run("export", folder, seed, model, 1) as run:
             runs = run_tests(tests, version, run, trials=trials)
-        write_text(out, exports.to_inspect_log(runs, version, seed=seed))
+            write_text(out, exports.to_inspect_log(runs, version, seed=seed))
     else:
         write_text(out, exports.WRITERS[format_](tests, home))
     note = exports.plants_note(tests) if format_ in exports.WRITERS else ""
@@ -609,11 +613,20 @@ def export(
 
 
 @contextmanager
-def _run(seed: int, model: str, processes: int, dask: str = "") -> Iterator[Run]:
+def _run(
+    stage: str, folder: Path, seed: int, model: str, processes: int, dask: str = ""
+) -> Iterator[Run]:
+    """Open what a stage runs on. Its results are written inside: until then answers are kept."""
+    from safety_lib.agent.backends.answers import keeping_answers
     from safety_lib.pipeline.workers import workers_for
     from safety_lib.rollout.campaign import Run
 
-    with workers_for(processes, dask) as (executor, workers), _progress("conversations") as tick:
+    with ExitStack() as stack:
+        if not dask:  # whose workers do not see this folder
+            say = partial(click.echo, err=True)
+            stack.enter_context(keeping_answers(folder / "runs", stage, say))
+        executor, workers = stack.enter_context(workers_for(processes, dask))
+        tick = stack.enter_context(_progress("conversations"))
         yield Run(seed, model, executor, workers, tick)
 
 

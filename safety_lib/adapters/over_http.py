@@ -40,6 +40,7 @@ from urllib.parse import urlsplit
 from pydantic import Field
 
 from safety_lib.adapters.reading import heard_of
+from safety_lib.agent.backends.answers import kept
 from safety_lib.agent.backends.calls import count_request
 from safety_lib.agent.backends.wire import Arrived, TooLong, Wire
 from safety_lib.records import Plant, Record
@@ -160,6 +161,7 @@ def over_http(
 class _HttpTarget:
     resumes = False
     holds_calls = False
+    keeps_answers = True
 
     def __init__(
         self,
@@ -270,6 +272,9 @@ class _Endpoint:
     def ask(self, body: Any, seed: int, again: frozenset[str]) -> Any:
         """Return the JSON that the endpoint answers with."""
         data = json.dumps(body).encode()
+        return kept([self._url, body], lambda: self._asked(data, seed, again))
+
+    def _asked(self, data: bytes, seed: int, again: frozenset[str]) -> Any:
         count_request(len(data))
         for attempt in range(self._retries + 1):
             got = self._once(data)

@@ -148,6 +148,9 @@ class Agent:
         self.name = backend.name
         self.concurrency = backend.concurrency
         self.same_luck = bool(getattr(backend, "same_luck", False))
+        # Where effects last, nothing is done again in order to come back to where a run was.
+        own = bool(getattr(backend, "keeps_answers", False))
+        self.keeps_answers = own and self.effects == "sandboxed"
 
     @classmethod
     def load(cls, version: str | Version, model: str = "") -> Agent:

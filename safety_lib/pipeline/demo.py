@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from safety_lib.agent.backends.answers import keeping_answers
 from safety_lib.agent.backends.calls import Calls, most_calls
 from safety_lib.artifacts import CHECKOUT, folder_of, read_artifact
 from safety_lib.pipeline.dry_run import dry_run
@@ -101,7 +102,8 @@ def run_demo(
             if event.kind == "started":
                 bar.reset(event.cells)
 
-        runs = run_notebooks(STAGES, plan, artifacts, on_event=show)
+        with keeping_answers(artifacts / "runs", "demo", say):
+            runs = run_notebooks(STAGES, plan, artifacts, on_event=show)
     write_documents(artifacts)
     for line in loop_lines(
         read_artifact(artifacts, StressFailures),

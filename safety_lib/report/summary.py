@@ -68,8 +68,8 @@ def loop_lines(
     return ["  ".join((a.ljust(widths[0]), b.ljust(widths[1]), c)).rstrip() for a, b, c in rows]
 
 
-def stress_lines(found: StressFailures, folder: str) -> list[str]:
-    """Say what discovery found on each version."""
+def stress_lines(found: StressFailures, folder: str = "") -> list[str]:
+    """Say what discovery found on each version, and where that was saved, if it was."""
     lines = [f"Running {found.rollouts} {found.attacker} rollouts on each version..."]
     for seen in found.summary:
         lines.append(
@@ -81,8 +81,7 @@ def stress_lines(found: StressFailures, folder: str) -> list[str]:
         lines += [f"  {line}" for line in error_lines(seen)]
     delayed = sum(seen.delayed_failures for seen in found.summary)
     lines.append(f"Discovered {delayed} delayed failures")
-    lines.append(f"Saved to {folder}/stress_failures.json")
-    return lines
+    return [*lines, f"Saved to {folder}/stress_failures.json"] if folder else lines
 
 
 def error_lines(seen: StressSummary, most: int = 5) -> list[str]:

@@ -20,6 +20,7 @@ from typing import BinaryIO
 
 from pydantic import ValidationError
 
+import safety_lib
 from safety_lib.records import Message, Trajectory
 from safety_lib.rollout.conversation import Rollout, concurrency_of, name_of_model, run_rollout
 from safety_lib.text import one_line
@@ -28,7 +29,7 @@ from safety_lib.world import World, WorldError, world_of
 CHUNK = 16
 LONG_CHUNK = 64
 _SHORT = 64  # so many small chunks come first: they keep the workers of a short campaign busy alike
-JOURNAL_VERSION = 2
+JOURNAL_VERSION = 3
 _LONGEST_HEADER = 1 << 20
 
 
@@ -219,6 +220,7 @@ def _opened(journal: Path, world: World) -> BinaryIO:
     about = {
         "artifact": "journal",
         "schema_version": JOURNAL_VERSION,
+        "package": safety_lib.__version__,
         "world": world.name,
         "files": world.files,
     }
@@ -244,13 +246,15 @@ def _opened(journal: Path, world: World) -> BinaryIO:
 def _differs(header: bytes, world: World) -> str:
     try:
         told = json.loads(header)
-        name, files = told["world"], dict(told["files"])
+        name, files, package = told["world"], dict(told["files"]), told.get("package", "before")
     except (ValueError, KeyError, TypeError):
         return "is not the header of a journal"
     if name != world.name:
         return f"is of the world {one_line(name)}, not of {world.name}"
     every = sorted({*files, *world.files})
     changed = [file for file in every if files.get(file) != world.files.get(file)]
+    if not changed and package != safety_lib.__version__:
+        return f"is of safety_lib {one_line(package)}, and this is {safety_lib.__version__}"
     if not changed:
         return "is of another edition of journals"
     more = f" and {len(changed) - 1} more" if len(changed) > 1 else ""

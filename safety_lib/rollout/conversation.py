@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Container, Iterable, Sequence
+from contextlib import AbstractContextManager
 from typing import NamedTuple, cast
 
 from pydantic import ValidationError
 
 from safety_lib.agent.backends import BackendError
+from safety_lib.agent.backends.answers import in_conversation, kept
 from safety_lib.agent.backends.calls import CallsSpent
 from safety_lib.agent.loop import Workplace
 from safety_lib.attack.attackers import Attacker, make_attacker
@@ -181,6 +183,22 @@ def run_rollout(rollout: Rollout, model: str = "") -> Trajectory:
     >>> run_rollout(plan_replay(load_version("northwind/v1"), said, name="demo", seed=1)).outcome
     'safe'
     """
+    target = connected(rollout.version, model)
+    if not target.concurrency or getattr(target, "keeps_answers", False):
+        return _run(rollout, target)
+    # It asks its model by itself, out of sight: the conversation is what can be kept.
+    said = [p.model_dump(mode="json") for p in rollout.plants]
+    rest = list(rollout._replace(version=None, plants=()))  # type: ignore[arg-type]
+    with _in(rollout):
+        line = kept(
+            [model, said, rest],
+            lambda: _run(rollout, target).model_dump_json(),
+            lambda line: Trajectory.model_validate_json(line).outcome != "error",
+        )
+    return Trajectory.model_validate_json(line)
+
+
+def _run(rollout: Rollout, target: Target) -> Trajectory:
     attacker: Attacker
     if rollout.attacker == "replay":
         attacker = Script(rollout.turns)
@@ -190,7 +208,13 @@ def run_rollout(rollout: Rollout, model: str = "") -> Trajectory:
         own = workplace.models if workplace else None
         chosen = world.scenario(rollout.scenario_id)
         attacker = make_attacker(rollout.attacker, chosen, rollout.seed, own)
-    return hold(connected(rollout.version, model), attacker, rollout)
+    return hold(target, attacker, rollout)
+
+
+def _in(rollout: Rollout) -> AbstractContextManager[None]:
+    world = world_of(rollout.version).sha256
+    version = rollout.version.sha256
+    return in_conversation(world, version, rollout.rollout_id, rollout.seed)
 
 
 def hold(
@@ -215,6 +239,11 @@ def hold(
     Trajectory
         What was said, called and broken.
     """
+    with _in(rollout):
+        return _hold(target, attacker, rollout, talk)
+
+
+def _hold(target: Target, attacker: Attacker, rollout: Rollout, talk: Talk | None) -> Trajectory:
     record = _Record(world_of(rollout.version), rollout.plants)
     replies: list[str] = []
     ended: Ended = "completed"

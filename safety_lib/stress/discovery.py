@@ -14,6 +14,7 @@ from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from safety_lib.agent.backends.answers import answers_are_kept
 from safety_lib.attack.attackers import make_attacker
 from safety_lib.files import sha256_of
 from safety_lib.records import (
@@ -25,7 +26,7 @@ from safety_lib.records import (
     Trajectory,
 )
 from safety_lib.rollout.campaign import Run, run_campaign
-from safety_lib.rollout.conversation import Rollout, plan_attack
+from safety_lib.rollout.conversation import Rollout, concurrency_of, plan_attack
 from safety_lib.rollout.judging import as_failure, control_of
 from safety_lib.streams import generator
 from safety_lib.stress.search import ThompsonSearch
@@ -244,7 +245,9 @@ def discover(
     max_turns : int
         Turns after which an unbroken conversation is censored.
     journal : Path, optional
-        Folder for the journals of the campaign; finished journals are removed.
+        Folder for the journals of the campaign; finished journals are removed. Where the run
+        keeps the answers of a model behind a network (:mod:`safety_lib.agent.backends.answers`),
+        those are enough, and none is written.
 
     Returns
     -------
@@ -274,6 +277,8 @@ def discover(
         run.tell(trajectory)
 
     telling = replace(run, progress=tell)
+    if answers_are_kept() and any(concurrency_of(version, run.model) for version in versions):
+        journal = None
 
     def held(
         batch: Iterable[Rollout], identity: object, *, one_by_one: bool = False

@@ -62,6 +62,7 @@ class Cassette:
     """
 
     concurrency = 1
+    keeps_answers = True
 
     def __init__(self, path: str | Path, settings: Mapping[str, Any]) -> None:
         if not Path(path).is_file():
@@ -123,6 +124,8 @@ class CassetteRecorder:
     ValueError
         If the file is something else, or a recording of another model.
     """
+
+    keeps_answers = True
 
     def __init__(self, path: str | Path, inner: Backend, settings: Mapping[str, Any]) -> None:
         self._of_model = read_settings(settings).of_model

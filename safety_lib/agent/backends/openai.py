@@ -32,6 +32,7 @@ from urllib.parse import urlsplit
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from safety_lib.agent.backends import BackendError, ToolSchema
+from safety_lib.agent.backends.answers import AnswerError, keeps
 from safety_lib.agent.backends.calls import counted
 from safety_lib.agent.backends.tool_calls import (
     NativeAnswer,
@@ -159,6 +160,8 @@ class OpenAIChat:
     >>> backend.complete([Message(role="user", content="Hello")], [], seed=1)  # doctest: +SKIP
     """
 
+    keeps_answers = True
+
     def __init__(
         self,
         model: str,
@@ -179,10 +182,17 @@ class OpenAIChat:
         self._slots = threading.BoundedSemaphore(self.concurrency)
         self._limit = "max_tokens"
 
+    @property
+    def identity(self) -> list[Any]:
+        """What decides an answer besides the request."""
+        own = self.name.startswith("local:")  # on another port each time
+        return [self.name, "" if own else str(self._client.base_url), self.settings.of_model]
+
     def close(self) -> None:
         """Close the connections to the endpoint."""
         self._client.close()
 
+    @keeps(lambda backend: backend.identity)
     @counted
     def complete(
         self, messages: Sequence[Message], tools: Sequence[ToolSchema], *, seed: int
@@ -202,6 +212,8 @@ class OpenAIChat:
         ------
         BackendError
             Of one of the kinds in the module's docstring, after bounded retries.
+        AnswerError
+            If the model answered, but neither text nor a tool call.
         """
         protocol = self.settings.tool_protocol
         if protocol == "json" and tools:
@@ -219,7 +231,7 @@ class OpenAIChat:
         empty = not answer.tool_calls and not answer.content and answer.refusal is None
         if empty and (answer.content is None or choice.finish_reason != "stop"):
             why = f"neither text nor a tool call (finish_reason={one_line(choice.finish_reason)})"
-            raise BackendError("bad_response", f"{self._host}: {why}")
+            raise AnswerError("bad_response", f"{self._host}: {why}")
         offered = tool_names(tools)
         unique = sha256_of([*(message.model_dump(mode="json") for message in messages), seed])
         if protocol == "json" and tools:

@@ -14,6 +14,7 @@ from typing import Any, NoReturn
 from pydantic import BaseModel, ConfigDict
 
 from safety_lib.agent.backends import BackendError, ToolSchema
+from safety_lib.agent.backends.answers import AnswerError
 from safety_lib.files import sha256_of
 from safety_lib.records import Message, ToolCall
 from safety_lib.text import one_line
@@ -128,20 +129,18 @@ def _call_id(unique: str, index: int) -> str:
     return sha256_of([unique, index])[:9]
 
 
-def _unknown_tool(name: str, offered: Sequence[str]) -> BackendError:
+def _unknown_tool(name: str, offered: Sequence[str]) -> AnswerError:
     # An agent that is offered no such tool cannot have called it: what the model would have done
     # next is unknown, so the conversation is an error and neither a pass nor a failure.
     known = ", ".join(offered) or "no tool"
-    return BackendError(
-        "unknown_tool", f"the model called {one_line(name, 60)!r}; offered: {known}"
-    )
+    return AnswerError("unknown_tool", f"the model called {one_line(name, 60)!r}; offered: {known}")
 
 
 def _arguments(tool: str, raw: str | dict[str, Any] | None) -> dict[str, Any]:
     parsed = _parsed(json.dumps(raw) if isinstance(raw, dict) else raw or "{}")
     if isinstance(parsed, dict):
         return parsed
-    raise BackendError("bad_response", f"the arguments of {one_line(tool, 60)} are no JSON object")
+    raise AnswerError("bad_response", f"the arguments of {one_line(tool, 60)} are no JSON object")
 
 
 def _parsed(text: str) -> Any:
@@ -306,10 +305,10 @@ def read_json_answer(text: str, offered: Sequence[str], unique: str) -> Message:
     answer = _parsed(text)
     if not isinstance(answer, dict) or not isinstance(answer.get("tool"), str):
         shown = one_line(text)
-        raise BackendError("bad_response", f"not the JSON object that was asked for: {shown!r}")
+        raise AnswerError("bad_response", f"not the JSON object that was asked for: {shown!r}")
     name, reply, arguments = answer["tool"], answer.get("reply", ""), answer.get("arguments", {})
     if not isinstance(reply, str) or not isinstance(arguments, dict):
-        raise BackendError("bad_response", "reply must be a text and arguments an object")
+        raise AnswerError("bad_response", "reply must be a text and arguments an object")
     if name == NO_TOOL:
         return Message(role="assistant", content=reply)
     if name not in offered:

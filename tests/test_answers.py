@@ -1,0 +1,345 @@
+"""Paid answers: each is kept before it is used, and a run that was killed asks for none of them."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterator
+from functools import partial
+from http.server import ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+import test_own_model as own
+from test_over_http import FILES, desk
+from test_over_http import Endpoint as DeskEndpoint
+
+import safety_lib
+from safety_lib.__main__ import main
+from safety_lib.agent.backends import BackendError
+from safety_lib.agent.backends.answers import AnswerError, in_conversation, keeping_answers, kept
+from safety_lib.agent.backends.calls import counting_calls
+from safety_lib.artifacts import CHECKOUT
+from safety_lib.rollout import conversation
+from safety_lib.rollout.campaign import run_campaign
+from safety_lib.rollout.conversation import plan_replay
+from safety_lib.world import load_world
+
+pytest.importorskip("openai", reason="the openai client is not installed")
+
+CONCURRENCY = 8
+
+
+# --------------------------------------------------------------------------- the journal
+
+
+class Killed(BaseException):
+    pass
+
+
+def killed(folder: Path, *asked: str, answer: Any = "yes") -> None:
+    """Ask a few things in a run that does not come to its end."""
+    with pytest.raises(Killed), keeping_answers(folder, "run"):
+        for one in asked:
+            kept(one, lambda: answer)
+        raise Killed
+
+
+def never() -> Any:
+    raise AssertionError("asked again")
+
+
+def test_what_was_answered_is_not_asked_again_and_is_gone_after_the_end(tmp_path: Path) -> None:
+    killed(tmp_path, "a", "b")
+    said: list[str] = []
+    with keeping_answers(tmp_path, "run", said.append):
+        assert [kept(one, never) for one in "ab"] == ["yes", "yes"]
+        assert kept("c", lambda: "no") == "no"
+    assert said == ["Going on: 2 answers of a run before kept."]
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_is_asked_twice_is_answered_twice_in_its_order(tmp_path: Path) -> None:
+    killed(tmp_path, "a", answer=1)
+    left = iter([2, 3])
+    with pytest.raises(Killed), keeping_answers(tmp_path, "run"):
+        assert [kept("a", lambda: next(left)) for _ in range(3)] == [1, 2, 3]
+        raise Killed
+    with keeping_answers(tmp_path, "run"):
+        assert [kept("a", never) for _ in range(3)] == [1, 2, 3]
+
+
+@pytest.mark.parametrize("change", ["world", "version", "name", "seed", "package", "asked"])
+def test_another_plan_meets_no_answer_of_the_old_one(
+    tmp_path: Path, change: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plan = {"world": "w", "version": "v", "name": "v/x/1", "seed": 1, "asked": "a"}
+    with pytest.raises(Killed), keeping_answers(tmp_path, "run"):
+        with in_conversation(*list(plan.values())[:4]):
+            kept(plan["asked"], lambda: "old")
+        raise Killed
+    if change == "package":
+        monkeypatch.setattr(safety_lib, "__version__", "0.0.0")
+    else:
+        plan[change] = f"another {change}"
+    with keeping_answers(tmp_path, "run"), in_conversation(*list(plan.values())[:4]):
+        assert kept(plan["asked"], lambda: "new") == "new"
+
+
+def test_an_outage_is_asked_again_and_an_unusable_answer_is_not(tmp_path: Path) -> None:
+    def out() -> Any:
+        raise BackendError("server_error", "HTTP 500")
+
+    def unusable() -> Any:
+        raise AnswerError("unknown_tool", "the model called 'x'")
+
+    with keeping_answers(tmp_path, "run"):
+        with pytest.raises(BackendError):
+            kept("a", out)
+        with pytest.raises(AnswerError):
+            kept("b", unusable)
+    said: list[str] = []
+    with keeping_answers(tmp_path, "run", said.append):  # something failed: it is still there
+        assert kept("a", lambda: "yes") == "yes"
+        with pytest.raises(AnswerError, match="called 'x'"):
+            kept("b", never)
+    assert said == ["Going on: 1 answer of a run before kept; 1 call failed, to be asked again."]
+    assert list(tmp_path.iterdir()) == []
+
+
+class Asking:
+    def __init__(self) -> None:
+        self.told: list[str] = []
+
+    def __call__(self, one: str) -> str:
+        self.told.append(one)
+        return "yes"
+
+
+def test_a_torn_line_is_asked_again_and_nothing_else(tmp_path: Path) -> None:
+    killed(tmp_path, "a", "b")
+    (path,) = tmp_path.iterdir()
+    whole = path.read_bytes()
+    for end in range(len(whole)):
+        path.write_bytes(whole[:end])
+        asked = Asking()
+        with pytest.raises(Killed), keeping_answers(tmp_path, "run"):
+            for one in "ab":
+                assert kept(one, partial(asked, one)) == "yes"
+            raise Killed
+        assert asked.told in (["a", "b"], ["b"], [])
+        with keeping_answers(tmp_path, "run"):
+            assert [kept(one, never) for one in "ab"] == ["yes", "yes"]
+
+
+def test_two_runs_at_once_have_a_journal_each(tmp_path: Path) -> None:
+    with keeping_answers(tmp_path, "run"):
+        kept("a", lambda: 1)
+        with keeping_answers(tmp_path, "run"):
+            assert kept("a", lambda: 2) == 2
+            assert len(list(tmp_path.iterdir())) == 2
+        assert len(list(tmp_path.iterdir())) == 1
+
+
+def test_a_file_that_is_no_journal_is_left_alone(tmp_path: Path) -> None:
+    path = tmp_path / "run.answers.jsonl"
+    path.write_text("mine\n", encoding="utf-8")
+    with (
+        pytest.raises(ValueError, match=r"run\.answers\.jsonl: line 1 .*; move it away"),
+        keeping_answers(tmp_path, "run"),
+    ):
+        raise AssertionError
+    assert path.read_text(encoding="utf-8") == "mine\n"
+
+
+def test_a_kept_answer_counts_against_no_limit(tmp_path: Path) -> None:
+    server, folder = DeskEndpoint(), tmp_path / "desk"
+    server.answer = desk
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    world = (
+        "from safety_lib.adapters.over_http import HttpShape, over_http\n"
+        f"def connect(version, model):\n    return over_http({server.url!r}, HttpShape("
+        "request={'q': '{text}', 'soft': False}, reply='say', calls='did'),"
+        " name='desk', effects='sandboxed', retries=0)\n"
+    )
+    for name, text in {**FILES, "world.py": world}.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text(text, encoding="utf-8")
+    rollouts = [
+        plan_replay(load_world(folder).version("v1"), ["one", "two"], name="x", seed=1)
+        for _ in "ab"
+    ]
+    with pytest.raises(Killed), keeping_answers(tmp_path, "run"):
+        first = list(run_campaign(rollouts))
+        raise Killed
+    assert len(server.heard) == 4
+    with keeping_answers(tmp_path, "run"), counting_calls(1) as so_far:
+        assert list(run_campaign(rollouts)) == first
+        assert so_far().number == 0
+    assert len(server.heard) == 4
+    server.shutdown()
+    server.server_close()
+
+
+# --------------------------------------------------------------------------- whole commands
+
+
+class Handler(own.Handler):
+    server: Counting
+
+    def do_POST(self) -> None:
+        raw = self.rfile.read(int(self.headers["Content-Length"]))
+        body = json.loads(raw)
+        with self.server.lock:
+            self.server.asked[raw] += 1
+        if self.server.status:
+            self.say(self.server.status, {"error": {"message": "not now"}})
+        else:
+            self.say(200, own.completion(self.server.answer({"tools": [], **body})))
+
+
+class Counting(own.Endpoint):
+    """Answers as the simulated agent does, and counts what it is asked."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.RequestHandlerClass = Handler
+        self.asked: Counter[bytes] = Counter()
+        self.status = 0
+
+    def wait_for(self, calls: int, run: subprocess.Popen[str]) -> None:
+        for _ in range(30_000):
+            if self.asked.total() >= calls or run.poll() is not None:
+                return
+            time.sleep(0.002)
+
+
+@pytest.fixture
+def endpoint(monkeypatch: pytest.MonkeyPatch) -> Iterator[Counting]:
+    server = Counting()
+    assert isinstance(server, ThreadingHTTPServer)
+    threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
+    monkeypatch.setenv("OPENAI_BASE_URL", f"http://127.0.0.1:{server.server_address[1]}/v1")
+    monkeypatch.setenv("OPENAI_API_KEY", "none")
+    monkeypatch.setattr(conversation, "_targets", {})  # those of another test know its endpoint
+    yield server
+    server.shutdown()
+    server.server_close()
+
+
+def started(folder: Path, *words: str) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-m", "safety_lib", *words, "--model", "openai:sim", "--artifacts", "."],
+        cwd=folder,
+        env={**os.environ, "PYTHONPATH": str(CHECKOUT)},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def finished(folder: Path, *words: str) -> tuple[int, str]:
+    run = started(folder, *words)
+    _, said = run.communicate(timeout=600)
+    return run.returncode, said
+
+
+def results(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()}
+
+
+STRESS = ("stress", "--rollouts", "3", "--max-turns", "4")
+
+
+def test_a_stress_test_that_was_killed_asks_for_no_answer_again(
+    endpoint: Counting, tmp_path: Path
+) -> None:
+    whole, cut = tmp_path / "whole", tmp_path / "cut"
+    for folder in (whole, cut):
+        folder.mkdir()
+    assert finished(whole, *STRESS) == (0, "")
+    needed = endpoint.asked.copy()
+    endpoint.asked.clear()
+    for part in (0.3, 0.9):  # in its attacks, then in what comes after them
+        run = started(cut, *STRESS)
+        endpoint.wait_for(int(part * needed.total()), run)
+        run.kill()
+        run.communicate()
+    code, said = finished(cut, *STRESS)
+    assert code == 0
+    assert said.startswith("Going on: ")
+    assert (endpoint.asked - needed).total() <= 2 * CONCURRENCY
+    assert needed - endpoint.asked == Counter()
+    assert results(cut) == results(whole)
+    assert not list((cut / "runs").glob("*.jsonl"))
+
+
+@pytest.mark.slow
+def test_no_stage_that_was_killed_asks_for_an_answer_again(
+    endpoint: Counting, tmp_path: Path
+) -> None:
+    shutil.copy(CHECKOUT / "artifacts" / "incident_example.json", tmp_path)
+    stages: dict[tuple[str, ...], int] = {
+        ("stress", "--rollouts", "12"): 0,
+        ("stress", "--rollouts", "3", "--attacker", "model:openai:sim"): 0,
+        ("stress", "--rollouts", "12", "--attacker", "search"): 0,
+        ("regress", "--replays", "3"): 0,
+        ("gate", "--trials", "4"): 2,
+    }
+    for words, code in stages.items():
+        cut, whole = tmp_path / "cut", tmp_path / "whole"
+        for folder in (cut, whole):
+            shutil.copytree(tmp_path, folder, ignore=shutil.ignore_patterns("cut", "whole"))
+        endpoint.asked.clear()
+        assert finished(whole, *words)[0] == code
+        needed = endpoint.asked.copy()
+        endpoint.asked.clear()
+        run = started(cut, *words)
+        endpoint.wait_for(needed.total() * 2 // 3, run)
+        run.send_signal(signal.SIGKILL)
+        run.communicate()
+        assert finished(cut, *words)[0] == code
+        assert (endpoint.asked - needed).total() <= CONCURRENCY
+        assert needed - endpoint.asked == Counter()
+        assert results(cut) == results(whole)
+        if "--attacker" not in words:
+            shutil.copytree(whole, tmp_path, dirs_exist_ok=True)
+        for folder in (cut, whole):
+            shutil.rmtree(folder)
+    # The last stage asks ten thousand times; that much of it is enough to see.
+    endpoint.asked.clear()
+    words = ("replay", "--no-log", "--replays", "5")
+    most = 0
+    for calls in (500, 1_000, 1_500):
+        run = started(tmp_path, *words)
+        endpoint.wait_for(calls, run)
+        run.kill()
+        run.communicate()
+        most += CONCURRENCY
+    twice = sum(n - 1 for n in endpoint.asked.values())
+    assert twice <= most
+
+
+def test_an_endpoint_that_refuses_everything_is_3_and_leaves_what_was_there(
+    endpoint: Counting, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    old = tmp_path / "stress_failures.json"
+    old.write_text("{}", encoding="utf-8")
+    endpoint.status = 401
+    words = [*STRESS, "--model", "openai:sim", "--artifacts", str(tmp_path)]
+    assert main(words) == 3
+    said = capsys.readouterr()
+    assert "every conversation of v1 and v2 is an error; nothing was written" in said.err
+    assert "Saved" not in said.out
+    assert old.read_text(encoding="utf-8") == "{}"
+    endpoint.status = 0
+    assert main(words) == 0  # what failed is asked again
+    assert "failed, to be asked again" in capsys.readouterr().err
