@@ -142,7 +142,24 @@ def _plain_words(item: Mapping[str, Any]) -> str | None:
 
 
 def messages_said(items: Any, place: str, door: Door, role: str = "") -> list[Said]:
-    """Read a list of messages, or one; a text alone is what the given role says."""
+    """Read a list of messages, or one; a text alone is what the given role says.
+
+    Parameters
+    ----------
+    items : object
+        As it stands in the file.
+    place : str
+        Where it stands, before the number of a message.
+    door : Door
+        Takes what is not read.
+    role : str
+        Who says what names no role.
+
+    Returns
+    -------
+    list of Said
+        In their order.
+    """
     if isinstance(items, str):
         return [Said(role or "user", items)]
     found: list[Said] = []
