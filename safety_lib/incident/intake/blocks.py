@@ -142,7 +142,24 @@ def _plain_words(item: Mapping[str, Any]) -> str | None:
 
 
 def messages_said(items: Any, place: str, door: Door, role: str = "") -> list[Said]:
-    """Read a list of messages, or one; a text alone is what the given role says."""
+    """Read a list of messages, or one; a text alone is what the given role says.
+
+    Parameters
+    ----------
+    items : object
+        Messages, also in lists of their own; what is none is a gap.
+    place : str
+        Of whom they are, before the number of each.
+    door : Door
+        Told what cannot be read.
+    role : str, optional
+        Who says what does not tell it.
+
+    Returns
+    -------
+    list of Said
+        In their order.
+    """
     if isinstance(items, str):
         return [Said(role or "user", items)]
     found: list[Said] = []
@@ -295,6 +312,8 @@ class _Message:
             return
         if content is None:
             content = next((item[n] for n in _RESULTS if item.get(n) is not None), None)
+        if content is None and not any(name in item for name in (*_RESULTS, "value")):
+            self.door.gap("a result in which nothing is read", self.at)
         named = item.get("function") or item.get("name") or item.get("tool_name")
         self.done.append(
             Said(
@@ -459,6 +478,11 @@ def asked_in(value: Any, place: str, door: Door) -> list[Said]:
         Of whom, before the number of a message.
     door : Door
         Told what cannot be read.
+
+    Returns
+    -------
+    list of Said
+        In their order; empty where nothing is told.
     """
     value = decoded(value)
     if isinstance(value, dict) and not is_message(value):
@@ -470,7 +494,22 @@ def asked_in(value: Any, place: str, door: Door) -> list[Said]:
 
 
 def answered_in(value: Any, place: str, door: Door) -> list[Said]:
-    """Read what a model answered, as tracing tools and providers record it."""
+    """Read what a model answered, as tracing tools and providers record it.
+
+    Parameters
+    ----------
+    value : object
+        A text, also one of JSON; a message, or a list; an answer of a provider that holds them.
+    place : str
+        Of whom, before the number of a message.
+    door : Door
+        Told what cannot be read.
+
+    Returns
+    -------
+    list of Said
+        In their order; empty where nothing is told.
+    """
     value = decoded(value)
     if isinstance(value, dict) and not is_message(value):
         for name in _ANSWERED:
