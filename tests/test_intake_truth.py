@@ -474,3 +474,132 @@ def test_a_packed_file_is_called_what_it_is(tmp_path: Path) -> None:
     path.write_bytes(gzip.compress(b"[]"))
     with pytest.raises(ArtifactError, match=r"is packed \(gzip\); unpack it first"):
         take_in(path, NORTHWIND)
+
+
+# --------------------------------------------------------------------------- what else tools write
+
+CALLED = {"id": "c", "type": "function", "function": {"name": "read_ticket", "arguments": "{}"}}
+ASKED = [user("Read it."), agent(None, tool_calls=[CALLED])]
+ANSWERED = [*ASKED, {"role": "tool", "tool_call_id": "c", "content": "It sleeps."}]
+
+
+def langfuse(**more: Any) -> Any:
+    def entry(number: int, kind: str, **told: Any) -> dict[str, Any]:
+        begun = f"2026-01-01T00:00:0{number}Z"
+        return {"id": f"o{number}", "type": kind, "startTime": begun, **told}
+
+    inner = {"parentObservationId": "o2", "input": "Look it up.", "output": "Found."}
+    return {
+        "id": "t",
+        "sessionId": "s",
+        "observations": [
+            entry(4, "GENERATION", input=ANSWERED, output=agent("Hm.")),
+            entry(1, "GENERATION", input=json.dumps(ASKED[:1]), output=json.dumps(ASKED[1])),
+            entry(2, "TOOL", name="read_ticket", input="{}", output="It sleeps.", **more),
+            entry(3, "GENERATION", **inner),
+        ],
+    }
+
+
+def langsmith(**more: Any) -> Any:
+    def run(number: int, kind: str, **told: Any) -> dict[str, Any]:
+        begun = f"2026-01-01T00:00:0{number}"
+        return {"id": f"r{number}", "run_type": kind, "start_time": begun, "trace_id": "r0", **told}
+
+    def answer(message: Any) -> dict[str, Any]:
+        return {"choices": [{"message": message}]}
+
+    inner = [
+        run(
+            3,
+            "llm",
+            parent_run_id="r0",
+            inputs={"messages": ANSWERED},
+            outputs=answer(agent("Hm.")),
+        ),
+        run(1, "llm", parent_run_id="r0", inputs={"messages": ASKED[:1]}, outputs=answer(ASKED[1])),
+        run(2, "tool", name="read_ticket", inputs={"input": "{}"}, outputs=None, **more),
+    ]
+    return run(
+        0, "chain", inputs={"input": "Read it."}, outputs={"output": "Hm."}, child_runs=inner
+    )
+
+
+@pytest.mark.parametrize("tree", [langfuse(level="ERROR"), langsmith(error="TimeoutError()")])
+def test_a_tool_that_failed_in_a_tracing_service_has_failed(tmp_path: Path, tree: Any) -> None:
+    taken = read(tmp_path, tree)
+    assert said(taken) == [("Read it.", "Hm.")]
+    (call,) = taken.incident.trajectory[0].calls
+    assert (call.status, call.result) == ("failed", "It sleeps.")
+
+
+def test_an_agent_inside_a_tool_is_no_turn(tmp_path: Path) -> None:
+    assert has(read(tmp_path, langfuse()), "for something else", "Look it up.")
+
+
+@pytest.mark.parametrize(
+    "tree",
+    [
+        {"messages": [user("Hi.")], "choices": [{"index": 0, "message": agent("Hello.")}]},
+        {"messages": [user([{"text": "Hi."}])], "output": {"message": agent([{"text": "Hello."}])}},
+        {
+            "contents": [user(None, parts=[{"text": "Hi."}])],
+            "candidates": [{"content": {"role": "model", "parts": [{"text": "Hello."}]}}],
+        },
+        {"input": "Hi.", "output": [agent([{"type": "output_text", "text": "Hello."}])]},
+        [
+            {
+                "conversations": [
+                    {"from": "human", "value": "Hi."},
+                    {"from": "gpt", "value": "Hello."},
+                ]
+            }
+        ],
+        {
+            "messages": [
+                {"type": "human", "data": {"content": "Hi."}},
+                {"type": "ai", "content": "Hello."},
+            ]
+        },
+    ],
+)
+def test_an_answer_beside_the_request_is_the_reply(tmp_path: Path, tree: Any) -> None:
+    assert said(read(tmp_path, tree)) == [("Hi.", "Hello.")]
+
+
+def test_what_claude_code_put_in_itself_is_no_turn(tmp_path: Path) -> None:
+    def line(kind: str, content: Any, **more: Any) -> dict[str, Any]:
+        return {
+            "type": kind,
+            "sessionId": "s",
+            "message": {"role": kind, "content": content},
+            **more,
+        }
+
+    asked = {"type": "tool_use", "id": "t", "name": "read_ticket", "input": {"ticket": "T-900"}}
+    told = {"type": "tool_result", "tool_use_id": "t", "is_error": True, "content": "Not now."}
+    lines = [
+        {"type": "file-history-snapshot", "messageId": "x"},
+        line("user", "Caveat.", isMeta=True),
+        line("user", "Read it.", uuid="1"),
+        line("assistant", [asked], uuid="2"),
+        line("user", "Sub-task.", isSidechain=True),
+        line("user", [told], uuid="3", toolUseResult="Error"),
+        line("user", "[Request interrupted by user]"),
+        line("user", "Read it.", uuid="1"),
+        line("user", "Go on."),
+        line("assistant", [{"type": "text", "text": "Done."}]),
+    ]
+    taken = read(tmp_path, lines, name="s.jsonl")
+    assert said(taken) == [("Read it.", ""), ("Go on.", "Done.")]
+    assert taken.incident.trajectory[0].calls[0].status == "failed"
+    for words in ("file-history-snapshot", "sub-agent", "put in by itself", "in the user's place"):
+        assert has(taken, "line", words)
+
+
+def test_two_incidents_in_one_file_are_asked_about(tmp_path: Path) -> None:
+    lines = [{"incident_id": n, "conversation": [user(n), agent(".")]} for n in ("One", "Two")]
+    with pytest.raises(ArtifactError, match=r"2 conversations \(One, Two\)"):
+        read(tmp_path, lines, name="l.jsonl")
+    taken = read(tmp_path, lines, "Two", "l.jsonl")
+    assert (taken.incident.incident_id, said(taken)) == ("Two", [("Two", ".")])

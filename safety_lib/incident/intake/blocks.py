@@ -71,12 +71,16 @@ def unwrapped(item: dict[str, Any]) -> dict[str, Any]:
         named = item.get("id")
         kind = str(named[-1]) if isinstance(named, list) and named else ""
         return {**inner, "type": inner.get("type") or kind}
-    for name in ("data", "message"):
+    if "role" in item:
+        return item
+    for name in ("message", "content"):
         inner = item.get(name)
-        is_whole = isinstance(inner, dict) and not any(n in item for n in ("role", "content"))
-        if is_whole and (name == "message" or "type" in item):
-            whole = dict(inner) if isinstance(inner, dict) else {}
-            return unwrapped(whole) if name == "message" else {"type": item["type"], **whole}
+        is_whole = isinstance(inner, dict) and (name == "message" or "role" in inner)
+        if isinstance(inner, dict) and is_whole and "content" not in (item.keys() - {name}):
+            return unwrapped(inner)
+    inner = item.get("data")
+    if isinstance(inner, dict) and "type" in item and "content" not in item:
+        return {"type": item["type"], **inner}
     return item
 
 
