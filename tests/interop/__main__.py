@@ -6,6 +6,7 @@ and skipped is not passed: the exit code is 1 then, as where a test fails.
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
 import sys
@@ -24,6 +25,15 @@ FRAMEWORKS = {
     "promptfoo": "test_promptfoo.py",
 }
 EXTRAS = {"inspect-ai": ["inspect-ai", "pyarrow"], "promptfoo": []}  # what no extra brings
+# Tracing tools run alone, in the versions whose shapes differ, beside the tests of this project.
+TRACERS = {
+    "pydantic-ai-1": ("pydantic-ai-slim[openai]==1.0.10", "openai<2", "opentelemetry-sdk<1.36"),
+    "pydantic-ai-2": ("pydantic-ai-slim[openai]>=2,<3", "opentelemetry-sdk"),
+    "traceloop": ("opentelemetry-instrumentation-openai", "openai", "opentelemetry-sdk"),
+    "openinference": ("openinference-instrumentation-openai", "openai", "opentelemetry-sdk"),
+    "openai-agents-traces": ("openai-agents>=0.24,<0.25",),
+}
+PACKAGES = {name: packages[0] for name, packages in TRACERS.items()}
 
 
 def environment(name: str) -> Path | str:
@@ -36,6 +46,7 @@ def environment(name: str) -> Path | str:
     extra = "" if name in EXTRAS else f"[{name}]"
     wanted = ["-c", str(ROOT / ".constraints.txt"), "-e", f"{ROOT}{extra}", "pytest", "pyyaml"]
     wanted += EXTRAS.get(name, [])
+    wanted = list(TRACERS.get(name, wanted))
     done = subprocess.run([*pip, *wanted], capture_output=True, text=True)
     if done.returncode:
         said = [line for line in done.stderr.splitlines() if line.startswith("ERROR")]
@@ -45,21 +56,24 @@ def environment(name: str) -> Path | str:
 
 def version_of(name: str) -> str:
     site = next((ROOT / ".venv-interop" / name / "lib").glob("python3*")) / "site-packages"
-    found = [d.version for d in distributions(name=name, path=[str(site)])]
+    package = re.split(r"[\[=<>]", PACKAGES.get(name, name))[0]
+    found = [d.version for d in distributions(name=package, path=[str(site)])]
     return found[0] if found else "?"
 
 
 def main(names: list[str]) -> int:
     worst = 0
-    for name in names or FRAMEWORKS:
+    for name in names or (*FRAMEWORKS, *TRACERS):
         python = environment(name)
         if isinstance(python, str):
             print(f"{name}: SKIPPED ({python})", flush=True)
             worst = 1
             continue
-        command = [str(python), "-m", "pytest", "-q", "-p", "no:cacheprovider", "-c", "/dev/null"]
-        command += [f"--rootdir={HERE}", FRAMEWORKS[name]]
-        done = subprocess.run(command, cwd=HERE, capture_output=True, text=True)
+        runs = sys.executable if name in TRACERS else str(python)
+        command = [runs, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-c", "/dev/null"]
+        command += [f"--rootdir={HERE}", FRAMEWORKS.get(name, "test_tracers.py")]
+        given = {**os.environ, "TRACER": name, "TRACER_PYTHON": str(python)}
+        done = subprocess.run(command, cwd=HERE, capture_output=True, text=True, env=given)
         lines = re.findall(r"^\d+ (?:passed|failed|skipped|error).*$", done.stdout, re.MULTILINE)
         said = lines[-1] if lines else "nothing ran"
         print(f"{name} {version_of(name)}: {said}", flush=True)

@@ -71,12 +71,16 @@ def unwrapped(item: dict[str, Any]) -> dict[str, Any]:
         named = item.get("id")
         kind = str(named[-1]) if isinstance(named, list) and named else ""
         return {**inner, "type": inner.get("type") or kind}
-    for name in ("data", "message"):
+    if "role" in item:
+        return item
+    for name in ("message", "content"):
         inner = item.get(name)
-        is_whole = isinstance(inner, dict) and not any(n in item for n in ("role", "content"))
-        if is_whole and (name == "message" or "type" in item):
-            whole = dict(inner) if isinstance(inner, dict) else {}
-            return unwrapped(whole) if name == "message" else {"type": item["type"], **whole}
+        is_whole = isinstance(inner, dict) and (name == "message" or "role" in inner)
+        if isinstance(inner, dict) and is_whole and "content" not in (item.keys() - {name}):
+            return unwrapped(inner)
+    inner = item.get("data")
+    if isinstance(inner, dict) and "type" in item and "content" not in item:
+        return {"type": item["type"], **inner}
     return item
 
 
@@ -147,13 +151,13 @@ def messages_said(items: Any, place: str, door: Door, role: str = "") -> list[Sa
     Parameters
     ----------
     items : object
-        As it stands in the file.
+        Messages, also in lists of their own; what is none is a gap.
     place : str
-        Where it stands, before the number of a message.
+        Of whom they are, before the number of each.
     door : Door
-        Takes what is not read.
-    role : str
-        Who says what names no role.
+        Told what cannot be read.
+    role : str, optional
+        Who says what does not tell it.
 
     Returns
     -------
@@ -312,6 +316,8 @@ class _Message:
             return
         if content is None:
             content = next((item[n] for n in _RESULTS if item.get(n) is not None), None)
+        if content is None and not any(name in item for name in (*_RESULTS, "value")):
+            self.door.gap("a result in which nothing is read", self.at)
         named = item.get("function") or item.get("name") or item.get("tool_name")
         self.done.append(
             Said(
@@ -476,6 +482,11 @@ def asked_in(value: Any, place: str, door: Door) -> list[Said]:
         Of whom, before the number of a message.
     door : Door
         Told what cannot be read.
+
+    Returns
+    -------
+    list of Said
+        In their order; empty where nothing is told.
     """
     value = decoded(value)
     if isinstance(value, dict) and not is_message(value):
@@ -487,7 +498,22 @@ def asked_in(value: Any, place: str, door: Door) -> list[Said]:
 
 
 def answered_in(value: Any, place: str, door: Door) -> list[Said]:
-    """Read what a model answered, as tracing tools and providers record it."""
+    """Read what a model answered, as tracing tools and providers record it.
+
+    Parameters
+    ----------
+    value : object
+        A text, also one of JSON; a message, or a list; an answer of a provider that holds them.
+    place : str
+        Of whom, before the number of a message.
+    door : Door
+        Told what cannot be read.
+
+    Returns
+    -------
+    list of Said
+        In their order; empty where nothing is told.
+    """
     value = decoded(value)
     if isinstance(value, dict) and not is_message(value):
         for name in _ANSWERED:

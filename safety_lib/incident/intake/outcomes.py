@@ -20,7 +20,7 @@ _FAILED_STATUS = {
 _FINE_STATUS = {"success", "succeeded", "ok", "completed", "executed", "output-available"}
 _NAMED = r"(?:[\w.]+\.)?[A-Z]\w*(?:Error|Exception|Timeout|Failure|Interrupt)"
 _RAISED = re.compile(
-    r"\s*(?:<(?:\w+_)?error>|\[error\]|\W?)\s*(?:"
+    r"\s*(?:<\w*error>|(?:\[error\]|\W?)\s*(?:"
     r"Traceback \(most recent call last\)"
     rf"|(?:{_NAMED}|Error|Exception|ERROR|error|exception)\s*(?::|\()"
     r"|(?:Tool )?[Ee]rror (?:while|when|executing|calling|running|invoking|reading|fetching|"
@@ -30,7 +30,7 @@ _RAISED = re.compile(
     r"|(?:FAILED|Failed|failed|Failure|failure|Timeout|timeout)\s*:"
     r"|MCP error -?\d"
     r"|npm ERR!|fatal:|panic:"
-    r")"
+    r"))"
 )
 _REFUSED = re.compile(
     r"\s*(?:<\w+>)?\s*(?:"
@@ -52,7 +52,8 @@ _REFUSED = re.compile(
     r"|(?:command|tool|function) (?:not found|does not exist)|unknown (?:tool|function|command)\b.*"
     r"|rate limit(?: \w+)? exceeded|quota exceeded|too many requests"
     r"|internal server error|service unavailable|bad gateway|bad request"
-    r")\s*(?:[.!]|:.{0,120}|\(.{0,80}\)|after \d.{0,20}|by .{0,60})?\s*(?:</\w+>)?\s*",
+    r")\s*(?:[.!]|:.{0,120}|\(.{0,80}\)|after \d.{0,20}|by (?:policy|user|admin\w*))?"
+    r"\s*(?:</\w+>)?\s*",
     re.IGNORECASE,
 )
 _SPEAKS = re.compile(

@@ -103,12 +103,16 @@ def _has_exchanges(sample: Items) -> bool:
 
 
 def _exchanges(items: Items, door: Door) -> Named:
-    turns = objects_in(turns_in(items[0]))
-    return [("", turns)] if turns else []
+    named = enumerate(items, start=1)
+    held = [(str(item.get("incident_id", n)), objects_in(turns_in(item))) for n, item in named]
+    return [(name, turns) for name, turns in held if turns or len(items) > 1]
 
 
 def _sessions(items: Items, door: Door) -> Named:
     first = items[0]
+    if len(items) > 1:
+        numbered = enumerate(items, start=1)
+        return [(str(item.get("incident_id", n)), turns_in(item)) for n, item in numbered]
     if not isinstance(first.get("sessions"), list):
         return [("", turns_in(first))]
     return [

@@ -92,6 +92,11 @@ def woven(calls: Iterable[ModelCall], runs: Iterable[SeenTool], door: Door) -> l
         What tools returned, and which failed.
     door : Door
         Told what is left out.
+
+    Returns
+    -------
+    list of Said
+        The conversation; empty where no call holds a message.
     """
     threads: list[_Thread] = []
     for call in calls:

@@ -36,9 +36,19 @@ _MOST_FIELDS = 20
 
 
 def note_fields(tree: Mapping[str, Any], known: Iterable[str], door: Door) -> None:
-    """Name the fields beside the messages that nothing reads."""
+    """Name the fields beside the messages that nothing reads.
+
+    Parameters
+    ----------
+    tree : Mapping
+        What holds the messages.
+    known : iterable of str
+        The fields that are read, or say nothing of the conversation.
+    door : Door
+        Is told.
+    """
     names = {*known}
-    rest = [str(name) for name in tree if name not in names and has_content(tree[name])]
+    rest = [str(n) for n in tree if n not in names and (tree[n] is False or has_content(tree[n]))]
     if rest:
         told = listing(sorted(rest), _MOST_FIELDS)
         door.gap(f"fields of the file that are not read: {told}", of_replay=True)
@@ -269,8 +279,8 @@ def of_atif(trajectory: dict[str, Any], door: Door) -> Iterator[Said]:
                 continue
             yield from said_in(
                 {
+                    **{k: v for k, v in result.items() if k not in _OF_RESULT},
                     "role": "tool",
-                    "content": content,
                     "tool_call_id": result.get("source_call_id") or "",
                     "is_error": told_failure({**_extra(result), **result}) or None,
                 },
@@ -281,6 +291,9 @@ def of_atif(trajectory: dict[str, Any], door: Door) -> Iterator[Said]:
 
 _OF_STEP = {"step_id", "source", "timestamp", "observation", "reasoning_content", "metrics",
             "model_name", "is_copied_context"}  # fmt: skip
+
+
+_OF_RESULT = ("source_call_id", "subagent_trajectory_ref", "extra")
 
 
 def _extra(result: Mapping[str, Any]) -> dict[str, Any]:
