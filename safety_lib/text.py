@@ -234,25 +234,32 @@ def without_keys_in(tree: Any, *keys: str) -> Any:
 
 def _blanked(text: str, keys: Iterable[str]) -> str:
     for key in filter(None, keys):
-        text = _any_form_of(key).sub("***", text)
+        for form in _forms_of(key):
+            text = text.replace(form, "***")
+        if any(sign in text for sign in ("\\", "%", "&#")):
+            text = _escapes_of(key).sub("***", text)
     return text
 
 
 @lru_cache(maxsize=16)
-def _any_form_of(key: str) -> re.Pattern[str]:
-    """Match a key, however JSON (in JSON), an address or a page writes each of its characters."""
-    written = "".join(
+def _forms_of(key: str) -> tuple[str, ...]:
+    """Return a key as it is, and in base64, whose letters depend on what stands before it."""
+    packed = []
+    for before, mixed in enumerate((0, 2, 3)):
+        letters = b64encode(b"." * before + key.encode()).decode().rstrip("=")
+        packed.append(letters[mixed:-1])  # the last one may hold a part of what follows
+    return key, *(form for form in packed if len(form) >= 8)
+
+
+@lru_cache(maxsize=16)
+def _escapes_of(key: str) -> re.Pattern[str]:
+    """Match a key however JSON (in JSON), an address or a page writes each of its characters."""
+    written = (
         rf"(?:{re.escape(c)}|\\+u{ord(c):04x}|\\+x{ord(c):02x}|%{ord(c):02x}"
         rf"|&#0*{ord(c)};|&#x0*{ord(c):x};)"
         for c in key
     )
-    # Base64 takes three bytes at a time: by where the key begins, its letters are others.
-    packed = []
-    for offset in range(3):
-        whole = b64encode(b"." * offset + key.encode()).decode()
-        packed.append(re.escape(whole.rstrip("=")[2 * (offset > 0) + (offset > 1) : -1]))
-    exact = "|".join(f"(?-i:{form})" for form in packed if len(form) > 8)
-    return re.compile(f"{written}|{exact}" if exact else written, re.IGNORECASE)
+    return re.compile("".join(written), re.IGNORECASE)
 
 
 def error_line(error: BaseException) -> str:

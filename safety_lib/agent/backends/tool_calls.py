@@ -19,7 +19,7 @@ from safety_lib.files import sha256_of
 from safety_lib.records import Message, ToolCall
 from safety_lib.text import one_line
 from safety_lib.world.plain import plain_json
-from safety_lib.world.target import TargetError
+from safety_lib.world.target import MOST_CALLS, TargetError, too_many_calls
 
 NO_TOOL = "none"
 
@@ -103,10 +103,14 @@ def read_native_answer(answer: NativeAnswer, offered: Sequence[str], unique: str
 
     Raises
     ------
-    BackendError
-        ``unknown_tool`` or ``bad_response`` if a call is of another tool or cannot be read.
+    AnswerError
+        ``unknown_tool`` or ``bad_response`` if a call is of another tool or cannot be read, or if
+        there are too many.
     """
     calls = []
+    if (number := len(answer.tool_calls or ())) > MOST_CALLS:
+        fault = too_many_calls(number)
+        raise AnswerError(fault.kind, fault.detail)
     for index, call in enumerate(answer.tool_calls or ()):
         function = call.function
         if function.name not in offered:
@@ -293,7 +297,7 @@ def read_json_answer(text: str, offered: Sequence[str], unique: str) -> Message:
 
     Raises
     ------
-    BackendError
+    AnswerError
         ``bad_response`` if the text is not that object, ``unknown_tool`` if it names a tool that
         was not offered.
 
