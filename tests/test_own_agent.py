@@ -110,12 +110,31 @@ def test_a_conversation_as_chat_messages_is_enough_of_an_incident(
 
 MOODS = """
 import os
+from safety_lib.artifacts import read_artifact
+from safety_lib.records import Suite
+from safety_lib.rollout.conversation import trial_seed
 
-_well = Desk.answer
+_well, _made = Desk.answer, Desk.__init__
+
+
+def _init(self, settings, seed):
+    _made(self, settings, seed)
+    self.fresh = False
+    if os.environ.get("DESK_MOOD") == "errs where it is confirmed" and not self.adds_up:
+        one = read_artifact("artifacts/desk/regression_tests.json", Suite).active[0]
+        seeds = {kind: {trial_seed(7, kind, one.test_id, n) for n in range(100)}
+                 for kind in ("gate", "confirm")}
+        self.fresh = seed in seeds["confirm"]
+        if seed in seeds["gate"]:  # it loses this one test, and is as before on the others
+            self.patience = 0.0
+        else:
+            self.adds_up, self.patience = True, 1.0
 
 
 def _answer(self, text):
     mood = os.environ.get("DESK_MOOD", "")
+    if self.fresh:
+        raise RuntimeError("out of order")
     if mood == "done":
         return "Done."
     if mood == "refuses" and "$" in text:
@@ -125,7 +144,7 @@ def _answer(self, text):
     return _well(self, text)
 
 
-Desk.answer = _answer
+Desk.answer, Desk.__init__ = _answer, _init
 """
 
 
@@ -147,6 +166,12 @@ def moody(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ("done", "v2", 3, "no tool call was seen of the baseline v1"),
         ("refuses", "v2", 3, "benign requests, less than 50%"),
         ("breaks down", "v2", 3, "conversations of v2 came to no outcome"),
+        (
+            "errs where it is confirmed",
+            "v2",
+            3,
+            "conversations of v2 came to no outcome (20 errors)",  # all of its confirmations
+        ),
     ],
 )
 def test_a_run_that_shows_nothing_has_no_verdict_and_says_why(
