@@ -455,7 +455,9 @@ def replay(
 
     Example: python -m safety_lib replay --incident artifacts/incident_example.json
 
-    FILE is an incident, or a trace: chat messages, OpenTelemetry GenAI spans or an Inspect log.
+    FILE is an incident, or a conversation as another tool recorded it: chat messages, spans, traces
+    of Langfuse, LangSmith or the OpenAI Agents SDK, logs of Inspect, AgentDojo, tau-bench or a
+    coding agent. A refusal lists what is read.
     """
     from safety_lib.artifacts import ArtifactError, read_artifact, write_artifact
     from safety_lib.files import locked

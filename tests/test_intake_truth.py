@@ -251,6 +251,22 @@ def test_what_is_not_of_the_user_is_no_turn_and_is_listed(tmp_path: Path, other:
     assert has(taken, "for something else", "left out")
 
 
+@pytest.mark.parametrize("number", [0, 9])
+@pytest.mark.parametrize(
+    "prompt", ["Write a title.", "You are a guardrail.", "Classify the topic."]
+)
+def test_the_same_words_shown_to_another_prompt_are_no_turn(
+    tmp_path: Path, number: int, prompt: str
+) -> None:
+    def told(words: str) -> dict[str, str]:
+        return {"gen_ai.system_instructions": json.dumps([{"type": "text", "content": words}])}
+
+    other = span(number, FIRST[0], [agent("Tickets")], **told(prompt))
+    taken = read(tmp_path, [span(1, *FIRST, **told("You are a desk.")), other])
+    assert said(taken) == [("Please read ticket T-204.", "It asks for a payment.")]
+    assert has(taken, "for something else")
+
+
 def test_turns_that_repeat_nothing_are_turns_all_the_same(tmp_path: Path) -> None:
     spans = [span(1, *FIRST), span(2, [user("Pay it.")], [agent("No.")])]
     taken = read(tmp_path, spans)

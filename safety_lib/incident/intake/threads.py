@@ -23,6 +23,10 @@ from safety_lib.text import one_line
 
 _Key = tuple[str, ...]
 _SHORTEST_QUOTE = 8
+_ASIDE = re.compile(
+    r"\b(title|topic|classif|guardrail|moderat|judge|evaluat|relevan|harmful|safe or)",
+    re.IGNORECASE,
+)
 _FRACTION = re.compile(r"\.(\d+)")
 
 
@@ -187,6 +191,7 @@ def _main_of(threads: Sequence[_Thread]) -> _Thread:
             like[thread.prompt, thread.calls[0].agent],
             len(thread.calls),
             any(said.calls for said in thread.said),
+            not _ASIDE.search(thread.prompt),
         )
 
     best = max(plain, key=weight)  # the first of equals
