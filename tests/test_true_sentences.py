@@ -110,6 +110,7 @@ def test_what_did_not_come_back_has_no_rule_no_cause_and_no_fix(
     for untrue in ("broke in incident", "The fix", "stops it", "hangs on", "found by re-running"):
         assert untrue not in postmortem, untrue
     assert "no cause that a replay could find" in postmortem
+    assert "Not estimated: no rule broke in the replays" in postmortem
     assert "did not come back in 40 replays" in bodies["exec_summary"]
     assert "| Which rule? | none broke in the replays |" in bodies["oncall_playbook"]
     assert "| What would have stopped it? | nothing is shown to |" in bodies["oncall_playbook"]
@@ -466,6 +467,14 @@ def test_a_step_that_was_not_run_is_named_as_such(artifact: str, row: str) -> No
     if artifact == "incident_replay":
         assert "- [ ] The last incident became tests. No evidence yet" in boxes
         assert "- [ ] The fix of the last incident passed the gate. No evidence" in boxes
+
+
+def test_what_took_nothing_away_is_not_listed_with_what_did() -> None:
+    tried = [{**REPLAYED["interventions"][0], "name": "paint it blue", "ci_low": -0.1}]
+    body = told(
+        having("incident_replay", interventions=REPLAYED["interventions"] + tried), "postmortem"
+    )
+    assert "What took it away" in body and "paint it blue" not in body
 
 
 def test_without_the_experiment_nothing_is_said_of_monitors() -> None:
