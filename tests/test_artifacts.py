@@ -30,6 +30,7 @@ from safety_lib.records import (
     Reproduction,
     StressFailures,
     Suite,
+    id_of_test,
 )
 
 SAMPLE = Path(__file__).parents[1] / "artifacts" / "incident_example.json"
@@ -265,6 +266,53 @@ def test_a_missing_field_and_an_unknown_field_are_named(tmp_path: Path) -> None:
 def test_an_edit_by_hand_is_noticed(tmp_path: Path, changes: dict[str, Any]) -> None:
     message = message_for(tmp_path / "regression_tests.json", edited(tmp_path, **changes))
     assert "so it was edited or damaged; make it again with notebook 02" in message
+
+
+def of_ten(k: int, n: int = 10) -> Reproduction:
+    return Reproduction(version="v2", k=k, n=n, ci_low=0.0, ci_high=1.0)
+
+
+OWN = id_of_test("record_exfiltration", ("hello",), ())
+
+
+@pytest.mark.parametrize(
+    ("tests", "said"),
+    [
+        ([a_test(attack_turns=())], "test 1 (T-001): it has no attack turns"),
+        ([a_test(), a_test(2, attack_turns=("a", " "))], "test 2 (T-002): attack turn 2 is empty"),
+        ([a_test(), a_test(2), a_test()], "test 3 (T-001): test 1 is the same one"),
+        (
+            [a_test(test_id=OWN, attack_turns=("Good day.",))],
+            f"test 1 ({OWN}): its rule, turns",
+        ),
+        ([a_test(test_id=OWN, rule_id="another")], f"test 1 ({OWN}): its rule, turns"),
+        ([a_test(reproduction=of_ten(11))], "test 1 (T-001): reproduction: 11 of 10 is no count"),
+        ([a_test(reference=of_ten(-1))], "test 1 (T-001): reference: -1 of 10 is no count"),
+        ([a_test(reproduction=of_ten(0))], "test 1 (T-001): it is active and never came back"),
+        ([a_test(duplicates=-1)], "test 1 (T-001): it stands for -1 others"),
+    ],
+)
+def test_a_suite_that_makes_no_sense_is_refused_whatever_its_hash(
+    tmp_path: Path, tests: list[Any], said: str
+) -> None:
+    path = write_artifact(tmp_path, a_suite(tests=tuple(tests)))
+    with pytest.raises(ArtifactError) as error:
+        read_artifact(path, Suite)
+    assert str(error.value).startswith(f"regression_tests.json: {said}")
+
+
+def test_a_test_under_the_id_of_its_own_is_read(tmp_path: Path) -> None:
+    suite = a_suite(tests=(a_test(test_id=OWN),))
+    assert read_artifact(write_artifact(tmp_path, suite), Suite) == sealed(suite)
+
+
+@pytest.mark.parametrize("turn", [0, -1, 999])
+def test_a_failure_in_a_turn_that_never_was_is_refused(tmp_path: Path, turn: int) -> None:
+    found = read_artifact(SAMPLE.parent, StressFailures)
+    bad = found.failures[1].model_copy(update={"failure_turn": turn})
+    wrong = found.model_copy(update={"failures": (found.failures[0], bad)})
+    with pytest.raises(ArtifactError, match=rf"failure 2 \(F-\w+\): it broke .* turn {turn} of"):
+        read_artifact(write_artifact(tmp_path, wrong), StressFailures)
 
 
 def test_a_truncated_copy_is_refused_wherever_it_ends(tmp_path: Path) -> None:

@@ -312,6 +312,12 @@ def test_whatever_is_closed_or_full_no_verdict_is_three(tmp_path: Path, line: st
     assert shell(line, tmp_path) == 3
 
 
+def test_a_stream_that_is_closed_takes_no_verdict_away(tmp_path: Path) -> None:
+    line = "$SAY stress --rollouts 2 --max-turns 2 --workers 1 --artifacts out"
+    assert shell(f"{line} >&- 2>&- <&-", tmp_path) == 0
+    assert (tmp_path / "out" / "stress_failures.json").exists()
+
+
 @pytest.mark.parametrize("name", ["click", "yaml", "pydantic", "contextlib", "typing"])
 @pytest.mark.parametrize("says", ["raise ImportError('none')", "raise SystemExit(0)", "1 / 0"])
 def test_a_package_that_cannot_be_imported_is_three(tmp_path: Path, name: str, says: str) -> None:
