@@ -35,12 +35,12 @@ from safety_lib.text import count
 if sys.platform != "win32":
     import fcntl
 
-VARIABLE = "SAFETY_LIB_ANSWERS"
+ANSWERS_VARIABLE = "SAFETY_LIB_ANSWERS"
 _HEADER = b'{"artifact": "answers", "schema_version": 1}\n'
 _AGAIN = {"went": "on"}  # what was under way before it is so no more
 _MOST_RUNS = 100  # at the same time into one folder
 
-_place = os.environ.get(VARIABLE, "")  # "" keeps nothing; of a child, that of its parent
+_place = os.environ.get(ANSWERS_VARIABLE, "")  # "" keeps nothing; of a child, that of its parent
 _conversation: ContextVar[str] = ContextVar("conversation", default="")
 _opened: dict[tuple[int, str], _Journal] = {}
 _opening = threading.Lock()
@@ -156,7 +156,7 @@ def _mend(path: Path, handle: int) -> None:
 
 def _keep_at(place: str) -> None:
     global _place
-    _place = os.environ[VARIABLE] = place
+    _place = os.environ[ANSWERS_VARIABLE] = place
 
 
 def answers_are_kept() -> bool:
