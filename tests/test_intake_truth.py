@@ -236,19 +236,39 @@ SYSTEM = {"gen_ai.system_instructions": json.dumps([{"type": "text", "content": 
     ],
 )
 def test_what_is_not_of_the_user_is_no_turn_and_is_listed(tmp_path: Path, other: Any) -> None:
-    tool = {
-        "name": "execute_tool ask",
-        "context": {"trace_id": "0x1", "span_id": "0x8"},
-        "start_time": "2026-01-01T00:00:01.5Z",
-        "attributes": {"gen_ai.operation.name": "execute_tool", "gen_ai.tool.name": "ask"},
-    }
-    spans = [span(1, *FIRST), span(3, *SECOND), tool, other]
+    spans = [span(1, *FIRST), span(3, *SECOND), TOOL, other]
     taken = read(tmp_path, spans)
     assert said(taken) == [
         ("Please read ticket T-204.", "It asks for a payment."),
         ("Pay it.", "No, I will not."),
     ]
     assert has(taken, "for something else", "left out")
+
+
+TOOL = {
+    "name": "execute_tool ask",
+    "context": {"trace_id": "0x1", "span_id": "0x8"},
+    "start_time": "2026-01-01T00:00:01.5Z",
+    "attributes": {"gen_ai.operation.name": "execute_tool", "gen_ai.tool.name": "ask"},
+}
+AGENT = {"gen_ai.agent.name": "titles"}
+
+
+@pytest.mark.parametrize(
+    ("spans", "turns"),
+    [
+        # Each of these is told by one thing alone.
+        ([span(1, *FIRST), span(9, [user("Sum it up.")], [agent("Done.")], **SYSTEM)], 1),
+        ([span(1, *FIRST), span(9, [user("Sum it up.")], [agent("Done.")], **AGENT)], 1),
+        ([span(1, *FIRST), TOOL, span(9, [user("Look.")], [agent("Found.")], parent="0x8")], 1),
+        ([span(1, *FIRST), span(3, *SECOND), span(9, [user("Well?")], [agent("Fine.")])], 2),
+        ([span(1, *FIRST), span(2, [user("Well?")], [agent("Fine.")]), span(3, *SECOND)], 2),
+    ],
+)
+def test_one_sign_is_enough(tmp_path: Path, spans: list[Any], turns: int) -> None:
+    taken = read(tmp_path, spans)
+    assert [turn[0] for turn in said(taken)] == [FIRST[0][0]["content"], "Pay it."][:turns]
+    assert has(taken, "for something else")
 
 
 @pytest.mark.parametrize("number", [0, 9])

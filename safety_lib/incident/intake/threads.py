@@ -268,8 +268,7 @@ def _apply(runs: Iterable[SeenTool], said: Sequence[Said], others: set[str], doo
         open_calls.remove(call)
         if run.result is not None and call.call_id not in answered and call.result is None:
             call.result = run.result if _is_unanswered(call, said) else None
-        call.failed = True if run.failed else call.failed
-        if call.failed is None:
+        if run.failed is not None and not call.failed:
             call.failed = run.failed
 
 
