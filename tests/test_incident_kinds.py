@@ -267,17 +267,17 @@ def test_the_record_as_events_is_in_the_order_of_the_file() -> None:
 
 KILL = """
 import os, pathlib, signal, sys
-from safety_lib import artifacts
+from safety_lib import files
 from safety_lib.__main__ import main
 where, nth, seen = sys.argv[1], int(sys.argv[2]), 0
-original = getattr(artifacts.os, where)
+original = getattr(files.os, where)
 def counted(*given):
     global seen
     seen += 1
     if seen == nth:
         os.kill(os.getpid(), signal.SIGKILL)
     return original(*given)
-setattr(artifacts.os, where, counted)
+setattr(files.os, where, counted)
 sys.exit(main(sys.argv[3:]))
 """
 
@@ -318,10 +318,12 @@ def replayed(folder: Path) -> subprocess.CompletedProcess[bytes]:
 @pytest.mark.parametrize(
     ("where", "nth", "is_new"),
     [
-        ("fsync", 1, False),  # the suite is written, beside the old one
-        ("replace", 1, False),  # ... and about to take its place
-        ("fsync", 2, True),  # the report is being written
-        ("replace", 2, True),
+        ("fsync", 1, False),  # the report is being written
+        ("replace", 1, False),
+        ("fsync", 2, False),  # the suite is written, beside the old one
+        ("replace", 2, False),  # ... and about to take its place
+        ("fsync", 3, True),  # the postmortem is being written
+        ("replace", 3, True),
     ],
 )
 def test_killed_while_it_writes_it_leaves_the_old_suite_or_the_new(

@@ -328,6 +328,9 @@ class Lines(Sequence[Any]):
             raise self.door.refusal(f"not UTF-8 at byte {start + error.start}", _ADVICE) from error
         except json.JSONDecodeError as error:
             raise self.door.refusal(f"line {number} is not JSON") from error
+        if not isinstance(value, dict | list):
+            self.door.gap("lines that are no objects are left out", f"line {number}")
+            return {}
         return value
 
 

@@ -354,10 +354,21 @@ def recognised(tree: Any, door: Door) -> tuple[Shape, Items]:
     sample = items[:_SAMPLE]
     if not any(isinstance(item, dict | list) for item in sample):
         raise door.refusal("holds no JSON object", "give an incident or a trace")
+    if isinstance(items, list):
+        items = _entries(items, door)
+        sample = items[:_SAMPLE]
     for shape in SHAPES:
         if shape.fits(sample):
             return shape, items
     raise _unknown(_tables(sample), door)
+
+
+def _entries(items: list[Any], door: Door) -> list[Any]:
+    """Return the objects and lists among some values; others are noted."""
+    for place, item in enumerate(items, start=1):
+        if not isinstance(item, dict | list):
+            door.gap("entries that are no objects are left out", f"entry {place}")
+    return [item for item in items if isinstance(item, dict | list)]
 
 
 def _unknown(sample: Sequence[dict[str, Any]], door: Door) -> ArtifactError:
