@@ -103,15 +103,15 @@ def _has_exchanges(sample: Items) -> bool:
 
 
 def _exchanges(items: Items, door: Door) -> Named:
-    named = enumerate(items, start=1)
+    named = [(n, item) for n, item in enumerate(items, start=1) if isinstance(item, dict)]
     held = [(str(item.get("incident_id", n)), objects_in(turns_in(item))) for n, item in named]
     return [(name, turns) for name, turns in held if turns or len(items) > 1]
 
 
 def _sessions(items: Items, door: Door) -> Named:
-    first = items[0]
+    first = _tables(items)[0]
     if len(items) > 1:
-        numbered = enumerate(items, start=1)
+        numbered = [(n, item) for n, item in enumerate(items, start=1) if isinstance(item, dict)]
         return [(str(item.get("incident_id", n)), turns_in(item)) for n, item in numbered]
     if not isinstance(first.get("sessions"), list):
         return [("", turns_in(first))]
@@ -126,7 +126,7 @@ def _is_inspect(sample: Items) -> bool:
 
 
 def _samples(items: Items, door: Door) -> Named:
-    samples = objects_in(items[0].get("samples"))
+    samples = objects_in(_tables(items)[0].get("samples"))
     if not samples:
         raise door.refusal("an Inspect log without samples", "write it with its samples")
     return [(sample_id(sample), sample) for sample in samples]
@@ -355,7 +355,7 @@ def recognised(tree: Any, door: Door) -> tuple[Shape, Items]:
     if not any(isinstance(item, dict | list) for item in sample):
         raise door.refusal("holds no JSON object", "give an incident or a trace")
     if isinstance(items, list):
-        items = _entries(items, door)
+        items = _objects(items, door)
         sample = items[:_SAMPLE]
     for shape in SHAPES:
         if shape.fits(sample):
@@ -363,7 +363,7 @@ def recognised(tree: Any, door: Door) -> tuple[Shape, Items]:
     raise _unknown(_tables(sample), door)
 
 
-def _entries(items: list[Any], door: Door) -> list[Any]:
+def _objects(items: list[Any], door: Door) -> list[Any]:
     """Return the objects and lists among some values; others are noted."""
     for place, item in enumerate(items, start=1):
         if not isinstance(item, dict | list):
