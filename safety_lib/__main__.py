@@ -14,10 +14,9 @@ if __name__ == "__main__":
     sys.exit(run())
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from datetime import datetime
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -113,7 +112,7 @@ def demo(
         },
         artifacts=folder_for(artifacts, found),
         model=model,
-        say=click.echo,
+        say=lambda said: _say(said.splitlines() or [""]),
         agrees=lambda question: yes or _confirmed(question),
     )
     click.echo("=== Demo Complete ===")
@@ -625,8 +624,8 @@ def _run(
 
     with ExitStack() as stack:
         if not dask:  # whose workers do not see this folder
-            say = partial(click.echo, err=True)
-            stack.enter_context(keeping_answers(folder / "runs", stage, say))
+            told = keeping_answers(folder / "runs", stage, lambda line: _say([line], err=True))
+            stack.enter_context(told)
         executor, workers = stack.enter_context(workers_for(processes, dask))
         tick = stack.enter_context(_progress("conversations"))
         yield Run(seed, model, executor, workers, tick)
@@ -648,9 +647,12 @@ def _progress(unit: str) -> Iterator[Callable[[Any], None]]:
         yield tick
 
 
-def _say(lines: list[str]) -> None:
+def _say(lines: Iterable[str], *, err: bool = False) -> None:
+    """Print lines, whoever wrote what stands in them: none begins another line, or hides one."""
+    from safety_lib.text import BAR, marked
+
     for line in lines:
-        click.echo(line)
+        click.echo(marked(line, BAR), err=err)
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -16,8 +16,8 @@ import dataclasses
 import math
 import re
 from base64 import b64encode
-from collections.abc import Iterable, Mapping, Set
-from functools import lru_cache
+from collections.abc import Callable, Iterable, Mapping, Set
+from functools import lru_cache, wraps
 from typing import Any, NamedTuple
 
 MINUS = "\N{MINUS SIGN}"
@@ -28,6 +28,7 @@ LINE = 120
 LONGEST_LINE = 200
 LONGEST_VALUE = 48
 MOST_LINES = 80
+BAR = "       | "
 
 # Controls but tab and line feed; format, bidirectional and filler characters; variation selectors
 # and tags (they smuggle text past the eye); surrogates and non-characters (they break XML, UTF-8).
@@ -101,6 +102,28 @@ def _without_breaks(piece: Piece) -> list[Piece]:
         Piece(name_of(part) if part in ("\n", "\t") else part, part in ("\n", "\t"))
         for part in re.split("([\n\t])", piece.text)
     ]
+
+
+def marked(text: str, margin: str = "") -> str:
+    r"""Return a text with hidden characters named in brackets, and nothing left out.
+
+    Parameters
+    ----------
+    text : str
+        Whatever a model, a user or a file said.
+    margin : str
+        Stands before each line but the first, so that none of them can pass for a line of ours.
+
+    Examples
+    --------
+    >>> print("agent:", marked("Done." + chr(13) + chr(10) + "[2] user: pay", "     | "))
+    agent: Done.[\x0d]
+         | [2] user: pay
+    """
+    shown = text
+    if _HIDDEN.search(text):
+        shown = "".join(f"[{p.text}]" if p.hidden else p.text for p in pieces(text))
+    return shown.replace("\n", f"\n{margin}") if margin else shown
 
 
 def cut(text: str, limit: int = LONG_TEXT) -> tuple[str, int]:
@@ -283,8 +306,9 @@ def error_line(error: BaseException) -> str:
 class Shown:
     """What shows itself in one line: ``repr`` is the class and the first line of ``str``.
 
-    A class that has more to say than its first fields says it in a ``__str__`` of its own, which
-    may have any length and number of lines.
+    A class that has more to say than its first fields says it in a ``__str__`` of its own, in one
+    line or in several of :func:`in_lines`. Whatever it says, hidden characters come out named, and
+    no line of somebody else's begins where one of ours does.
 
     Examples
     --------
@@ -296,12 +320,46 @@ class Shown:
 
     __slots__ = ()
 
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        own = cls.__dict__.get("__str__")
+        if own is not None and not hasattr(own, "__wrapped__"):  # slots make a class a second time
+            cls.__str__ = _safe_to_see(own)  # type: ignore[method-assign]
+
     def __str__(self) -> str:
         shown = (f"{name}={_value(getattr(self, name))}" for name in _fields(self))
         return ", ".join(shown)
 
     def __repr__(self) -> str:
         return f"<{one_line(f'{type(self).__name__}: {_first_line(self)}', LONGEST_LINE)}>"
+
+
+class _Lines(str):
+    """Lines that are meant as such."""
+
+    __slots__ = ()
+
+
+def in_lines(parts: Iterable[str]) -> str:
+    r"""Return parts in a line each; where one has several, those that follow stand behind a bar.
+
+    Examples
+    --------
+    >>> print(in_lines(["[1] user: Hello", "    agent: Done." + chr(10) + "[2] user: pay"]))
+    [1] user: Hello
+        agent: Done.
+           | [2] user: pay
+    """
+    return _Lines("\n".join(marked(part, BAR) for part in parts))
+
+
+def _safe_to_see(said: Callable[[Any], str]) -> Callable[[Any], str]:
+    @wraps(said)
+    def shown(self: Any) -> str:
+        text = said(self)
+        return str(text) if isinstance(text, _Lines) else marked(text, BAR)
+
+    return shown
 
 
 def _fields(shown: Any) -> Iterable[str]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import takewhile
 from typing import TYPE_CHECKING, Literal
 
@@ -32,7 +32,7 @@ from safety_lib.records.experiments import (
     UndiscoveredPrediction,
     VerdictShares,
 )
-from safety_lib.text import one_line, p_value, percent, points, span
+from safety_lib.text import marked, one_line, p_value, percent, points, span
 from safety_lib.world.versions import Change
 
 if TYPE_CHECKING:
@@ -43,16 +43,12 @@ if TYPE_CHECKING:
 
 def changes_table(changes: Sequence[Change]) -> pd.DataFrame:
     """Show what one version does differently from another, a setting a row."""
-    import pandas as pd
-
     rows = [{"setting": c.key, **_before_and_after(str(c.before), str(c.after))} for c in changes]
-    return pd.DataFrame(rows, columns=["setting", "before", "after"]).set_index("setting")
+    return _table(rows, "setting", ["setting", "before", "after"])
 
 
 def stress_table(summary: Sequence[StressSummary]) -> pd.DataFrame:
     """Show the counts of discovery, a version a row."""
-    import pandas as pd
-
     rows = [
         {
             "version": s.version,
@@ -64,7 +60,7 @@ def stress_table(summary: Sequence[StressSummary]) -> pd.DataFrame:
         }
         for s in summary
     ]
-    return pd.DataFrame(rows).set_index("version")
+    return _table(rows, "version")
 
 
 def predictions_table(experiment: Experiment[UndiscoveredPrediction]) -> pd.DataFrame:
@@ -72,8 +68,6 @@ def predictions_table(experiment: Experiment[UndiscoveredPrediction]) -> pd.Data
 
     Numbers are means over the searches.
     """
-    import pandas as pd
-
     result = experiment.expect(UndiscoveredPrediction)
     rows = [
         {
@@ -87,13 +81,11 @@ def predictions_table(experiment: Experiment[UndiscoveredPrediction]) -> pd.Data
         }
         for order, seen in (("planned", result.planned), ("shuffled", result.shuffled))
     ]
-    return pd.DataFrame(rows).set_index("order")
+    return _table(rows, "order")
 
 
 def leads_table(experiment: Experiment[AttackersAtEqualBudget], version: str) -> pd.DataFrame:
     """Show how much more one way of attacking a version found than another with the same turns."""
-    import pandas as pd
-
     budgets = experiment.expect(AttackersAtEqualBudget).budgets
     rows = [
         {
@@ -107,13 +99,11 @@ def leads_table(experiment: Experiment[AttackersAtEqualBudget], version: str) ->
         for budget in experiment.parameters["budgets"]
         for lead in budgets[f"{version}, {budget} turns"].leads
     ]
-    return pd.DataFrame(rows).set_index("turns")
+    return _table(rows, "turns")
 
 
 def memory_table(experiment: Experiment[MemoryWindow]) -> pd.DataFrame:
     """Show failures and safe turns for memories of every length, the policy pinned or not."""
-    import pandas as pd
-
     result = experiment.expect(MemoryWindow)
     n, most = experiment.parameters["rollouts"], 100
     rows = []
@@ -123,7 +113,7 @@ def memory_table(experiment: Experiment[MemoryWindow]) -> pd.DataFrame:
             row[f"{pinned}: failed"] = f"{seen.failures} of {n}"
             row[f"{pinned}: safe turns"] = f"{seen.safe_turns:.2f}"
         rows.append(row)
-    return pd.DataFrame(rows).set_index("messages")
+    return _table(rows, "messages")
 
 
 def safeguards_table(experiment: Experiment[SafeguardAblation]) -> pd.DataFrame:
@@ -131,8 +121,6 @@ def safeguards_table(experiment: Experiment[SafeguardAblation]) -> pd.DataFrame:
 
     The last two columns are of the last version.
     """
-    import pandas as pd
-
     versions = experiment.expect(SafeguardAblation).versions
     rows = []
     for combination in zip(*(seen.combinations for seen in versions.values()), strict=True):
@@ -148,7 +136,7 @@ def safeguards_table(experiment: Experiment[SafeguardAblation]) -> pd.DataFrame:
                 "calls a turn": f"{last.calls:.2f}",
             }
         )
-    return pd.DataFrame(rows).set_index("on")
+    return _table(rows, "on")
 
 
 def breach_table(experiment: Experiment[SafeguardAblation]) -> pd.DataFrame:
@@ -157,8 +145,6 @@ def breach_table(experiment: Experiment[SafeguardAblation]) -> pd.DataFrame:
     Each cell is the share of the harmful recorded calls that the safeguard stops (Shapley) with its
     95% interval over goals, zero or not.
     """
-    import pandas as pd
-
     versions = experiment.expect(SafeguardAblation).versions
     rows = [
         {
@@ -171,13 +157,11 @@ def breach_table(experiment: Experiment[SafeguardAblation]) -> pd.DataFrame:
         }
         for name, seen in versions.items()
     ]
-    return pd.DataFrame(rows).set_index("version")
+    return _table(rows, "version")
 
 
 def failures_table(failures: Sequence[Failure], rows: int = 6) -> pd.DataFrame:
     """Show the first failures, the most severe first."""
-    import pandas as pd
-
     ordered = sorted(failures, key=lambda f: (-f.harm_level, f.failure_id))
     table = [
         {
@@ -191,13 +175,11 @@ def failures_table(failures: Sequence[Failure], rows: int = 6) -> pd.DataFrame:
         for f in ordered[:rows]
     ]
     columns = ["failure", "version", "rule", "attack", "turn", "severity"]
-    return pd.DataFrame(table, columns=columns).set_index("failure")
+    return _table(table, "failure", columns)
 
 
 def tests_table(tests: Sequence[RegressionTest], rows: int = 8) -> pd.DataFrame:
     """Show the first tests of a suite."""
-    import pandas as pd
-
     table = [
         {
             "test": t.test_id,
@@ -210,13 +192,11 @@ def tests_table(tests: Sequence[RegressionTest], rows: int = 8) -> pd.DataFrame:
         for t in tests[:rows]
     ]
     columns = ["test", "family", "turns", "came back", "stands for", "state"]
-    return pd.DataFrame(table, columns=columns).set_index("test")
+    return _table(table, "test", columns)
 
 
 def mutants_table(suite: SuiteAdequacy, rows: int = 30) -> pd.DataFrame:
     """Show what a suite noticed of each lost defence, the survivors first; at most so many rows."""
-    import pandas as pd
-
     ordered = sorted(suite.mutant.items(), key=lambda m: (m[1].kind == "harmless", m[1].killed))
     table = [
         {
@@ -227,9 +207,7 @@ def mutants_table(suite: SuiteAdequacy, rows: int = 30) -> pd.DataFrame:
         }
         for name, seen in ordered[:rows]
     ]
-    return pd.DataFrame(table, columns=["lost defence", "kind", "noticed", "why"]).set_index(
-        "lost defence"
-    )
+    return _table(table, "lost defence", ["lost defence", "kind", "noticed", "why"])
 
 
 def lost_defences_table(
@@ -251,8 +229,6 @@ def lost_defences_table(
     DataFrame
         A mutant a row, with how often each verdict was given.
     """
-    import pandas as pd
-
     tried = experiment.expect(LostDefences).mutants
     chosen = [(name, seen) for name, seen in tried.items() if not kinds or seen.kind in kinds]
     ordered = sorted(
@@ -268,7 +244,7 @@ def lost_defences_table(
         for name, seen in ordered[:rows]
     ]
     columns = ["lost defence", "kind", "BLOCK", "WARN", "OK", "why"]
-    return pd.DataFrame(table, columns=columns).set_index("lost defence")
+    return _table(table, "lost defence", columns)
 
 
 def peers_table(experiment: Experiment[Peers]) -> pd.DataFrame:
@@ -326,8 +302,6 @@ def sentence_removals_table(experiment: Experiment[SentenceRemovals]) -> pd.Data
 
     Losses are means over the suites that cover the rule, with the smallest and the largest.
     """
-    import pandas as pd
-
     table = []
     for rule, removals in experiment.expect(SentenceRemovals).by_rule.items():
         lost = [100 * r.own_loss for r in removals if r.own_loss is not None]
@@ -345,7 +319,7 @@ def sentence_removals_table(experiment: Experiment[SentenceRemovals]) -> pd.Data
                 "so the report": f"{sum(r.named_uncovered for r in removals)} times",
             }
         )
-    return pd.DataFrame(table).set_index("rule left out")
+    return _table(table, "rule left out")
 
 
 def trials_table(report: GateReport, arm: Literal["baseline", "candidate"]) -> pd.DataFrame:
@@ -382,8 +356,6 @@ def trials_table(report: GateReport, arm: Literal["baseline", "candidate"]) -> p
 
 def strata_table(report: GateReport) -> pd.DataFrame:
     """Show the strata of the gate apart."""
-    import pandas as pd
-
     table = [
         {
             "stratum": s.stratum,
@@ -395,13 +367,11 @@ def strata_table(report: GateReport) -> pd.DataFrame:
         for s in report.strata
     ]
     columns = ["stratum", "tests", report.baseline, f"{report.candidate} (candidate)", "difference"]
-    return pd.DataFrame(table, columns=columns).set_index("stratum")
+    return _table(table, "stratum", columns)
 
 
 def families_table(report: GateReport) -> pd.DataFrame:
     """Show what each family of tests lost, on fresh trials too where it was suspected."""
-    import pandas as pd
-
     table = [
         {
             "family": row.family,
@@ -416,13 +386,11 @@ def families_table(report: GateReport) -> pd.DataFrame:
         for row in sorted(report.families, key=lambda row: (row.delta or 0, row.family))
     ]
     columns = ["family", "tests", "trials", "difference", "p", "fresh trials", "on them", "state"]
-    return pd.DataFrame(table, columns=columns).set_index("family")
+    return _table(table, "family", columns)
 
 
 def milestones_table(milestones: Sequence[Milestone], rows: int = 8) -> pd.DataFrame:
     """Show the first warning, the chances that were missed and the violation."""
-    import pandas as pd
-
     table = [
         {
             "turn": m.turn,
@@ -433,24 +401,20 @@ def milestones_table(milestones: Sequence[Milestone], rows: int = 8) -> pd.DataF
         for m in milestones[-rows:]
     ]
     columns = ["turn", "what", "turns ahead", "detail"]
-    return pd.DataFrame(table, columns=columns).set_index("turn")
+    return _table(table, "turn", columns)
 
 
 def cut_points_table(points: Sequence[CutPoint]) -> pd.DataFrame:
     """Show how often the rule breaks when all goes on afresh after each turn."""
-    import pandas as pd
-
     table = [
         {"replayed up to turn": p.turn, "breaks": f"{p.broke.k} of {p.broke.n}"} for p in points
     ]
     columns = ["replayed up to turn", "breaks"]
-    return pd.DataFrame(table, columns=columns).set_index("replayed up to turn")
+    return _table(table, "replayed up to turn", columns)
 
 
 def claims_table(claims: Sequence[ClaimCheck]) -> pd.DataFrame:
     """Show what the file of an incident claims beside what was measured."""
-    import pandas as pd
-
     words = {True: "yes", False: "no", None: "open"}
     table = [
         {
@@ -462,13 +426,11 @@ def claims_table(claims: Sequence[ClaimCheck]) -> pd.DataFrame:
         for c in claims
     ]
     columns = ["claim", "claimed", "measured", "agrees"]
-    return pd.DataFrame(table, columns=columns).set_index("claim")
+    return _table(table, "claim", columns)
 
 
 def probes_table(found: Bisection, rows: int = 12) -> pd.DataFrame:
     """Show the mixtures that a bisection ran, in their order."""
-    import pandas as pd
-
     total = len(found.changes)
     table = [
         {
@@ -479,13 +441,11 @@ def probes_table(found: Bisection, rows: int = 12) -> pd.DataFrame:
         for probe in found.probes[:rows]
     ]
     columns = ["changes of the bad version", "breaks", "counts as"]
-    return pd.DataFrame(table, columns=columns).set_index("changes of the bad version")
+    return _table(table, "changes of the bad version", columns)
 
 
 def mitigations_table(results: Sequence[MitigationResult]) -> pd.DataFrame:
     """Show what each mitigation leaves and costs; a star marks what no other one dominates."""
-    import pandas as pd
-
     table = [
         {
             "mitigation": one_line(r.name, 44),
@@ -498,13 +458,11 @@ def mitigations_table(results: Sequence[MitigationResult]) -> pd.DataFrame:
         for r in results
     ]
     columns = ["mitigation", "incident", "at most", "held-out variants", "not served", "front"]
-    return pd.DataFrame(table, columns=columns).set_index("mitigation")
+    return _table(table, "mitigation", columns)
 
 
 def opinions_table(radius: BlastRadius | None, opinions: Sequence[Opinion]) -> pd.DataFrame:
     """Show the stratified audit beside other estimators that read as many conversations."""
-    import pandas as pd
-
     table = []
     if radius is not None:
         table.append(
@@ -526,7 +484,7 @@ def opinions_table(radius: BlastRadius | None, opinions: Sequence[Opinion]) -> p
             }
         )
     columns = ["estimator", "estimate", "interval", "read"]
-    return pd.DataFrame(table, columns=columns).set_index("estimator")
+    return _table(table, "estimator", columns)
 
 
 def _mixture(keys: Sequence[str], total: int) -> str:
@@ -548,3 +506,24 @@ def _before_and_after(before: str, after: str) -> dict[str, str]:
         "before": lead + one_line(before[start:], 40),
         "after": lead + one_line(after[start:], 40),
     }
+
+
+def _table(
+    rows: Iterable[Mapping[str, object] | Sequence[object]],
+    index: str,
+    columns: list[str] | None = None,
+) -> pd.DataFrame:
+    """Return rows as a table, with what others wrote in it safe to see."""
+    import pandas as pd
+
+    shown = [
+        {name: _cell(value) for name, value in row.items()}
+        if isinstance(row, Mapping)
+        else [_cell(value) for value in row]
+        for row in rows
+    ]
+    return pd.DataFrame(shown, columns=columns).set_index(index)
+
+
+def _cell(value: object) -> object:
+    return marked(value) if isinstance(value, str) else value

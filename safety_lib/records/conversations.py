@@ -21,6 +21,7 @@ from safety_lib.records.base import (
     loop_record,
 )
 from safety_lib.records.display import html_table
+from safety_lib.text import in_lines
 
 _HALF_A_PAIR = re.compile("[\ud800-\udfff]")
 
@@ -292,10 +293,10 @@ class Trajectory(LoopRecord):
         for turn in self.turns:
             lines.append(f"[{turn.turn}] user:  {turn.user}")
             lines.extend(f"    tool:  {call}" for call in turn.tool_calls)
-            lines.extend(f"    guard: {decision}" for decision in turn.safeguards)
+            lines.extend(f"    guard: {said}" for said in turn.safeguards)
             lines.append(f"    agent: {turn.assistant}")
             lines.extend(f"    BROKEN RULE: {rule}" for rule in turn.violations)
-        return "\n".join(lines)
+        return in_lines(lines)
 
 
 def _gather_turns(events: tuple[Event, ...]) -> Iterator[Turn]:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from html import escape
 
+from safety_lib.text import marked
+
 MOST_ROWS = 20
 
 
@@ -14,7 +16,7 @@ def html_table(caption: str, columns: Sequence[str], rows: Iterable[Sequence[obj
     Parameters
     ----------
     caption : str
-        Stands above it; escaped, as all that it shows.
+        Stands above it; escaped, as all that it shows, and hidden characters are named.
     columns : sequence of str
         The head of each column.
     rows : iterable of sequences
@@ -31,9 +33,13 @@ def html_table(caption: str, columns: Sequence[str], rows: Iterable[Sequence[obj
     '<table><caption>&lt;b&gt;</caption><tr><th>n</th></tr><tr><td>1</td></tr></table>'
     """
     listed = list(rows)
-    cells = ["".join(f"<td>{escape(str(cell))}</td>" for cell in row) for row in listed[:MOST_ROWS]]
+    cells = ["".join(f"<td>{_shown(cell)}</td>" for cell in row) for row in listed[:MOST_ROWS]]
     if len(listed) > MOST_ROWS:
         cells.append(f'<td colspan="{len(columns)}">and {len(listed) - MOST_ROWS} more</td>')
-    head = "".join(f"<th>{escape(column)}</th>" for column in columns)
+    head = "".join(f"<th>{_shown(column)}</th>" for column in columns)
     body = "".join(f"<tr>{row}</tr>" for row in [head, *cells])
-    return f"<table><caption>{escape(caption)}</caption>{body}</table>"
+    return f"<table><caption>{_shown(caption)}</caption>{body}</table>"
+
+
+def _shown(value: object) -> str:
+    return escape(marked(str(value)))

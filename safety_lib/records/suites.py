@@ -10,7 +10,7 @@ from safety_lib.files import sha256_of
 from safety_lib.records.base import Artifact, HookName, Record, Severity
 from safety_lib.records.conversations import Plant, Text, ToolCall, as_call
 from safety_lib.records.display import html_table
-from safety_lib.text import one_line
+from safety_lib.text import in_lines, one_line
 
 MOST_TURNS = 200
 """How many turns a test may have."""
@@ -227,7 +227,7 @@ class RegressionTest(Record):
             *(f"planted:   {plant.where}/{plant.key}: {plant.text}" for plant in self.plants),
             *(f"[{turn}] user: {text}" for turn, text in enumerate(self.attack_turns, start=1)),
         ]
-        return "\n".join(lines)
+        return in_lines(lines)
 
     @property
     def faults(self) -> Iterator[str]:

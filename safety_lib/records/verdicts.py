@@ -7,6 +7,7 @@ from typing import ClassVar, Literal
 from safety_lib.records.base import Artifact, HookName, Record, Severity, Verdict
 from safety_lib.records.conversations import Text, Turn
 from safety_lib.records.display import html_table
+from safety_lib.text import in_lines
 
 Stratum = Literal["baseline_found", "candidate_found", "incident", "control", "benign"]
 FamilyState = Literal["lost", "suspected", "within its margin", "too small to say", "open"]
@@ -446,4 +447,4 @@ class GateReport(Artifact):
 
     def __str__(self) -> str:
         verdict = self.verdict or "no verdict"
-        return "\n".join([f"{self.baseline} -> {self.candidate}: {verdict}", *map(str, self.steps)])
+        return in_lines([f"{self.baseline} -> {self.candidate}: {verdict}", *map(str, self.steps)])

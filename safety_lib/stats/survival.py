@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from safety_lib.stats.intervals import FloatArray, finite_array, share, z_value
-from safety_lib.text import Shown
+from safety_lib.text import Shown, in_lines
 
 Counts = NDArray[np.int64]
 
@@ -43,7 +43,7 @@ class KaplanMeier(Shown):
             f"{t:6g} {n:8d} {d:7d}  {s:.3f} [{low:.3f}, {high:.3f}]"
             for t, n, d, s, low, high in zip(*columns, strict=True)
         ]
-        return "\n".join(["  time  at risk  events  survival", *rows])
+        return in_lines(["  time  at risk  events  survival", *rows])
 
 
 def kaplan_meier(time: ArrayLike, event: ArrayLike, level: float = 0.95) -> KaplanMeier:
@@ -249,7 +249,7 @@ class CumulativeIncidence(Shown):
         for t, row in zip(self.time, self.incidence, strict=True):
             shares = zip(self.causes, row, strict=True)
             lines.append(f"time {t:g}: " + ", ".join(f"cause {c} {f:.3f}" for c, f in shares))
-        return "\n".join(lines)
+        return in_lines(lines)
 
 
 def cumulative_incidence(time: ArrayLike, cause: ArrayLike) -> CumulativeIncidence:

@@ -39,7 +39,7 @@ from safety_lib.stress.timing import (
     timing,
 )
 from safety_lib.stress.unseen import Unseen, unseen
-from safety_lib.text import Shown
+from safety_lib.text import Shown, in_lines
 from safety_lib.world import World, provenance, world_of
 from safety_lib.world.scenarios import Scenario
 from safety_lib.world.versions import Version
@@ -164,7 +164,7 @@ class Discovery(Shown):
         )
 
     def __str__(self) -> str:
-        return "\n".join(
+        return in_lines(
             f"{s.version}: {s.failures} of {s.rollouts} conversations broke a rule, "
             f"{s.delayed_failures} of them delayed; asked once, {s.single_shot_violations} of "
             f"{s.single_shot_n} did"

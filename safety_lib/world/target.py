@@ -19,6 +19,7 @@ from safety_lib.records import (
     ToolCall,
     ToolCallEvent,
 )
+from safety_lib.text import BAR, marked
 
 Effects = Literal["sandboxed", "live"]
 MOST_CALLS = 100  # in one answer; a model that asks for more is lost, and each call costs time
@@ -106,7 +107,7 @@ class Heard(NamedTuple):
     events: Sequence[Event] = ()
 
     def __str__(self) -> str:
-        return self.text
+        return marked(self.text, BAR)
 
 
 class Talk(Protocol):

@@ -40,7 +40,7 @@ from safety_lib.records import (
     WholeIncident,
     first_fault,
 )
-from safety_lib.text import Shown, one_line
+from safety_lib.text import Shown, in_lines, one_line
 from safety_lib.world import World
 from safety_lib.world.tools import Shows
 
@@ -87,7 +87,7 @@ class Intake(Shown):
             f"calls, {len(found.plants)} planted texts"
         ]
         lines += [f"  missing: {gap}" for gap in self.gaps]
-        return "\n".join(lines)
+        return in_lines(lines)
 
 
 def find_incident(name: str, folder: str | Path) -> Path:

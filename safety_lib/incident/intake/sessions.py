@@ -48,7 +48,7 @@ from safety_lib.incident.intake.spool import Gathered, Spool
 from safety_lib.incident.intake.transcripts import of_chat
 from safety_lib.production.log import COLUMNS, as_json, writing
 from safety_lib.records import Event, MessageEvent, ToolCall, ToolCallEvent, Trajectory
-from safety_lib.text import Shown, count, one_line
+from safety_lib.text import Shown, count, in_lines, one_line
 from safety_lib.world import World
 from safety_lib.world.oracle import judge
 
@@ -117,7 +117,7 @@ class ImportedLog(Shown):
                 "failed: nobody can tell whether they ran"
             )
         lines += [f"  missing: {what}" for what in map(_told, *_columns(self.gaps))]
-        return "\n".join([*lines, *(f"  {note}" for note in self.notes)])
+        return in_lines([*lines, *(f"  {note}" for note in self.notes)])
 
 
 def import_log(
