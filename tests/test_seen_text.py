@@ -71,7 +71,7 @@ def attacked(record: Any, kind: type[Any]) -> Any:
     tree = shorter(json.loads(record.model_dump_json()))
     before = {}
     for path in leaves(tree):
-        if path == ("artifact",):
+        if path in (("artifact",), ("world",)):
             continue
         holder, key = at(tree, path)
         before[path] = holder[key]

@@ -272,7 +272,7 @@ def _render(name: str, evidence: Evidence) -> Document:
     )
     environment.globals.update(
         get=get, show=show, needs=needs, box=box, open_box=open_box, sign=sign,
-        has=evidence.__contains__, code=code, metrics=METRICS, source=_source,
+        has=evidence.__contains__, code=code, word=_word, metrics=METRICS, source=_source,
         came_back=_came_back(evidence),
     )  # fmt: skip
     marked = environment.get_template(f"{name}.md").render()
@@ -286,6 +286,11 @@ def _render(name: str, evidence: Evidence) -> Document:
             for part in re.split("^(?=## )", marked, flags=re.MULTILINE)
         ),
     )
+
+
+def _word(text: str) -> str:
+    """Return a name of ours as it is, and what somebody else called so as code."""
+    return text if re.fullmatch(r"[\w ]+", text) else code(text, 60)
 
 
 def _came_back(evidence: Evidence) -> bool:
