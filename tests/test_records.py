@@ -257,7 +257,7 @@ def test_what_a_stage_wrote_says_what_a_person_asks_first(kind: type[Artifact], 
 
 def test_a_text_that_somebody_else_wrote_does_not_break_the_line() -> None:
     event = MessageEvent(turn=1, role="user", content="first\x1b[31m\nsecond")
-    assert repr(event) == r"<MessageEvent: turn 1 user: first\x1b[31m>"
+    assert repr(event) == r"<MessageEvent: turn 1 user: first[\x1b][31m>"
     assert len(repr(event.model_copy(update={"content": "x" * 100_000}))) < 300
     assert "\u202e" not in repr(ErrorEvent(turn=1, error="\u202e", detail=""))
 
