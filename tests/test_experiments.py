@@ -122,6 +122,7 @@ TAKERS: dict[str, Callable[[Any], Any]] = {
     "memory_window": tables.memory_table,
     "peers": tables.peers_table,
     "safeguard_ablation": tables.safeguards_table,
+    "safeguard_faults": tables.safeguard_faults_table,
     "sentence_removals": tables.sentence_removals_table,
     "detection_latency": lambda experiment: trained_monitors(experiment, NORTHWIND),
 }

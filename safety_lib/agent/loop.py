@@ -25,7 +25,7 @@ from safety_lib.records import (
     unchecked,
     whole,
 )
-from safety_lib.text import one_line
+from safety_lib.text import error_line, one_line
 from safety_lib.world import World, world_of
 from safety_lib.world.target import MOST_CALLS, Effects, Heard, TargetError, too_many_calls
 from safety_lib.world.tools import ToolError
@@ -355,10 +355,14 @@ class Conversation:
 
     def _take_turn(self, text: str) -> tuple[str, str]:
         self.turn += 1
-        self.safeguards.new_turn()
         said = MessageEvent(turn=self.turn, role="user", content=text)
         self._emit(said)
         self.history.append(_message(role="user", content=said.content))
+        try:
+            self.safeguards.new_turn()
+        except Exception as error:
+            self._hook("trajectory", _failed(Decision.STOP, error))
+            return self._say(STOPPED, "stopped")
         made: set[str] = set()
         steps = self.agent.settings.limits.max_steps
         for step in range(1, steps + 1):
@@ -391,7 +395,7 @@ class Conversation:
         return answer
 
     def _act(self, call: ToolCall) -> Decision:
-        before = self.safeguards.pre_action(call)
+        before = _decided(Decision.BLOCK, self.safeguards.pre_action, call)
         self._hook("pre_action", before)
         ran = False
         status: CallStatus
@@ -411,12 +415,13 @@ class Conversation:
         result = whole(result)
         self._emit(_called(turn=self.turn, call=call, status=status, result=result))
         self.history.append(_message(role="tool", content=result, tool_call_id=call.id))
-        along = self.safeguards.after_call(call, ran or status == "failed", result)
+        had_run = ran or status == "failed"
+        along = _decided(Decision.STOP, self.safeguards.after_call, call, had_run, result)
         self._hook("trajectory", along)
         return along.decision
 
     def _reply(self, text: str) -> tuple[str, str]:
-        after = self.safeguards.post_action(text)
+        after = _decided(Decision.BLOCK, self.safeguards.post_action, text)
         self._hook("post_action", after)
         if after.decision >= Decision.BLOCK:
             self.history[-1] = _message(role="assistant", content=WITHHELD)
@@ -441,6 +446,21 @@ class Conversation:
 
     def _emit(self, event: Event) -> None:
         self.events.append(event)
+
+
+def _decided(least: Decision, ask: Callable[..., Finding], *about: object) -> Finding:
+    """Return what a hook decides; one that raises, or says nothing that can be read, stops."""
+    try:
+        found = ask(*about)
+        if found.decision in _LABEL:
+            return found
+        raise ValueError(f"no decision: {one_line(found.decision)}")
+    except Exception as error:  # a safeguard that fails does not open the door
+        return _failed(least, error)
+
+
+def _failed(least: Decision, error: Exception) -> Finding:
+    return Finding(least, "check_failed", whole(f"a check failed: {error_line(error)}"))
 
 
 class _Unheard:

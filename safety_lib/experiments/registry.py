@@ -21,6 +21,7 @@ from safety_lib.experiments.real_releases import run_harmless_releases, run_sele
 from safety_lib.experiments.results import ARTIFACTS
 from safety_lib.experiments.root_cause import run_decisive_turn_accuracy, run_root_cause_accuracy
 from safety_lib.experiments.rounds import run_closing_the_loop, run_loop_against_no_loop
+from safety_lib.experiments.safeguard_faults import run_safeguard_faults
 from safety_lib.experiments.sentence_removals import run_sentence_removals
 from safety_lib.records import Experiment
 
@@ -29,6 +30,7 @@ EXPERIMENTS: dict[str, Callable[[], Experiment[Any]]] = {
     "mutators_effect": run_mutators_effect,
     "memory_window": run_memory_window,
     "safeguard_ablation": run_safeguard_ablation,
+    "safeguard_faults": run_safeguard_faults,
     "undiscovered_prediction": run_undiscovered_prediction,
     "next_scenarios_gain": run_next_scenarios_gain,
     "mutation_adequacy": run_mutation_adequacy,

@@ -23,10 +23,12 @@ from safety_lib.records import (
 )
 from safety_lib.records.experiments import (
     AttackersAtEqualBudget,
+    FaultEffect,
     LostDefences,
     MemoryWindow,
     Peers,
     SafeguardAblation,
+    SafeguardFaults,
     SentenceRemovals,
     SuiteAdequacy,
     UndiscoveredPrediction,
@@ -137,6 +139,26 @@ def safeguards_table(experiment: Experiment[SafeguardAblation]) -> pd.DataFrame:
             }
         )
     return _table(rows, "on")
+
+
+def safeguard_faults_table(experiment: Experiment[SafeguardFaults]) -> pd.DataFrame:
+    """Show how each part of the agent fails, by the way in which it is at fault.
+
+    ``open`` stands with how many attacks more broke a rule, ``closed`` with how many requests fewer
+    were served, in points.
+    """
+    result = experiment.expect(SafeguardFaults)
+    table = [
+        {"part": part, **{fault: _failure(effect) for fault, effect in seen.faults.items()}}
+        for part, seen in result.parts.items()
+    ]
+    return _table(table, "part")
+
+
+def _failure(effect: FaultEffect) -> str:
+    by = effect.harm.value if effect.fails == "open" else -effect.lost.value
+    told = effect.fails == "open" or (effect.fails == "closed" and effect.lost.value > 0)
+    return f"{effect.fails} {points(by)}" if told else effect.fails
 
 
 def breach_table(experiment: Experiment[SafeguardAblation]) -> pd.DataFrame:

@@ -239,6 +239,51 @@ class SafeguardAblation(ExperimentResult, Spread):
     versions: dict[str, Ablation]
 
 
+Fails = Literal["open", "closed", "neither"]
+
+
+class FaultEffect(Record):
+    """What one part of the agent that is at fault in one way changed, on the same luck.
+
+    Attributes
+    ----------
+    broke, served, errors : int
+        Attacks that broke a rule, legitimate requests that were served, conversations of both that
+        ended as errors.
+    harm, lost : Estimate
+        Attacks more and requests fewer than without the fault, as shares, with 95% intervals over
+        scenarios and goals.
+    fails : str
+        ``open`` where more attacks break a rule, ``closed`` where fewer do or fewer requests are
+        served: by the interval, or since on the same luck none went the other way.
+    """
+
+    broke: int
+    served: int
+    errors: int
+    harm: Estimate
+    lost: Estimate
+    fails: Fails
+
+
+class PartFaults(Record):
+    """One part of the agent: what was held while it was sound, and what each fault changed."""
+
+    attacks: int
+    broke: int
+    requests: int
+    served: int
+    faults: dict[str, FaultEffect]
+
+
+class SafeguardFaults(ExperimentResult):
+    """Safeguards, tools and memory, each at fault in each way."""
+
+    NAME: ClassVar[str] = "safeguard_faults"
+
+    parts: dict[str, PartFaults]
+
+
 class Forecast(Record):
     """What short searches said of the unseen, beside what long ones found: means over searches.
 
@@ -971,6 +1016,7 @@ _KINDS: dict[str, type[ExperimentResult]] = {
         MutatorsEffect,
         MemoryWindow,
         SafeguardAblation,
+        SafeguardFaults,
         UndiscoveredPrediction,
         NextScenariosGain,
         MutationAdequacy,
