@@ -31,7 +31,7 @@ from safety_lib.artifacts import CHECKOUT
 from safety_lib.rollout import conversation
 from safety_lib.rollout.campaign import run_campaign
 from safety_lib.rollout.conversation import plan_replay
-from safety_lib.world import load_world
+from safety_lib.world import PACKAGED, load_world
 
 pytest.importorskip("openai", reason="the openai client is not installed")
 
@@ -346,3 +346,30 @@ def test_an_endpoint_that_refuses_everything_is_3_and_leaves_what_was_there(
     endpoint.status = 0
     assert main(words) == 0  # what failed is asked again
     assert "failed, to be asked again" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("file", "old", "new"),
+    [
+        ("simulated.yaml", "\n", "\n# more careful\n"),
+        ("goals.yaml", "\n", "\n# others\n"),
+        ("versions/v2.yaml", "window: 10", "window: 9"),
+    ],
+)
+def test_no_result_mixes_two_worlds(tmp_path: Path, file: str, old: str, new: str) -> None:
+    company = tmp_path / "northwind"
+    shutil.copytree(PACKAGED / "northwind", company)
+    for path in (company / "versions").glob("*.yaml"):
+        told = path.read_text("utf-8")
+        path.write_text(told.replace("world: northwind\n", ""), encoding="utf-8")
+    words = ["stress", "--world", str(company), "--artifacts", str(tmp_path / "a"), "--rollouts"]
+    assert main([*words, "4", "--max-calls", "60"]) == 3
+    text = (company / file).read_text("utf-8")
+    assert old in text
+    (company / file).write_text(text.replace(old, new, 1), encoding="utf-8")
+    again = subprocess.run(  # a process reads a world once
+        [sys.executable, "-m", "safety_lib", *words, "4"],
+        capture_output=True, text=True, check=False, cwd=CHECKOUT,
+    )  # fmt: skip
+    assert again.returncode == 3
+    assert f"was written before {file} of the world northwind changed" in again.stderr

@@ -3,11 +3,11 @@
 Every campaign yields outcomes; the table counts them by kind, and whatever did not come as expected
 is listed with what brings it about again. The exit code is 1 then.
 
-    make chaos                                    a seed of its own, 1,000 bad inputs, 12 kills
+    make chaos                     a seed of its own, 1,000 bad inputs, 12 kills, 200 endpoints
     .venv/bin/python tests/chaos --seed 7 --inputs 100 --kills 0
 
-A campaign is a module with ``campaign(seed, count)``: bad inputs, kills of a live process. Faults
-of an endpoint would be a third one; it goes into ``CAMPAIGNS``.
+A campaign is a module with ``campaign(seed, count)``: bad inputs, kills of a live process, faults
+of an endpoint.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from pathlib import Path
 
 sys.path[:0] = [str(Path(__file__).parent.parent), str(Path(__file__).parent.parent.parent)]
 
-from chaos import inputs_apart, kills  # noqa: E402
+from chaos import endpoints, inputs_apart, kills  # noqa: E402
 from chaos.outcome import AS_EXPECTED, Outcome  # noqa: E402
 
 Campaign = Callable[[int, int], Iterator[Outcome]]
@@ -30,6 +30,7 @@ Campaign = Callable[[int, int], Iterator[Outcome]]
 CAMPAIGNS: dict[str, tuple[Campaign, int]] = {
     "inputs": (inputs_apart.campaign, 1_000),
     "kills": (kills.campaign, 12),
+    "endpoints": (endpoints.campaign, 200),
 }
 """Name to campaign, and how many faults of it are tried by default."""
 LISTED = 20
