@@ -21,6 +21,7 @@ import pytest
 import test_own_model as own
 from test_over_http import FILES, desk
 from test_over_http import Endpoint as DeskEndpoint
+from test_worlds import write_desk
 
 import safety_lib
 from safety_lib.__main__ import main
@@ -373,3 +374,42 @@ def test_no_result_mixes_two_worlds(tmp_path: Path, file: str, old: str, new: st
     )  # fmt: skip
     assert again.returncode == 3
     assert f"was written before {file} of the world northwind changed" in again.stderr
+
+
+def test_an_agent_that_asks_by_itself_keeps_its_conversations(tmp_path: Path) -> None:
+    home = write_desk(tmp_path / "desk")
+    asked = tmp_path / "asked"
+    asked.mkdir()
+    (home / "world.py").write_text(
+        (home / "world.py").read_text("utf-8")
+        + f"""
+
+from pathlib import Path
+from safety_lib.adapters.callables import from_callable
+
+
+def connect(version, model=""):
+    def start(seed, plants):
+        def answer(text):
+            number = len(list(Path({str(asked)!r}).iterdir()))
+            (Path({str(asked)!r}) / str(number)).touch()
+            if number == 3:
+                raise OSError("out")
+            return f"Answer {{number}}."
+        return answer
+    return from_callable(start, name="own", effects="sandboxed", sees_calls=True, concurrency=1)
+""",
+        encoding="utf-8",
+    )
+    version = load_world(home).version("v1")
+    rollouts = [plan_replay(version, ["Hello"], name=f"r{i}", seed=i) for i in range(6)]
+    with pytest.raises(Killed), keeping_answers(tmp_path / "runs", "run"):
+        first = list(run_campaign(rollouts))
+        raise Killed
+    assert [t.outcome for t in first].count("error") == 1
+    with keeping_answers(tmp_path / "runs", "run"):
+        again = list(run_campaign(rollouts))
+    assert len(list(asked.iterdir())) == 7  # that which failed, once more
+    kept = [(a, b) for a, b in zip(first, again, strict=True) if a.outcome != "error"]
+    assert all(a == b for a, b in kept)
+    assert not [t for t in again if t.outcome == "error"]

@@ -144,6 +144,20 @@ class Discovery(Shown):
         held = self.trajectories[version]
         return next((t for t in held if t.trajectory_id in delayed), None)
 
+    def expect_answers(self) -> None:
+        """Refuse a search in which a version answered nothing: it says nothing of that version.
+
+        Raises
+        ------
+        ValueError
+            If every conversation of a version is an error.
+        """
+        mute = [s.version for s in self.summary if s.errors == s.rollouts]
+        if mute:
+            raise ValueError(
+                f"every conversation of {' and '.join(mute)} is an error; nothing was written"
+            )
+
     def artifact(self) -> StressFailures:
         """Gather everything into ``stress_failures.json``."""
         first = next(chain.from_iterable(self.trajectories.values()), None)
