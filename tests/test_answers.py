@@ -102,13 +102,14 @@ def test_an_outage_is_asked_again_and_an_unusable_answer_is_not(tmp_path: Path) 
     def unusable() -> Any:
         raise AnswerError("unknown_tool", "the model called 'x'")
 
-    with keeping_answers(tmp_path, "run"):
+    with pytest.raises(Killed), keeping_answers(tmp_path, "run"):
         with pytest.raises(BackendError):
             kept("a", out)
         with pytest.raises(AnswerError):
             kept("b", unusable)
+        raise Killed
     said: list[str] = []
-    with keeping_answers(tmp_path, "run", said.append):  # something failed: it is still there
+    with keeping_answers(tmp_path, "run", said.append):
         assert kept("a", lambda: "yes") == "yes"
         with pytest.raises(AnswerError, match="called 'x'"):
             kept("b", never)

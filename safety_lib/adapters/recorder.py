@@ -26,7 +26,13 @@ import json
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from http.client import HTTPConnection, HTTPException, HTTPResponse, HTTPSConnection
+from http.client import (
+    HTTPConnection,
+    HTTPException,
+    HTTPResponse,
+    HTTPSConnection,
+    IncompleteRead,
+)
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from itertools import count
 from typing import Any
@@ -34,10 +40,12 @@ from urllib.parse import urlsplit
 
 from safety_lib.adapters.reading import calls_of
 from safety_lib.agent.backends.calls import CallsSpent, count_request
+from safety_lib.agent.backends.wire import TooLong, bound
 from safety_lib.records import Plant
 from safety_lib.world.target import Called, TargetError
 
-TIMEOUT = 120.0  # seconds for the model to say something
+TIMEOUT = 600.0  # seconds for the model to say all that it says
+LONGEST = 64_000_000  # bytes of an answer
 _PIECE = 1 << 14
 _NOT_PASSED_ON = frozenset(
     {"host", "content-length", "connection", "accept-encoding", "transfer-encoding"}
@@ -273,9 +281,10 @@ class _Handler(BaseHTTPRequestHandler):
         connection = opened(up.hostname, up.port, timeout=TIMEOUT)
         kept = {k: v for k, v in self.headers.items() if k.lower() not in _NOT_PASSED_ON}
         try:
+            bound(connection, TIMEOUT, LONGEST)
             connection.request(self.command, f"{up.path.rstrip('/')}/{path}", body, kept)
             self._hand_back(notes, connection.getresponse())
-        except (OSError, HTTPException) as error:
+        except (OSError, HTTPException, TooLong) as error:
             notes.unread(f"the model could not be asked: {type(error).__name__}")
             with suppress(OSError):  # the agent may have gone
                 self.send_error(502)
@@ -301,13 +310,15 @@ class _Handler(BaseHTTPRequestHandler):
         self.end_headers()
         streamed = kind.startswith("text/event-stream")
         whole, noted = b"", False
-        while piece := answer.read1(_PIECE) if streamed else answer.read():
+        while piece := _next(answer, len(whole)):
             whole += piece
             if streamed and not noted and b"[DONE]" in whole:
                 # Whoever reads this goes on at once, and may ask again before the stream is closed.
                 noted = self._note(notes, answer, whole)
             self.wfile.write(piece)
             self.wfile.flush()
+        if answer.length:
+            raise IncompleteRead(whole, answer.length)
         if not noted:
             self._note(notes, answer, whole)
 
@@ -320,6 +331,12 @@ class _Handler(BaseHTTPRequestHandler):
             except (ValueError, LookupError, TypeError, AttributeError):
                 notes.unread("the model answered in a way that is not read")
         return True
+
+
+def _next(answer: HTTPResponse, read: int) -> bytes:
+    if read > LONGEST:
+        raise TooLong
+    return answer.read1(_PIECE)
 
 
 def _message_of(body: bytes) -> Any:

@@ -184,7 +184,7 @@ def run_rollout(rollout: Rollout, model: str = "") -> Trajectory:
     'safe'
     """
     target = connected(rollout.version, model)
-    if not target.concurrency or getattr(target, "keeps_answers", False):
+    if getattr(target, "keeps_answers", False) or not _says_it_once(target):
         return _run(rollout, target)
     # It asks its model by itself, out of sight: the conversation is what can be kept.
     said = [p.model_dump(mode="json") for p in rollout.plants]
@@ -370,6 +370,18 @@ def _unknown_tool(events: Sequence[Event], known: Container[str]) -> TargetError
 def concurrency_of(version: Version, model: str = "") -> int:
     """Return how many conversations a target serves at once; 0 if it computes here."""
     return connected(version, model).concurrency
+
+
+def is_asked_once(version: Version, model: str = "") -> bool:
+    """Say whether an answer of a target is worth keeping: it is paid for, or would be another one.
+
+    Where the same seed gives the same answer in this process, to ask again costs next to nothing.
+    """
+    return _says_it_once(connected(version, model))
+
+
+def _says_it_once(target: Target) -> bool:
+    return bool(target.concurrency) or not target.same_luck
 
 
 def name_of_model(version: Version, model: str = "") -> str:

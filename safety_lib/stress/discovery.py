@@ -26,7 +26,7 @@ from safety_lib.records import (
     Trajectory,
 )
 from safety_lib.rollout.campaign import Run, run_campaign
-from safety_lib.rollout.conversation import Rollout, concurrency_of, plan_attack
+from safety_lib.rollout.conversation import Rollout, is_asked_once, plan_attack
 from safety_lib.rollout.judging import as_failure, control_of
 from safety_lib.streams import generator
 from safety_lib.stress.search import ThompsonSearch
@@ -260,8 +260,8 @@ def discover(
         Turns after which an unbroken conversation is censored.
     journal : Path, optional
         Folder for the journals of the campaign; finished journals are removed. Where the run
-        keeps the answers of a model behind a network (:mod:`safety_lib.agent.backends.answers`),
-        those are enough, and none is written.
+        keeps answers that are worth it (:mod:`safety_lib.agent.backends.answers`), those are
+        enough, and none is written.
 
     Returns
     -------
@@ -291,7 +291,7 @@ def discover(
         run.tell(trajectory)
 
     telling = replace(run, progress=tell)
-    if answers_are_kept() and any(concurrency_of(version, run.model) for version in versions):
+    if answers_are_kept() and any(is_asked_once(version, run.model) for version in versions):
         journal = None
 
     def held(

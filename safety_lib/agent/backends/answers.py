@@ -64,7 +64,8 @@ def keeping_answers(
 ) -> Iterator[None]:
     """Keep what this process, and those that it starts, are answered; use what was kept before.
 
-    The journal is gone once the block ends well, unless an answer failed to come.
+    The journal is gone once the block ends well: what is run then is another run, and whoever it
+    asks may be mended since.
 
     Parameters
     ----------
@@ -105,10 +106,7 @@ def keeping_answers(
             yield
         finally:
             _keep_at(before)
-        ended = _Journal(path, path.stat().st_size)
-        ended.close()
-        if not ended.failed:
-            path.unlink(missing_ok=True)
+        path.unlink(missing_ok=True)
     finally:
         if path.exists() and path.stat().st_size <= len(_HEADER):
             path.unlink()
@@ -310,11 +308,6 @@ class _Journal:
             self._failed.add(key)
 
     @property
-    def failed(self) -> int:
-        """How many requests came to nothing."""
-        return len(self._failed)
-
-    @property
     def summary(self) -> str:
         number = sum(map(len, self._answers.values()))
         under_way = sum(max(0, n) for n in self._open.values())
@@ -322,7 +315,7 @@ class _Journal:
         if under_way:
             parts.append(f"{count(under_way, 'call')} under way then, which may be asked twice")
         if self._failed:
-            parts.append(f"{count(self.failed, 'call')} failed, to be asked again")
+            parts.append(f"{count(len(self._failed), 'call')} failed, to be asked again")
         if self._unread:
             parts.append(f"{count(self._unread, 'line')} that nobody can read")
         return f"Going on: {'; '.join(parts)}."

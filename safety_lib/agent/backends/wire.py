@@ -186,11 +186,7 @@ class _Line:
     ) -> tuple[Arrived, bool]:
         """Return the answer, and whether another one can be had on this connection."""
         http: Any = self._http
-        if http.sock is None:
-            http.timeout = guard.seconds()
-            http.connect()
-            http.sock = _Guarded(http.sock)  # type: ignore[arg-type]
-        http.sock.guard = guard
+        _guard(http, guard)
         path = f"{self._before}{place.path or '/'}{'?' if place.query else ''}{place.query}"
         # What goes through a tunnel was shown to the proxy when it was dug.
         passed = self._passed if self._before else {}
@@ -209,6 +205,29 @@ class _Line:
 
     def close(self) -> None:
         self._http.close()
+
+
+def bound(connection: HTTPConnection, seconds: float, most: int) -> None:
+    """Connect, and let what arrives from now on come within a time and a size.
+
+    Parameters
+    ----------
+    connection : http.client.HTTPConnection
+        Of one request.
+    seconds : float
+        From now until the last byte, above 0; what is later raises TimeoutError.
+    most : int
+        Bytes of a body; more raise :class:`TooLong`.
+    """
+    _guard(connection, _Guard(time.monotonic() + seconds, most + _MOST_HEAD))
+
+
+def _guard(http: Any, guard: _Guard) -> None:
+    if http.sock is None:
+        http.timeout = guard.seconds()
+        http.connect()
+        http.sock = _Guarded(http.sock)  # type: ignore[arg-type]
+    http.sock.guard = guard
 
 
 def _connection(scheme: str, host: str, port: int | None) -> HTTPConnection:
