@@ -22,6 +22,7 @@ from safety_lib.experiments.peers import (
     ask_peer,
     best_setting,
     drawn_for_peers,
+    judged_at_once,
     measure_peer,
     meets_limits,
     peer_python,
@@ -67,6 +68,21 @@ def test_the_first_gates_of_the_stored_ones_come_out_again() -> None:
         for verdict, share in RESULT.ours[name].shares.items():
             drawn = hypergeom(RUNS, round(share.value * RUNS), some)
             assert drawn.ppf(1e-5) <= found.verdicts[verdict] <= drawn.isf(1e-5)
+
+
+def test_finished_results_are_judged_as_well_as_the_stored_comparison_says() -> None:
+    some = 20
+    assert tuple(RESULT.at_once) == COMPARED_AT
+    for name in (EQUAL, "in every family, 0.05"):
+        for n, shares in zip(
+            COMPARED_AT, judged_at_once(peer_releases()[name], COMPARED_AT, some), strict=True
+        ):
+            for verdict, share in RESULT.at_once[n][name].shares.items():
+                drawn = hypergeom(RUNS, round(share.value * RUNS), some)
+                value = round(shares.shares[verdict].value * some)
+                assert drawn.ppf(1e-5) <= value <= drawn.isf(1e-5)
+    for releases in RESULT.at_once.values():
+        assert meets_limits(releases)
 
 
 @pytest.mark.parametrize("name", RESULT.peers)

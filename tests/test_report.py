@@ -28,6 +28,7 @@ from safety_lib.records import (
 from safety_lib.report import render_gate_report, render_junit, render_markdown
 from safety_lib.report.contrasts import differences
 from safety_lib.report.markdown import code
+from safety_lib.report.repeats import repeats
 from safety_lib.text import MINUS, cut, pieces, plain, points, span
 
 RLO = chr(0x202E)
@@ -216,6 +217,29 @@ def test_page_gives_the_numbers() -> None:
         assert shown in words
     assert "5,610" in words
     assert "7" * 64 in words
+
+
+def test_page_says_how_often_all_trials_of_a_test_pass_and_how_often_any_does() -> None:
+    def tried(passed: int, failed: int) -> ArmResult:
+        return ArmResult(passed=passed, failed=failed, errors=1, undetermined=0)
+
+    one = a_result().model_copy(update={"family": "f", "stratum": "baseline_found"})
+    results = (
+        one.model_copy(update={"baseline": tried(4, 0), "candidate": tried(2, 2)}),
+        one.model_copy(update={"baseline": tried(3, 0), "candidate": tried(0, 5)}),
+        one.model_copy(update={"candidate": tried(0, 0)}),
+        one.model_copy(update={"family": "requests", "stratum": "benign"}),
+    )
+    judged = report(test_results=results)
+    [family] = repeats(judged)
+    # Of k = 3: all of them, from 4 passed of 4, 3 of 3, 2 of 4 and 0 of 5; at least one likewise.
+    assert (family.family, family.k) == ("f", 3)
+    assert family.every == (1.0, 0.0)
+    assert family.some == (1.0, pytest.approx((1 + 0) / 2))
+    assert repeats(judged, most=2)[0].every == (1.0, pytest.approx((1 / 6 + 0) / 2))
+    words = Page(render_gate_report(judged)).words
+    assert "All pass" in words and "At least one passes" in words
+    assert "All pass" not in Page(render_gate_report(report(test_results=()))).words
 
 
 @pytest.mark.parametrize(

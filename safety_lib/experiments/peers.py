@@ -37,6 +37,7 @@ from safety_lib.experiments.simulated_gates import (
     in_one_test,
     simulate_gates,
 )
+from safety_lib.gate.at_once import Arms, judge_at_once, one_look
 from safety_lib.gate.looks import LookPlan
 from safety_lib.records import Experiment
 from safety_lib.records.experiments import Peer, PeerRule, Peers, PeerSetting, VerdictShares
@@ -374,6 +375,46 @@ def measure_peer(
     return made
 
 
+def judged_at_once(truth: Truth, trials: Sequence[int], runs: int = RUNS) -> list[VerdictShares]:
+    """Let this gate judge finished results, as it does those of another tool.
+
+    Parameters
+    ----------
+    truth : Truth
+        What is true.
+    trials : sequence of int
+        Of each test and of each benign request.
+    runs : int
+        Gates.
+
+    Returns
+    -------
+    list of VerdictShares
+        For each of ``trials``, on the same draws.
+
+    Examples
+    --------
+    >>> worse = peer_releases()["in every family, 0.1"]
+    >>> judged_at_once(worse, [60], runs=5)[0].shares["BLOCK"].value
+    1.0
+    """
+    dice = generator(SEED, "gate", "at once", truth.name)
+    most = replace(truth, plan=LookPlan(cap=max(trials)))
+    verdicts: list[Counter[str]] = [Counter() for _ in trials]
+    for _ in range(runs):
+        cases, _fresh = drawn_gate(most, dice)
+        for counted, n in zip(verdicts, trials, strict=True):
+            arms = [Arms(e.case, tuple(e.baseline[:n]), tuple(e.candidate[:n])) for e in cases]
+            tests = [each for each in arms if each.case.stratum != "benign"]
+            benign = [each for each in arms if each.case.stratum == "benign"]
+            counted[str(judge_at_once(tests, benign, one_look(n)).verdict)] += 1
+    cost = [n / AS_IT_COMES for n in trials]
+    return [
+        shares_of_found(Found(runs, counted, Counter(), calls, fresh=0.0))
+        for counted, calls in zip(verdicts, cost, strict=True)
+    ]
+
+
 def run_peers(runs: int = RUNS) -> Experiment[Peers]:
     """Compare this gate with every peer that can be installed.
 
@@ -396,6 +437,11 @@ def run_peers(runs: int = RUNS) -> Experiment[Peers]:
         name: shares_of_found(simulate_gates(truth, runs, SEED))
         for name, truth in peer_releases().items()
     }
+    at_once: dict[int, dict[str, VerdictShares]] = {n: {} for n in COMPARED_AT}
+    for name, truth in peer_releases().items():
+        judged = judged_at_once(truth, COMPARED_AT, runs)
+        for n, shares in zip(COMPARED_AT, judged, strict=True):
+            at_once[n][name] = shares
     peers: dict[str, Peer] = {}
     left_out: dict[str, str] = {}
     for tool in PEER_TOOLS:
@@ -413,7 +459,8 @@ def run_peers(runs: int = RUNS) -> Experiment[Peers]:
         "false_block": FALSE_BLOCK,
         "wrong_ok": WRONG_OK,
     }
-    return under_gate_rules(Peers(ours=ours, peers=peers, left_out=left_out), parameters)
+    found = Peers(ours=ours, at_once=at_once, peers=peers, left_out=left_out)
+    return under_gate_rules(found, parameters)
 
 
 def _peer(python: Path, tool: PeerTool, runs: int) -> Peer:

@@ -121,6 +121,8 @@ def peers(experiment: Experiment[Peers], *, ax: Axes | None = None) -> Axes:
 
 def _rows(result: Peers) -> Iterator[_Row]:
     yield _Row("this gate", result.ours)
+    for trials, releases in result.at_once.items():
+        yield _Row(f"this gate, {trials} trials", releases)
     for name, peer in result.peers.items():
         for rule in peer.best:
             yield _Row(f"{name}, {rule.trials} trials", rule.releases, rule.within_limits)
@@ -130,7 +132,8 @@ def _title(rows: list[_Row]) -> str:
     def least(row: _Row) -> float:
         return min(row.blocked(release) for release, _ in _LOSSES.values())
 
-    ours, *others = rows
+    ours = rows[0]
+    others = [row for row in rows if not row.name.startswith("this gate")]
     alike = [row.equals.calls for row in others if least(row) >= least(ours)]
     times = min(alike, default=0.0) / ours.equals.calls
     do = f"{len(alike)} of {len(others)} others {'does' if len(alike) == 1 else 'do'} as much"

@@ -26,8 +26,9 @@ from safety_lib.gate.looks import (
     Missing,
     QuestionSeen,
 )
+from safety_lib.gate.rules import GateRules, load_rules
 from safety_lib.gate.trials import Case
-from safety_lib.records import Outcome, Verdict
+from safety_lib.records import Attempt, Outcome, Verdict
 from safety_lib.stats.sequential import flip_e_value
 from safety_lib.stats.strata import StrataLoss, independent_loss
 from safety_lib.text import count
@@ -111,6 +112,34 @@ def loss_of(counts: Sequence[tuple[int, int, int, int]]) -> StrataLoss | None:
 @lru_cache(maxsize=4096)
 def _loss_of_one(counts: tuple[int, int, int, int]) -> StrataLoss:
     return independent_loss(*([x] for x in counts))
+
+
+def one_look(
+    trials: int, rules: GateRules | None = None, attempt: Attempt | None = None
+) -> LookPlan:
+    """Plan the only look at results that are finished.
+
+    Parameters
+    ----------
+    trials : int
+        Most trials of a test.
+    rules : GateRules, optional
+        By default the packaged ``policy.yaml``.
+    attempt : Attempt, optional
+        What share of each error is left, where a ledger counts.
+
+    Returns
+    -------
+    LookPlan
+        With independent luck.
+
+    Examples
+    --------
+    >>> one_look(8).rules.looks
+    (8,)
+    """
+    looks = (rules or load_rules()).looks.model_copy(update={"looks": (trials,)})
+    return LookPlan(trials, "independent", looks, attempt or Attempt())
 
 
 def judge_at_once(tests: Sequence[Arms], benign: Sequence[Arms], plan: LookPlan) -> Looked:

@@ -538,11 +538,20 @@ class Peer(Record):
 
 
 class Peers(ExperimentResult):
-    """The gate beside others on the same simulated releases; who could not be asked, and why."""
+    """The gate beside others on the same simulated releases; who could not be asked, and why.
+
+    Attributes
+    ----------
+    ours : dict
+        Release to verdicts, where the gate asks for trials as it goes.
+    at_once : dict
+        The same where it is given results of so many trials of each test, as the peers are.
+    """
 
     NAME: ClassVar[str] = "peers"
 
     ours: dict[str, VerdictShares]
+    at_once: dict[int, dict[str, VerdictShares]]
     peers: dict[str, Peer]
     left_out: dict[str, str]
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from safety_lib.records import GateReport, Release, TestResult
 from safety_lib.report.contrasts import MOST_FAMILIES, Difference, differences, families
+from safety_lib.report.repeats import repeats
 from safety_lib.text import (
     LONG_TEXT,
     SHORT_TEXT,
@@ -97,6 +98,7 @@ def render_gate_report(report: GateReport, history: Sequence[Release] = (), head
         most_changes=_MOST_CHANGES,
         releases=_releases(report, history),
         head=head,
+        repeats=repeats(report),
         families_left=max(0, len(families(report)) - MOST_FAMILIES),
     )
 

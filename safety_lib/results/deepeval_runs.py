@@ -14,10 +14,10 @@ from typing import Any
 from pydantic import Field
 
 from safety_lib.records import Outcome
+from safety_lib.results.in_pieces import read_in_pieces
 from safety_lib.results.opening import (
     Held,
     OfATool,
-    content_of,
     glimpse,
     keys_of,
     leaves,
@@ -27,6 +27,9 @@ from safety_lib.results.opening import (
     told_apart,
 )
 from safety_lib.results.table import Sample
+
+_CASES = ("testCases", "conversationalTestCases")
+_ATTACKED = ("test_cases",)
 
 
 class _Metric(OfATool):
@@ -47,15 +50,6 @@ class _Case(OfATool):
     scenario: Any = None
 
 
-class _TestRun(OfATool):
-    cases: list[_Case] = Field([], alias="testCases")
-    conversations: list[_Case] = Field([], alias="conversationalTestCases")
-
-
-class _Kept(OfATool):
-    run: _TestRun = Field(alias="testRunData")
-
-
 class _Attacked(OfATool):
     vulnerability: str
     vulnerability_type: Any = None
@@ -65,10 +59,6 @@ class _Attacked(OfATool):
     error: Any = None
     metadata: dict[str, Any] | None = None
     input: Any = None
-
-
-class _Assessment(OfATool):
-    cases: list[_Attacked] = Field(alias="test_cases")
 
 
 def knows_deepeval(path: Path, head: bytes) -> bool:
@@ -85,12 +75,10 @@ def knows_assessment(path: Path, head: bytes) -> bool:
 
 def read_deepeval(path: Path, max_bytes: int) -> Held:
     """Read a test run of DeepEval."""
-    content = content_of(path)
-    if "testRunData" in keys_of(content[: 1 << 16]):
-        run = parsed(path, content, _Kept, "a test run of DeepEval").run
-    else:
-        run = parsed(path, content, _TestRun, "a test run of DeepEval")
-    cases = [*run.cases, *run.conversations]
+    places = [(*kept, name) for name in _CASES for kept in ((), ("testRunData",))]
+    pieces = read_in_pieces(path, dict.fromkeys(places, _Case), "a test run of DeepEval")
+    parsed(path, pieces.around, dict[str, Any], "a test run of DeepEval")
+    cases = [case for place in places for case in pieces.entries[place]]
     names = told_apart(
         [title(case.name) for case in cases],
         [str(case.input or case.scenario) for case in cases],
@@ -106,7 +94,8 @@ def read_deepeval(path: Path, max_bytes: int) -> Held:
 
 def read_assessment(path: Path, max_bytes: int) -> Held:
     """Read a risk assessment of deepteam."""
-    told = parsed(path, content_of(path), _Assessment, "a risk assessment of deepteam")
+    pieces = read_in_pieces(path, {_ATTACKED: _Attacked}, "a risk assessment of deepteam")
+    parsed(path, pieces.around, dict[str, Any], "a risk assessment of deepteam")
     return Held(
         samples=numbered(
             Sample(
@@ -115,7 +104,7 @@ def read_assessment(path: Path, max_bytes: int) -> Held:
                 _held(case),
                 dict(_of_attack(case)),
             )
-            for case in told.cases
+            for case in pieces.entries[_ATTACKED]
         ),
         graded_by_model=True,
     )

@@ -27,7 +27,6 @@ from safety_lib.results import (
 from safety_lib.results.opening import (
     MOST_SAMPLES,
     Held,
-    content_of,
     glimpse,
     noted,
     refused,
@@ -226,7 +225,13 @@ def _folded(
 
 
 def _digest(*files: Path) -> str:
-    digests = [hashlib.sha256(content_of(file)).hexdigest() for file in files]
+    digests = []
+    for path in files:
+        try:
+            with path.open("rb") as file:
+                digests.append(hashlib.file_digest(file, "sha256").hexdigest())
+        except OSError as error:
+            raise refused(path, f"cannot be read ({error.strerror or error})") from None
     return (
         digests[0] if len(digests) == 1 else hashlib.sha256("".join(digests).encode()).hexdigest()
     )

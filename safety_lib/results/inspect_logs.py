@@ -17,10 +17,10 @@ from typing import Any
 from pydantic import Field
 
 from safety_lib.records import Outcome
+from safety_lib.results.in_pieces import read_in_pieces
 from safety_lib.results.opening import (
     Held,
     OfATool,
-    content_of,
     glimpse,
     keys_of,
     leaves,
@@ -31,6 +31,7 @@ from safety_lib.results.opening import (
 )
 from safety_lib.results.table import ResultsError, Sample
 
+_SAMPLES = ("samples",)
 _ZSTD = 93
 # Of packed bytes: what a hostile archive says of its size is not believed before it is unpacked.
 _STEP = 1 << 14
@@ -89,7 +90,6 @@ class _Log(OfATool):
     eval: _Spec
     results: _Results | None = None
     invalidated: bool = False
-    samples: list[_Sample] | None = None
 
 
 class _Invalid(OfATool):
@@ -110,8 +110,9 @@ def knows_eval(path: Path, head: bytes) -> bool:
 
 def read_inspect_json(path: Path, max_bytes: int) -> Held:
     """Read a log that was written as JSON."""
-    log = parsed(path, content_of(path), _Log, "an Inspect log")
-    return _found(log, log.samples or [])
+    pieces = read_in_pieces(path, {_SAMPLES: _Sample}, "an Inspect log")
+    log = parsed(path, pieces.around, _Log, "an Inspect log")
+    return _found(log, pieces.entries[_SAMPLES])
 
 
 def read_inspect_eval(path: Path, max_bytes: int) -> Held:

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 from pydantic import ValidationError
 
 from safety_lib.files import read_yaml, sha256_of
-from safety_lib.gate.at_once import Arms, judge_at_once, loss_of
+from safety_lib.gate.at_once import Arms, judge_at_once, loss_of, one_look
 from safety_lib.gate.at_once import counts_of as counted
 from safety_lib.gate.decide import Judgement, judge_held_out, judge_questions, too_many
 from safety_lib.gate.looks import Looked, LookPlan
@@ -251,12 +251,7 @@ def judge_sides(
     tests = [each for each in arms if each.case.stratum != "benign"]
     benign = [each for each in arms if each.case.stratum == "benign"]
     most = max(max(len(each.baseline), len(each.candidate)) for each in arms)
-    plan = LookPlan(
-        most,
-        "independent",
-        rules.looks.model_copy(update={"looks": (most,)}),
-        attempt or Attempt(),
-    )
+    plan = one_look(most, rules, attempt)
     looked = judge_at_once(tests, benign, plan) if tests else None
     decision = _decide(sides, tests, benign, looked, rules, policy)
     return _report(sides, arms, decision, rules, policy, plan)

@@ -11,6 +11,7 @@ import json
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
@@ -117,7 +118,7 @@ def keys_of(head: bytes) -> set[str]:
     return set(seen) if isinstance(seen, dict) else set()
 
 
-def parsed(path: Path, content: bytes, shape: type[T], what: str) -> T:
+def parsed(path: Path, content: bytes, shape: type[T], what: str, at: str = "") -> T:
     """Return the fields of a JSON text that are read.
 
     Parameters
@@ -130,13 +131,15 @@ def parsed(path: Path, content: bytes, shape: type[T], what: str) -> T:
         What it holds; everything else in it is passed over.
     what : str
         What it should be, such as ``an Inspect log``.
+    at : str
+        Where in the file it stands, where it is a part of it.
 
     Raises
     ------
     ResultsError
         If it is not JSON, or a field that is read is missing or of another type.
     """
-    adapter = TypeAdapter(shape)
+    adapter: TypeAdapter[T] = _adapter(shape)  # type: ignore[arg-type]
     try:
         try:
             return adapter.validate_json(content.removeprefix(b"\xef\xbb\xbf"))
@@ -147,17 +150,22 @@ def parsed(path: Path, content: bytes, shape: type[T], what: str) -> T:
             return adapter.validate_python(json.loads(content))
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False)[0]
-        place = ".".join(map(str, first["loc"])) or "its top"
+        place = ".".join(map(str, (*([at] if at else []), *first["loc"]))) or "its top"
         raise refused(path, f"not {what} that is read: {place}: {first['msg']}") from None
     except RecursionError:
         raise refused(path, "nested too deeply") from None
     except UnicodeDecodeError as error:
         raise refused(path, f"not UTF-8 at byte {error.start}") from None
     except json.JSONDecodeError as error:
-        where = f"line {error.lineno}, column {error.colno}"
+        where = f"line {error.lineno}, column {error.colno}" + (f" of {at}" if at else "")
         raise refused(path, f"not JSON at {where}, so cut off or damaged") from None
     except ValueError as error:  # a number of thousands of digits
         raise refused(path, f"not JSON: {error}") from None
+
+
+@lru_cache(maxsize=64)
+def _adapter(shape: Any) -> TypeAdapter[Any]:
+    return TypeAdapter(shape)
 
 
 def content_of(path: Path) -> bytes:

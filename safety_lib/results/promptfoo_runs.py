@@ -14,10 +14,10 @@ from typing import Any
 from pydantic import Field
 
 from safety_lib.records import Outcome
+from safety_lib.results.in_pieces import read_in_pieces
 from safety_lib.results.opening import (
     Held,
     OfATool,
-    content_of,
     glimpse,
     leaves,
     noted,
@@ -42,6 +42,7 @@ _BY_MODEL = (
     "select-best",
     "promptfoo:redteam:",
 )
+_RESULTS = ("results", "results")
 _ASSERTED, _ERROR = 1, 2  # its failureReason
 
 
@@ -94,7 +95,7 @@ class _Stats(OfATool):
 
 
 class _Table(OfATool):
-    results: list[_Result]
+    results: list[Any]
     stats: _Stats | None = None
 
 
@@ -112,8 +113,9 @@ def knows_promptfoo(path: Path, head: bytes) -> bool:
 
 def read_promptfoo(path: Path, max_bytes: int) -> Held:
     """Read the results of one run, repeats included."""
-    run = parsed(path, content_of(path), _Run, "results of promptfoo")
-    results = sorted(run.results.results, key=lambda result: result.test)
+    pieces = read_in_pieces(path, {_RESULTS: _Result}, "results of promptfoo")
+    run = parsed(path, pieces.around, _Run, "results of promptfoo")
+    results = sorted(pieces.entries[_RESULTS], key=lambda result: result.test)
     providers = list(dict.fromkeys(result.of for result in results))
     prompts = list(dict.fromkeys(result.prompted for result in results))
     names = [

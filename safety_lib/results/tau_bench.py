@@ -14,6 +14,7 @@ from typing import Any
 from pydantic import Field
 
 from safety_lib.records import Outcome
+from safety_lib.results.in_pieces import read_in_pieces
 from safety_lib.results.opening import (
     Held,
     OfATool,
@@ -29,6 +30,7 @@ from safety_lib.results.table import Sample
 
 _LIMITS = {"max_steps", "timeout", "context_window_exceeded"}
 _ERRORS = {"infrastructure_error", "unexpected_error", "user_error"}
+_WHOLE, _INDEX = ("simulations",), ("simulation_index",)
 _ALMOST = 1e-6  # as its own is_successful
 
 
@@ -60,8 +62,6 @@ class _Info(OfATool):
 
 class _Results(OfATool):
     info: _Info = Field(default_factory=_Info)
-    simulations: list[_Simulation] | None = None
-    simulation_index: list[_Simulation] | None = None
 
 
 class _Old(OfATool):
@@ -87,8 +87,10 @@ def knows_first_tau(path: Path, head: bytes) -> bool:
 
 def read_tau(path: Path, max_bytes: int) -> Held:
     """Read results of tau2-bench."""
-    told = parsed(path, content_of(path), _Results, "results of tau2-bench")
-    held = told.simulations or told.simulation_index or []
+    lists: dict[tuple[str, ...], type[_Simulation]] = {_WHOLE: _Simulation, _INDEX: _Simulation}
+    pieces = read_in_pieces(path, lists, "results of tau2-bench")
+    told = parsed(path, pieces.around, _Results, "results of tau2-bench")
+    held = pieces.entries[_WHOLE] or pieces.entries[_INDEX]
     beside = [] if held else sorted((path.parent / "simulations").glob("*.json"))
     if sum(file.stat().st_size for file in beside) > max_bytes:
         raise refused(path, "the simulations beside it are too large", "raise --max-bytes")
@@ -108,7 +110,9 @@ def read_tau(path: Path, max_bytes: int) -> Held:
 
 def read_first_tau(path: Path, max_bytes: int) -> Held:
     """Read results of tau-bench."""
-    held = parsed(path, content_of(path), list[_Old], "results of tau-bench")
+    pieces = read_in_pieces(path, {(): _Old}, "results of tau-bench")
+    parsed(path, pieces.around, list[Any], "results of tau-bench")
+    held = pieces.entries[()]
     return Held(
         _numbered(
             [
