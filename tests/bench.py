@@ -7,6 +7,7 @@ is no reason to block a release, so speed is measured and never asserted.
 from __future__ import annotations
 
 import io
+import json
 import os
 import resource
 import statistics
@@ -15,6 +16,7 @@ import sys
 import tarfile
 import tempfile
 import time
+import zipfile
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
@@ -24,6 +26,7 @@ from factories import NORTHWIND
 from safety_lib.adapters.callables import from_callable
 from safety_lib.agent.loop import Agent
 from safety_lib.records import Message
+from safety_lib.results.table import Meaning
 from safety_lib.rollout.campaign import Run, run_campaign
 from safety_lib.rollout.conversation import Rollout, Script, hold, plan_attack, plan_replay
 from safety_lib.world import load_version
@@ -230,6 +233,37 @@ def gate_statistics() -> float:
     return median(lambda: seconds(lambda: judge_looks(cases, [], LookPlan(10))), 3)
 
 
+def results_of_inspect(suffix: str) -> float:
+    """Seconds to judge two Inspect logs of 10,000 samples each, 1,000 tests x 10 epochs."""
+    from safety_lib import judge_results
+
+    def log(path: Path, failing: int) -> Path:
+        head = {"task": "t", "model": path.stem, "dataset": {"samples": 1000}}
+        header = {"version": 2, "status": "success", "eval": {**head, "config": {"epochs": 10}}}
+        samples = [
+            {
+                "id": i // 10,
+                "epoch": i % 10 + 1,
+                "metadata": {"family": f"family {i // 10 % 60}"},
+                "messages": [{"role": "user", "content": "word " * 200}] * 4,
+                "scores": {"safe": {"value": "I" if i % failing == 0 else "C"}},
+            }
+            for i in range(10_000)
+        ]
+        if suffix == ".json":
+            path.write_text(json.dumps({**header, "samples": samples}), encoding="utf-8")
+            return path
+        with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+            archive.writestr("header.json", json.dumps(header))
+            archive.writestr("summaries.json", json.dumps(samples))
+        return path
+
+    with tempfile.TemporaryDirectory() as folder:
+        one, other = (log(Path(folder, f"v{n}{suffix}"), n) for n in (11, 12))
+        meaning = Meaning(family="metadata.family")
+        return median(lambda: seconds(lambda: judge_results(one, other, meaning)), 3)
+
+
 def floor() -> float:
     """Seconds for plain papermill over four notebooks that only import, in a fresh process."""
     import nbformat
@@ -336,6 +370,9 @@ def main() -> None:
     row("2 workers against 1", "at least 1.7", f"{statistics.median(a / b for a, b in pair):.2f}")
     row("1,000 failures to a suite, 2 workers", "60 s", f"{suite_of_failures(1000):.0f} s")
     row("gate statistics, 2,000 tests x 10 trials", "1 s", f"{gate_statistics():.2f} s")
+    for suffix, budget in ((".eval", "2 s"), (".json", "20 s")):
+        took = results_of_inspect(suffix)
+        row(f"two Inspect logs of 10,000 samples, {suffix}, to a verdict", budget, f"{took:.2f} s")
     pairs = [(floor(), demo()) for _ in range(3)]
     ground = statistics.median(f for f, _ in pairs)
     ratio = statistics.median(d / f for f, d in pairs)

@@ -26,7 +26,7 @@ from safety_lib.records import (
     VisibleLosses,
 )
 from safety_lib.report import render_gate_report, render_junit, render_markdown
-from safety_lib.report.contrasts import differences
+from safety_lib.report.contrasts import differences, search_bias
 from safety_lib.report.markdown import code
 from safety_lib.report.repeats import repeats
 from safety_lib.text import MINUS, cut, pieces, plain, points, span
@@ -217,6 +217,25 @@ def test_page_gives_the_numbers() -> None:
         assert shown in words
     assert "5,610" in words
     assert "7" * 64 in words
+
+
+def test_page_says_how_much_a_search_alone_would_show() -> None:
+    found = (
+        a_stratum("baseline_found", 0.1, 0.04, 0.16),
+        a_stratum("candidate_found", -0.3, -0.38, -0.22),
+        a_stratum("control", -0.4, -0.5, -0.3),
+    )
+    bias = search_bias(report(strata=found))
+    assert bias is not None
+    assert bias.delta == pytest.approx(0.2)
+    # Half of the difference of two that are independent, each known to a standard error.
+    half = (0.06**2 + 0.08**2) ** 0.5 / 2
+    assert (bias.ci_low, bias.ci_high) == (pytest.approx(0.2 - half), pytest.approx(0.2 + half))
+    assert (
+        f"+20.0 {span(0.15, 0.25)} points" in Page(render_gate_report(report(strata=found))).words
+    )
+    assert search_bias(report(strata=found[1:])) is None
+    assert "search makes" not in Page(render_gate_report(report(strata=found[1:]))).words
 
 
 def test_page_says_how_often_all_trials_of_a_test_pass_and_how_often_any_does() -> None:

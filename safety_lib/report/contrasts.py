@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Literal, NamedTuple
 
 from safety_lib.records import GateReport
@@ -50,6 +51,34 @@ def differences(report: GateReport) -> list[Difference]:
     rows = [_row("all", "regression tests", report.delta, report.ci_low, report.ci_high)]
     rows += [_row("stratum", s.stratum, s.delta, s.ci_low, s.ci_high) for s in report.strata]
     return rows + families(report)[:MOST_FAMILIES]
+
+
+def search_bias(report: GateReport) -> Difference | None:
+    """Say by how much a search makes the version that it searched look worse.
+
+    A test is kept where it failed, so tests found on one version flatter the other. For versions
+    that are equal, tests found on the baseline would be above zero by this much and tests found on
+    the candidate below zero; half of what lies between the two is that size, whatever the
+    candidate's own loss, as long as both searches are alike.
+
+    Returns
+    -------
+    Difference or None
+        In pass rate, with a 95% interval (normal); None unless tests found on each version have
+        valid trials.
+    """
+    found = {
+        each.stratum: each
+        for each in report.strata
+        if each.stratum in ("baseline_found", "candidate_found")
+        and known(each.delta, each.ci_low, each.ci_high)
+    }
+    if len(found) < 2:
+        return None
+    one, other = found["baseline_found"], found["candidate_found"]
+    size = (one.delta - other.delta) / 2
+    half = math.hypot(one.ci_high - one.ci_low, other.ci_high - other.ci_low) / 4
+    return Difference("stratum", "search", size, size - half, size + half)
 
 
 def families(report: GateReport) -> list[Difference]:

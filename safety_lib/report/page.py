@@ -12,7 +12,13 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from safety_lib.records import GateReport, Release, TestResult
-from safety_lib.report.contrasts import MOST_FAMILIES, Difference, differences, families
+from safety_lib.report.contrasts import (
+    MOST_FAMILIES,
+    Difference,
+    differences,
+    families,
+    search_bias,
+)
 from safety_lib.report.repeats import repeats
 from safety_lib.text import (
     LONG_TEXT,
@@ -99,6 +105,7 @@ def render_gate_report(report: GateReport, history: Sequence[Release] = (), head
         releases=_releases(report, history),
         head=head,
         repeats=repeats(report),
+        search=search_bias(report),
         families_left=max(0, len(families(report)) - MOST_FAMILIES),
     )
 

@@ -8,7 +8,7 @@ from typing import NamedTuple
 from safety_lib.records import ArmResult, GateReport
 from safety_lib.stats.multiplicity import pass_at_k, pass_hat_k
 
-MOST_TRIALS = 4
+LARGEST_K = 4
 _REGRESSION = ("baseline_found", "candidate_found", "incident")
 
 
@@ -33,7 +33,7 @@ class Repeats(NamedTuple):
     some: tuple[float, float]
 
 
-def repeats(report: GateReport, most: int = MOST_TRIALS) -> list[Repeats]:
+def repeats(report: GateReport, most: int = LARGEST_K) -> list[Repeats]:
     """Compute pass^k and pass@k for each family of regression tests.
 
     Parameters
