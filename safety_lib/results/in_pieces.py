@@ -23,7 +23,7 @@ _LONGEST_KEY = 1000
 _OPENING, _CLOSING = (b"{", b"["), (b"}", b"]")
 
 
-class Document(NamedTuple):
+class CutFile(NamedTuple):
     """A document without its long lists, and their entries.
 
     Attributes
@@ -38,7 +38,7 @@ class Document(NamedTuple):
     entries: dict[Place, list[Any]]
 
 
-def read_in_pieces(path: Path, lists: Mapping[Place, type[Any]], what: str) -> Document:
+def read_in_pieces(path: Path, lists: Mapping[Place, type[Any]], what: str) -> CutFile:
     r"""Read a JSON file whose long lists are parsed entry by entry.
 
     Parameters
@@ -53,7 +53,7 @@ def read_in_pieces(path: Path, lists: Mapping[Place, type[Any]], what: str) -> D
 
     Returns
     -------
-    Document
+    CutFile
         What was read; what stands around the lists is not parsed yet.
 
     Raises
@@ -68,7 +68,7 @@ def read_in_pieces(path: Path, lists: Mapping[Place, type[Any]], what: str) -> D
     ...     path = Path(folder, "log.json")
     ...     _ = path.write_text('{"n": 2, "rows": [{"a": 1}, {"a": 2}], "m": []}')
     ...     read_in_pieces(path, {("rows",): dict[str, int]}, "a row")
-    Document(around=b'{"n": 2, "rows": [], "m": []}', entries={('rows',): [{'a': 1}, {'a': 2}]})
+    CutFile(around=b'{"n": 2, "rows": [], "m": []}', entries={('rows',): [{'a': 1}, {'a': 2}]})
     """
     around = bytearray()
     entries: dict[Place, list[Any]] = {}
@@ -97,7 +97,7 @@ def read_in_pieces(path: Path, lists: Mapping[Place, type[Any]], what: str) -> D
     except EOFError:
         where = ".".join(place) or "its list"
         raise refused(path, f"not JSON: it is cut off in {where}") from None
-    return Document(bytes(around), {place: entries.get(place, []) for place in lists})
+    return CutFile(bytes(around), {place: entries.get(place, []) for place in lists})
 
 
 def _entries(pieces: Iterator[bytes]) -> Iterator[bytes]:
