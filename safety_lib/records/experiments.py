@@ -157,7 +157,7 @@ class MutatorsEffect(ExperimentResult):
 class WindowFailures(Record):
     """Failures with one length of memory, the 95% limits of their share, and safe turns.
 
-    ``safe_turns`` is the restricted mean of turns before a violation; ``first_turn`` the earliest
+    ``safe_turns`` is the mean number of whole turns before a violation; ``first_turn`` the earliest
     turn of a violation, 0 where there was none.
     """
 

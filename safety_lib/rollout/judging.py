@@ -15,7 +15,8 @@ from safety_lib.records import (
 )
 from safety_lib.rollout.conversation import Rollout, plan_replay
 from safety_lib.stats.intervals import wilson
-from safety_lib.world import World
+from safety_lib.world import World, world_of
+from safety_lib.world.oracle import judge
 from safety_lib.world.versions import Version
 
 
@@ -85,10 +86,15 @@ def reproduction_of(version: str, k: int, n: int, errors: int = 0) -> Reproducti
 
 
 def control_of(version: Version, trajectory: Trajectory) -> Rollout:
-    """Plan the control of a failure: its last message, asked alone in a fresh conversation."""
+    """Plan the control of a failure: one message in a fresh conversation, on the same seed.
+
+    It is the last message, the one after which the rule broke. Where no single turn could break it,
+    as where a rule forbids that payments add up, that message proves nothing by itself: then all
+    that is asked for is said at once.
+    """
     return plan_replay(
         version,
-        trajectory.user_messages[-1:],
+        (_asked_in_one_message(version, trajectory),),
         name=f"single-shot/{trajectory.trajectory_id}",
         seed=trajectory.seed,
         plants=trajectory.plants,
@@ -97,11 +103,20 @@ def control_of(version: Version, trajectory: Trajectory) -> Rollout:
     )
 
 
+def _asked_in_one_message(version: Version, trajectory: Trajectory) -> str:
+    world = world_of(version)
+    turn = [e for e in trajectory.events if e.turn == trajectory.failure_turn]
+    if judge(turn, world.rules, trajectory.plants):
+        return trajectory.user_messages[-1]
+    goal = world.goals.get(trajectory.goal)
+    asked = goal.ask if goal else ()
+    return f"Please {', and '.join(asked)}." if asked else "\n".join(trajectory.user_messages)
+
+
 def as_failure(trajectory: Trajectory, control: Trajectory, rule_id: str = "") -> Failure:
     """Make a conversation in which a rule broke into a self-contained failure.
 
-    It is *delayed* where it broke after the first turn and its control did not: the message that
-    broke the rule, asked alone, is held.
+    It is *delayed* where it broke after the first turn and its control did not break a rule.
 
     Parameters
     ----------

@@ -171,20 +171,25 @@ def last_time_at_risk(time: ArrayLike, minimum: int = 5) -> float:
     return float(np.sort(time)[-minimum]) if time.size >= minimum else 0.0
 
 
-def restricted_mean(time: ArrayLike, event: ArrayLike, tau: float) -> float:
-    """Mean time without an event up to tau: the area under the Kaplan-Meier curve.
+def turns_without_event(time: ArrayLike, event: ArrayLike, tau: float) -> float:
+    """Mean number of whole turns without an event, of the first tau.
+
+    The turn in which the event falls is not without one. So this is the sum of the survival after
+    each turn: the restricted mean survival time, which is the area under the curve up to tau, less
+    the share that had the event by then.
 
     Parameters
     ----------
     time, event
-        As for `kaplan_meier`.
+        As for `kaplan_meier`, in whole turns.
     tau
-        Horizon, positive. At most the last time, unless the curve has reached zero by then.
+        Horizon, a whole number of at least 1. At most the last time, unless the curve has reached
+        zero by then.
 
     Returns
     -------
     float
-        In [0, tau], in the unit of time.
+        In [0, tau].
 
     Raises
     ------
@@ -193,32 +198,32 @@ def restricted_mean(time: ArrayLike, event: ArrayLike, tau: float) -> float:
 
     References
     ----------
-    Royston and Parmar, BMC Medical Research Methodology 13:152, 2013.
+    Restricted mean: Royston and Parmar, BMC Medical Research Methodology 13:152, 2013.
 
     Examples
     --------
-    >>> restricted_mean([2, 4, 4, 4], [1, 0, 0, 0], tau=4)
-    3.5
+    >>> turns_without_event([2, 4, 4, 4], [1, 0, 0, 0], tau=4)
+    3.25
     """
     curve = kaplan_meier(time, event)
     if not 0 < tau < math.inf:
         raise ValueError(f"tau must be positive, not {tau}")
     if tau > curve.time[-1] and curve.survival[-1] > 0:
         raise ValueError(f"tau must be at most the last time, {curve.time[-1]:g}")
-    return float(area_under(curve.time, curve.survival, tau))
+    return float(whole_turns(curve.time, curve.survival, tau))
 
 
-def area_under(grid: FloatArray, survival: FloatArray, tau: float) -> FloatArray:
-    """Area up to tau under step curves that start at 1.
+def whole_turns(grid: FloatArray, survival: FloatArray, tau: float) -> FloatArray:
+    """Sum of the survival after each turn up to tau, from step curves that start at 1.
 
     Parameters
     ----------
     grid
-        Times of the steps, positive and rising, shape (times,).
+        Times of the steps, whole turns, positive and rising, shape (times,).
     survival
         Survival from each time on, in [0, 1], shape (..., times).
     tau
-        Horizon, positive, in the unit of time.
+        Horizon, a whole number of turns.
 
     Returns
     -------
@@ -227,13 +232,14 @@ def area_under(grid: FloatArray, survival: FloatArray, tau: float) -> FloatArray
 
     Examples
     --------
-    >>> float(area_under(np.array([2.0, 4.0]), np.array([0.75, 0.5]), tau=4))
-    3.5
+    >>> float(whole_turns(np.array([2.0, 4.0]), np.array([0.75, 0.5]), tau=4))
+    3.0
     """
-    edges = np.minimum(np.concatenate([[0.0], grid, [max(tau, grid[-1])]]), tau)
+    # A turn k is the stretch from k to k + 1: the curve has then taken the step at k.
+    edges = np.clip(np.concatenate([[1.0], grid, [max(tau, grid[-1]) + 1]]), 1.0, tau + 1)
     widths = np.diff(edges)
-    area: FloatArray = widths[0] + survival @ widths[1:]
-    return area
+    turns: FloatArray = widths[0] + survival @ widths[1:]
+    return turns
 
 
 @dataclass(frozen=True, slots=True, eq=False, repr=False)

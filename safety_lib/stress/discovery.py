@@ -59,8 +59,8 @@ class Discovery(Shown):
     single_shot : mapping
         Version name to the single-turn evaluation: every planned goal asked once, plainly.
     controls : mapping
-        Id of a failing conversation to its control: the message that broke the rule, asked alone in
-        a fresh conversation on the same seed.
+        Id of a failing conversation to its control: what broke the rule, asked in one message in a
+        fresh conversation on the same seed (:func:`safety_lib.rollout.judging.control_of`).
     """
 
     seed: int

@@ -71,7 +71,8 @@ class Timing(Shown):
     curve : SurvivalCurve
         Kaplan-Meier with log-log bands, up to the last turn with enough at risk.
     safe_turns : float
-        Restricted mean: turns without a violation, on average, of the first ``curve.turn[-1]``.
+        Whole turns without a violation, on average, of the first ``curve.turn[-1]``: the turn in
+        which a rule broke is not one of them.
     delayed : Interval
         Share of failures that come after turn 1; the interval resamples scenarios.
     endings : Endings
@@ -150,7 +151,7 @@ def timing(version: str, held: Sequence[Trajectory], seed: int, draws: int = 2_0
     >>> print(timing("v2", found.trajectories["v2"], seed=7).endings.turn)
     8
     """
-    from safety_lib.stats.survival import restricted_mean
+    from safety_lib.stats.survival import turns_without_event
     from safety_lib.stats.survival_clusters import delayed_share
 
     time, broke, scenario = _valid(held)
@@ -165,7 +166,7 @@ def timing(version: str, held: Sequence[Trajectory], seed: int, draws: int = 2_0
     return Timing(
         version=version,
         curve=curve,
-        safe_turns=round(restricted_mean(time, broke, tau=last), 6),
+        safe_turns=round(turns_without_event(time, broke, tau=last), 6),
         delayed=delayed_share(
             time, broke, scenario, generator(seed, "stress", "delayed", version), draws=draws
         ),

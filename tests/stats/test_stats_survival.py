@@ -14,7 +14,7 @@ from safety_lib.stats.survival import (
     cumulative_incidence,
     kaplan_meier,
     last_time_at_risk,
-    restricted_mean,
+    turns_without_event,
 )
 from safety_lib.stats.survival_clusters import compare_arms, delayed_share, logrank
 
@@ -123,22 +123,35 @@ def test_last_time_with_enough_at_risk(case):
     assert last_time_at_risk(time) == (enough[-1] if enough.size else 0)
 
 
-def test_restricted_means_of_freireich():
-    assert restricted_mean(TREATED, TREATED_EVENT, 23) == pytest.approx(17.909, abs=5e-4)
-    assert restricted_mean(TREATED, TREATED_EVENT, 35) == pytest.approx(23.287, abs=5e-4)
-    assert restricted_mean(PLACEBO, np.ones(21), 23) == pytest.approx(8.667, abs=5e-4)
-    assert restricted_mean(PLACEBO, np.ones(21), 100) == pytest.approx(np.mean(PLACEBO))
+def test_weeks_in_remission_of_freireich():
+    # The published restricted means, less the share that had relapsed by then: a week in which
+    # somebody relapses is no week in remission.
+    left = kaplan_meier(TREATED, TREATED_EVENT)
+    for tau, mean in ((23, 17.909), (35, 23.287)):
+        expected = mean - (1 - left.at(tau))
+        assert turns_without_event(TREATED, TREATED_EVENT, tau) == pytest.approx(expected, abs=5e-4)
+    assert turns_without_event(PLACEBO, np.ones(21), 23) == pytest.approx(7.667, abs=5e-4)
+    assert turns_without_event(PLACEBO, np.ones(21), 100) == pytest.approx(np.mean(PLACEBO) - 1)
     with pytest.raises(ValueError, match="tau must be at most the last time, 35"):
-        restricted_mean(TREATED, TREATED_EVENT, 36)
+        turns_without_event(TREATED, TREATED_EVENT, 36)
 
 
 @pytest.mark.parametrize("seed", range(4))
-def test_restricted_mean_agrees_with_lifelines(seed):
+def test_turns_without_event_agree_with_lifelines(seed):
     time, event = random_sample(seed)
     reference = KaplanMeierFitter().fit(time, event)
-    for tau in (3, 6.5, 9):
-        expected = restricted_mean_survival_time(reference, t=tau)
-        assert restricted_mean(time, event, tau) == pytest.approx(expected)
+    for tau in (1, 3, 6, 9):
+        expected = restricted_mean_survival_time(reference, t=tau) - 1 + reference.predict(tau)
+        found = turns_without_event(time, event, tau)
+        assert found == pytest.approx(expected)
+        assert found == pytest.approx(sum(reference.predict(k) for k in range(1, tau + 1)))
+
+
+def test_nobody_censored_makes_it_a_plain_mean():
+    failure = np.random.default_rng(3).geometric(0.2, 400)
+    time, event = np.minimum(failure, 8), failure <= 8
+    counted = np.mean([f - 1 if f <= 8 else 8 for f in failure])
+    assert turns_without_event(time, event, 8) == pytest.approx(counted)
 
 
 # ------------------------------------------------------------------ competing risks
@@ -271,7 +284,8 @@ def test_turns_gained_on_freireich():
         TIME, EVENT, ["b"] * 21 + ["a"] * 21, np.tile(np.arange(21), 2), np.random.default_rng(1)
     )
     assert found.tau == 23
-    assert found.gained.estimate == pytest.approx(17.909 - 8.667, abs=1e-3)
+    left = kaplan_meier(TREATED, TREATED_EVENT).at(23)  # of the others nobody is
+    assert found.gained.estimate == pytest.approx(17.909 - 8.667 + left, abs=1e-3)
     assert found.gained.low > 0
     assert found.p_value < 0.01
     assert found.logrank.chi2 == pytest.approx(16.7929, abs=5e-5)
@@ -325,7 +339,7 @@ RNG = np.random.default_rng(0)
         lambda: kaplan_meier([math.nan, 2], [1, 1]),
         lambda: kaplan_meier([1, 2], [1, 2]),
         lambda: kaplan_meier([1, 2], [1, 1], level=0),
-        lambda: restricted_mean([1], [1], tau=0),
+        lambda: turns_without_event([1], [1], tau=0),
         lambda: last_time_at_risk([1], minimum=0),
         lambda: cumulative_incidence([1], [-1]),
         lambda: cumulative_incidence([1, 2], [1]),
