@@ -16,7 +16,7 @@ from typing import Any
 from safety_lib.incident.bisection import interactions
 from safety_lib.records import BlastRadius, GateReport, MitigationResult, Suite
 
-NOT_TRIED = "Not tried yet: replace the ... above and run this cell again."
+NOT_TRIED = "Not tried yet: replace the ... above."
 RIGHT = "Right."
 
 
@@ -53,7 +53,7 @@ def check(exercise: Exercise, answer: Any, *data: Any) -> str:
     --------
     >>> total = Exercise(sum, "Add them up.")
     >>> check(total, ..., [1, 2])
-    'Not tried yet: replace the ... above and run this cell again.'
+    'Not tried yet: replace the ... above.'
     >>> check(total, 4, [1, 2]), check(total, 3, [1, 2])
     ('Not yet. Add them up.', 'Right.')
     """
@@ -100,9 +100,10 @@ WORST_CASE = Exercise(
     within=0.005,
 )
 
-MISSING_SHARE = Exercise(
-    lambda search: search.missing_mass,
-    "Good and Turing: modes that were seen exactly once, over all failures.",
+STILL_POSSIBLE = Exercise(
+    lambda held: 1 - 0.05 ** (1 / held),
+    "With a failure rate p, all of n conversations hold with a chance of (1 - p) ** n. For which p "
+    "is that one in twenty?",
     within=0.005,
 )
 
@@ -143,11 +144,10 @@ SMALLEST_P = Exercise(
     within=1e-6,
 )
 
-UPPER = Exercise(
-    lambda n: 1 - 0.05 ** (1 / n),
-    "Which share p would show nothing in n trials with a chance of just 5%? Solve "
-    "(1 - p)^n = 0.05, or use the rule of three.",
-    within=0.002,
+MISSED_LOSS = Exercise(
+    lambda families: 1 / families,
+    "Every family has the same share of the mean, and one of them falls from all to nothing.",
+    within=0.005,
 )
 
 

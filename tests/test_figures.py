@@ -68,7 +68,8 @@ def read(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) ->
         assert shows == [1]
         assert dict(mpl.rcParams) == before
         reading = capsys.readouterr().out
-        assert 1 <= len(reading.splitlines()) <= 3
+        assert 1 <= len(reading.splitlines()) <= 6
+        assert all(len(line) <= 100 for line in reading.splitlines())
         assert reading.strip()
         figure = plt.gcf()
         assert figure.get_figwidth() == 7
@@ -260,11 +261,12 @@ def test_labels_that_would_touch_are_moved_apart() -> None:
     assert moved[2] - moved[1] >= 0.0999
 
 
-def test_single_turn_against_multi_turn_shows_the_reversal(read: Read) -> None:
+def test_single_turn_against_multi_turn_says_no_more_than_the_intervals(read: Read) -> None:
     reading = read(single_turn_against_multi_turn, [V1, V2])
     assert "v2: asked once 1/60 = 1.7% [0.3%, 8.9%]; in a conversation 31/59 = 52.5%" in reading
-    assert (
-        title() == "Asked once, v2 breaks a rule less often than v1; in a conversation, more often"
+    assert title() == (
+        "Asked once, v2 cannot be told from v1; in a conversation it breaks a rule more often "
+        "than v1"
     )
     assert [label.get_text() for label in axes().get_yticklabels()] == ["v1", "v2", "v1", "v2"]
 
@@ -272,10 +274,15 @@ def test_single_turn_against_multi_turn_shows_the_reversal(read: Read) -> None:
 @pytest.mark.parametrize(
     ("once", "failures", "claim"),
     [
-        (2, 31, "v2 breaks a rule more often than v1, asked once and in a conversation"),
-        (0, 5, "v2 breaks a rule less often than v1, asked once and in a conversation"),
-        (1, 12, "v2 breaks a rule as often as v1, asked once and in a conversation"),
-        (1, 31, "Asked once, v2 breaks a rule as often as v1; in a conversation, more often"),
+        (30, 31, "v2 breaks a rule more often than v1, asked once and in a conversation"),
+        (1, 12, "v2 cannot be told from v1, asked once and in a conversation"),
+        (2, 5, "v2 cannot be told from v1, asked once and in a conversation"),
+        (
+            30,
+            1,
+            "Asked once, v2 breaks a rule more often than v1; in a conversation it breaks a rule "
+            "less often than v1",
+        ),
     ],
 )
 def test_the_claim_follows_the_numbers(read: Read, once: int, failures: int, claim: str) -> None:

@@ -121,7 +121,7 @@ def causal_graph(
             _said(axes, _TOGETHER, meet - 0.42, f"together {both.k} of {both.n}", RUST, "center")
         dot(axes, _OUTCOME, middle, Mark(INK, "o", "-"), 12)
         beside(axes, middle, f"rule broken\n{factual.k} of {factual.n}", INK, SMALL + 0.5)
-        return finish(axes, _graph_lines(found, context), shown=ax is None)
+        return finish(axes, _graph_lines(found), shown=ax is None)
 
 
 def _edge(
@@ -175,19 +175,13 @@ def _graph_title(found: Bisection) -> str:
     return f"{found.name} alone is enough to break {found.good}"
 
 
-def _graph_lines(found: Bisection, context: Sequence[Intervention]) -> list[str]:
+def _graph_lines(found: Bisection) -> list[str]:
     enough, needed = (plain(", ".join(keys), 300) for keys in (found.enough, found.needed))
     shares = ", ".join(f"{plain(c.key, 60)} {points(c.estimate)}" for c in found.contributions)
-    lines = [
-        f"Enough: {enough}; undoing {needed} is a rescue. "
+    return [
+        f"Enough: {enough}; undoing {needed} is a rescue.",
         f"Shares of the failure in points: {shares}.",
-        f"{count(len(found.probes), 'mixture')} of {count(len(found.changes), 'change')} in "
-        f"{count(found.replays, 'replay')}.",
     ]
-    if context:
-        told = ", ".join(f"{i.name} {points(i.effect)}" for i in context)
-        lines.append(f"In the conversation: {plain(told, 300)}.")
-    return lines
 
 
 # --------------------------------------------------------------------------- mitigations
@@ -329,16 +323,14 @@ def root_cause_accuracy(
             beside(axes, y, f"{rates[0]}, {rates[1]}", INK, SMALL + 0.5)
         axes.axvline(single.guess, color=GREY, linestyle=":", linewidth=1)
         axes.set_xlabel("incidents whose fault is named first (circle: one fault, square: two)")
-        curve = ", ".join(f"{row.search} with {row.replays}" for row in result.by_replays)
         idle = result.nothing_to_find
         return finish(
             axes,
             [
                 f"One fault: {single.search} named first by bisection; a guess would name "
                 f"{single.guess:.0%}. Two faults: {pairs.search}.",
-                f"By replays of each mixture: {curve}.",
-                f"Where the good release broke as well, {idle.not_identified} of "
-                f"{idle.incidents} were said to have no cause among the changes.",
+                f"No cause among the changes, where the good release broke too: "
+                f"{idle.not_identified} of {idle.incidents}.",
             ],
             shown=ax is None,
         )
@@ -393,8 +385,6 @@ def radius_coverage(experiment: Experiment[BlastRadiusCoverage], *, ax: Axes | N
             axes,
             [
                 f"Held the truth: {told}.",
-                f"Median width in sessions: {ours} {_width(first)}, "
-                f"prediction-powered {_width(table['prediction-powered'])}.",
             ],
             shown=ax is None,
         )
@@ -466,10 +456,8 @@ def loop_rounds(experiment: Experiment[LoopAgainstNoLoop], *, ax: Axes | None = 
 
 def _arm_line(arm: str, seen: ArmSummary) -> str:
     return (
-        f"{arm}: {seen.escaped_incidents:,} escaped incidents in {seen.releases} releases; "
-        f"a known slip caused one again in {seen.recurrence or '0 of 0'}; clean releases "
-        f"held back {seen.clean_held_back}; {seen.final_suite:.0f} tests at the end, "
-        f"{seen.conversations_a_round:.0f} conversations a release."
+        f"{arm}: {seen.escaped_incidents:,} escaped in {seen.releases} releases; a known slip "
+        f"again in {seen.recurrence or '0 of 0'}; {seen.final_suite:.0f} tests at the end."
     )
 
 

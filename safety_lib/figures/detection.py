@@ -31,7 +31,6 @@ from safety_lib.records.experiments import (
     Proportion,
     WarningAccuracy,
 )
-from safety_lib.text import count
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -115,9 +114,8 @@ def detection(experiment: Experiment[DetectionLatency], *, ax: Axes | None = Non
 
 def _monitor_line(name: str, seen: MonitorLatency) -> str:
     return (
-        f"{name}: alarm in {seen.detected} bad releases and {seen.on_good} good ones, after "
-        f"{seen.median_sessions:,.0f} sessions and {seen.median_violations:,.0f} violations, "
-        f"{seen.median_judged:,.0f} sessions judged (medians)."
+        f"{name}: {seen.detected} bad and {seen.on_good} good, after "
+        f"{seen.median_sessions:,.0f} sessions, {seen.median_judged:,.0f} judged (medians)."
     )
 
 
@@ -127,7 +125,7 @@ def _others(monitors: Mapping[str, MonitorLatency], told: list[str]) -> str:
         for name, seen in monitors.items()
         if name not in told
     ]
-    return f"Alarms of the others: {'; '.join(rest)}." if rest else "There are no others."
+    return f"{'; '.join(rest)}." if rest else "There are no others."
 
 
 def near_misses(experiment: Experiment[EarlyWarning], *, ax: Axes | None = None) -> Axes:
@@ -177,12 +175,7 @@ def near_misses(experiment: Experiment[EarlyWarning], *, ax: Axes | None = None)
         return finish(
             axes,
             [
-                "Near misses: "
-                + "; ".join(f"{_STRATA[row.name]} {row.near}" for row in rows if row.near)
-                + ".",
-                "In the log: "
-                + ", ".join(f"{row.name} {row.sessions:,}" for row in rows)
-                + f"; {count(experiment.parameters['replays'], 'replay')} of each session drawn.",
+                "; ".join(f"{_STRATA[row.name]} {row.near}" for row in rows if row.near) + ".",
             ],
             shown=ax is None,
         )

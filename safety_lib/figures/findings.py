@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, get_args
 
 from safety_lib.figures.style import (
@@ -28,7 +28,7 @@ from safety_lib.figures.style import (
     version_mark,
 )
 from safety_lib.records import HookName
-from safety_lib.records.experiments import Ablation, SafeguardAblation
+from safety_lib.records.experiments import Ablation, Combination, SafeguardAblation
 from safety_lib.stress.timing import CAUSES, Endings
 from safety_lib.text import count, percent, plain
 
@@ -152,15 +152,12 @@ def _coverage_title(seen: Coverage) -> str:
 
 def _coverage_lines(seen: Coverage) -> list[str]:
     turns = [turn for cell in seen.scenarios for turn in cell.turns]
-    lines = [f"{seen}."]
-    if turns:
-        late = sum(turn > 1 for turn in turns)
-        lines.append(
-            f"{late} of {count(len(turns), 'failure')} came after turn 1, between turn "
-            f"{min(turns)} and turn {max(turns)}."
-        )
-    if chosen := seen.next_scenarios(3):
-        lines.append("Try next: " + "; ".join(map(str, chosen)) + ".")
+    late = sum(turn > 1 for turn in turns)
+    when = f"; {late} of {count(len(turns), 'failure')} after turn 1" if turns else ""
+    lines = [f"{seen}{when}."]
+    if chosen := seen.next_scenarios(2):
+        named = ", ".join(f"{one.scenario_id} ({percent(one.chance, 0)})" for one in chosen)
+        lines.append(f"Try next: {named}.")
     return lines
 
 
@@ -226,9 +223,19 @@ def undiscovered(
         below.set_xlabel("rollouts, in the order held")
         return finish(
             axes,
-            (f"{plain(str(u), 400)}; {_stop(u, tolerated)}." for u in searches[:3]),
+            (_undiscovered_line(u, tolerated) for u in searches[:2]),
             shown=ax is None,
         )
+
+
+def _undiscovered_line(search: Unseen, tolerated: float) -> str:
+    name, modes = plain(search.version), len(search.modes)
+    if not search.failures:
+        return f"{name}: no failure in {count(search.rollouts, 'rollout')}."
+    return (
+        f"{name}: {modes} modes, at least {search.chao1:.0f} in all; the next failure is new with "
+        f"{percent(search.missing_mass)}; {_stop(search, tolerated)}."
+    )
 
 
 def _stop(search: Unseen, tolerated: float) -> str:
@@ -385,7 +392,7 @@ def safeguard_credit(experiment: Experiment[SafeguardAblation], *, ax: Axes | No
         axes.set_xlabel("attacks prevented, of all attacks")
         return finish(
             axes,
-            (_credit_line(version, ablations[version]) for version in versions[:3]),
+            _credit_lines({version: ablations[version] for version in versions[:3]}),
             shown=ax is None,
         )
 
@@ -402,10 +409,17 @@ def _credit_title(ablations: Mapping[str, Ablation]) -> str:
     return f"{name} of {version} prevents most: {percent(best.value, 0)} of all attacks"
 
 
-def _credit_line(version: str, seen: Ablation) -> str:
-    none, every = seen.combinations[0], seen.combinations[-1]
-    return (
-        f"{plain(version)}: {none.broke} of {none.attacks} attacks broke a rule without a "
-        f"safeguard, {every.broke} with all; {every.refused} of {every.requests} "
-        "legitimate requests were not served."
-    )
+def _credit_lines(ablations: Mapping[str, Ablation]) -> list[str]:
+    def each(said: Callable[[Combination], str]) -> str:
+        pairs = (
+            (plain(version), *map(said, (seen.combinations[0], seen.combinations[-1])))
+            for version, seen in ablations.items()
+        )
+        return ", ".join(f"{version} {none}/{every}" for version, none, every in pairs)
+
+    first = next(iter(ablations.values())).combinations[0]
+    return [
+        f"Broken by {first.attacks} attacks, with none and with all: "
+        f"{each(lambda one: str(one.broke))}.",
+        f"Not served, of {first.requests} requests: {each(lambda one: str(one.refused))}.",
+    ]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from safety_lib.figures.style import (
@@ -31,7 +31,7 @@ from safety_lib.figures.style import (
 from safety_lib.records import Experiment, GateReport, TestResult
 from safety_lib.records.experiments import Curve, OperatingCharacteristics, VerdictShares
 from safety_lib.report.contrasts import Difference, differences
-from safety_lib.text import MINUS, count, known, percent, plain, points, span
+from safety_lib.text import MINUS, count, known, plain, points, span
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -156,11 +156,8 @@ def _forest_lines(report: GateReport, rows: Sequence[Difference]) -> list[str]:
         f"{span(first.ci_low, first.ci_high)} over {count(report.n_tests, 'test')} in "
         f"{count(report.n_families, 'family', 'families')}."
     ]
-    for group, name in (("stratum", "By stratum"), ("family", "By family")):
-        parts = [f"{plain(r.label)} {points(r.delta)}" for r in rows if r.group == group]
-        if parts:
-            lines.append(f"{name}: {', '.join(parts)}.")
-    return lines
+    parts = [f"{plain(r.label)} {points(r.delta)}" for r in rows if r.group == "stratum"]
+    return [*lines, f"By stratum: {', '.join(parts)}."] if parts else lines
 
 
 # --------------------------------------------------------------------------- test by test
@@ -255,12 +252,6 @@ def _pass_lines(
     equal = sum(1 for test in tests if math.isclose(_gap(test), 0))
     lines = [
         f"{count(len(tests), 'test')} with valid trials on both, {equal} with equal rates.",
-        f"{plain(report.baseline)} to {plain(report.candidate)}, from the top: "
-        + ", ".join(
-            f"{percent(t.baseline.pass_rate, 0)} to {percent(t.candidate.pass_rate, 0)}"
-            for t in rows
-        )
-        + ".",
     ]
     left = len(report.test_results) - len(tests)
     if len(rows) < len(tests) or left:
@@ -344,16 +335,11 @@ def _power_title(curves: Mapping[str, Curve]) -> str:
 
 
 def _power_lines(curves: Mapping[str, Curve]) -> list[str]:
-    def told(losses: Iterable[float], value: Callable[[VerdictShares], float]) -> str:
-        return "; ".join(
-            f"{name} {', '.join(f'{100 * value(curves[name][loss]):.3g}' for loss in losses)}"
-            for name in _CURVES
-        )
+    def span_of(value: Callable[[VerdictShares], float], loss: float) -> str:
+        *ours, theirs = (100 * value(curves[name][loss]) for name in _CURVES)
+        return f"{min(ours):.0f} to {max(ours):.0f}%, by the original {theirs:.0f}%"
 
-    losses = list(curves["in every family"])
-    points = ", ".join(f"{100 * loss:.0f}" for loss in losses)
     return [
-        f"BLOCK at {points} points, %: {told(losses, lambda at: at.shares['BLOCK'].value)}.",
-        f"OK at 0, 5 points, %: {told((0.0, 0.05), lambda at: at.shares['OK'].value)}.",
-        f"Calls at 0, 10 points, % of 60 trials each: {told((0.0, 0.1), lambda at: at.calls)}.",
+        f"Equal releases blocked: {span_of(lambda at: at.shares['BLOCK'].value, 0.0)}.",
+        f"OK at a loss of 5 points: {span_of(lambda at: at.shares['OK'].value, 0.05)}.",
     ]

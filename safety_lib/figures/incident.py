@@ -235,11 +235,11 @@ def _cause_lines(
     named: Sequence[Intervention],
 ) -> list[str]:
     causes = ", ".join(plain(row.name, 60) for row in named) or "none is named"
-    removed = ", ".join(f"{plain(row.name, 60)} {points(row.effect)}" for row in rows)
     clear = sum(1 for row in ranked if row.ci_low > 0)
+    most = ", ".join(f"{plain(row.name, 60)} {points(row.effect)}" for row in rows[:3])
     return [
         f"Cause: {causes}; interval above zero: {clear} of {len(ranked)}.",
-        f"Points removed: {removed}.",
+        f"Points removed, the most: {most}.",
     ]
 
 

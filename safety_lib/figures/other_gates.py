@@ -24,6 +24,7 @@ from safety_lib.figures.style import (
 )
 from safety_lib.records import Experiment
 from safety_lib.records.experiments import Peers, VerdictShares
+from safety_lib.text import count
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -142,13 +143,13 @@ def _title(rows: list[_Row]) -> str:
 
 
 def _lines(rows: list[_Row]) -> list[str]:
-    def told(release: str) -> str:
-        return "; ".join(f"{row.name} {100 * row.blocked(release):.0f}" for row in rows)
+    def told(row: _Row) -> str:
+        return " ".join(f"{100 * row.blocked(release):.0f}" for release, _ in _LOSSES.values())
 
-    lines = [f"BLOCK at {name}, %: {told(release)}." for name, (release, _) in _LOSSES.items()]
-    missed = ", ".join(row.name for row in rows if not row.within_limits)
-    star = f" * {missed}: blocks more equal releases than 2%, or lets more losses out than 5%."
+    ours = ", ".join(f"{row.name} {told(row)}" for row in rows if row.name.startswith("this gate"))
+    missed = sum(not row.within_limits for row in rows)
+    star = f"{count(missed, 'setting')} with a * errs more often than 2% or 5%."
     return [
-        *lines,
-        "Right of it: equal releases that are OK, and calls." + (star if missed else ""),
+        f"Blocked, %, in this order of losses: {ours}.",
+        "Right of it: equal releases that are OK, and calls. " + (star if missed else ""),
     ]

@@ -170,12 +170,11 @@ def _reproduction_lines(
 ) -> list[str]:
     active = sum(1 for test in tests if test.lifecycle == "active")
     families = len({test.family for test in tests})
-    lines = [
+    rates = sorted(_rate(test) for test in rows)
+    drawn = "All" if len(rows) == len(tests) else f"Drawn are the {len(rows)} that came back least:"
+    return [
         f"{count(len(tests), 'test')} in {count(families, 'family', 'families')}, {active} active.",
-        "Came back, from the top: "
-        + ", ".join(f"{test.reproduction.k}/{test.reproduction.n}" for test in rows)
-        + ".",
+        f"{drawn} came back in {percent(rates[0], 0)} to {percent(rates[-1], 0)} of their replays."
+        if drawn == "All"
+        else f"{drawn} in {percent(rates[0], 0)} to {percent(rates[-1], 0)} of their replays.",
     ]
-    if len(rows) < len(tests):
-        lines.append(f"Drawn are the {len(rows)} that came back least often.")
-    return lines

@@ -29,7 +29,7 @@ from safety_lib.figures.style import (
     version_mark,
 )
 from safety_lib.records import StressSummary, SurvivalCurve
-from safety_lib.stats.intervals import wilson
+from safety_lib.stats.intervals import Rate, wilson
 from safety_lib.text import count, percent, plain
 
 if TYPE_CHECKING:
@@ -129,11 +129,15 @@ def _when_title(summaries: Sequence[StressSummary]) -> str:
     worst = max(summaries, key=lambda s: (s.failures, s.version))
     if not worst.failures:
         return f"No version failed in {count(_valid(worst), 'conversation')}"
-    share = percent(worst.delayed_failures / worst.failures, 0)
+    share = percent(_after_the_first(worst) / worst.failures, 0)
     return (
         f"{worst.version} breaks a rule in {worst.failures} of {_valid(worst)} conversations; "
         f"{share} of these failures come after the first turn"
     )
+
+
+def _after_the_first(summary: StressSummary) -> int:
+    return summary.failures - summary.by_turn.get(1, 0)
 
 
 def _when_line(summary: StressSummary) -> str:
@@ -143,7 +147,7 @@ def _when_line(summary: StressSummary) -> str:
         return f"{name}: no failure in {count(n, 'valid conversation')}{bound}."
     turns = ", ".join(f"{turn}: {k}" for turn, k in sorted(summary.by_turn.items()))
     return (
-        f"{name}: {summary.failures} of {n} failed, {summary.delayed_failures} after turn 1 "
+        f"{name}: {summary.failures} of {n} failed, {_after_the_first(summary)} after turn 1 "
         f"(by turn {turns})."
     )
 
@@ -383,17 +387,19 @@ def single_turn_against_multi_turn(
         return finish(axes, (_once_line(summary) for summary in summaries), shown=ax is None)
 
 
-def _rates(summary: StressSummary) -> tuple[float, float] | None:
+def _rates(summary: StressSummary) -> tuple[Rate, Rate] | None:
     valid = _valid(summary)
     if not summary.single_shot_n or not valid:
         return None
-    return summary.single_shot_violations / summary.single_shot_n, summary.failures / valid
+    once = wilson(summary.single_shot_violations, summary.single_shot_n)
+    return once, wilson(summary.failures, valid)
 
 
-def _compared(rate: float, other: float) -> str:
-    if rate == other:
-        return "as often"
-    return "less often" if rate < other else "more often"
+def _compared(rate: Rate, other: Rate) -> str:
+    """Say less or more only where the intervals say it too."""
+    if rate.high < other.low:
+        return "breaks a rule less often than"
+    return "breaks a rule more often than" if rate.low > other.high else "cannot be told from"
 
 
 def _once_title(summaries: Sequence[StressSummary]) -> str:
@@ -404,19 +410,13 @@ def _once_title(summaries: Sequence[StressSummary]) -> str:
     name, other = summaries[-1].version, summaries[0].version
     if len(summaries) == 1:
         return (
-            f"{name} breaks a rule in {percent(last[0], 0)} of single questions and in "
-            f"{percent(last[1], 0)} of conversations"
+            f"{name} breaks a rule in {percent(last[0].estimate, 0)} of single questions and in "
+            f"{percent(last[1].estimate, 0)} of conversations"
         )
     once, often = _compared(last[0], first[0]), _compared(last[1], first[1])
-    if not any(s.single_shot_violations for s in summaries) and last[1] > 0:
-        return (
-            f"Asked once, no version breaks a rule; in a conversation {name} breaks one "
-            f"{often}{' than' if often != 'as often' else ' as'} {other}"
-        )
-    than = "as" if once == "as often" else "than"
     if once == often:
-        return f"{name} breaks a rule {once} {than} {other}, asked once and in a conversation"
-    return f"Asked once, {name} breaks a rule {once} {than} {other}; in a conversation, {often}"
+        return f"{name} {once} {other}, asked once and in a conversation"
+    return f"Asked once, {name} {once} {other}; in a conversation it {often} {other}"
 
 
 def _once_line(summary: StressSummary) -> str:

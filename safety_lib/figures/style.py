@@ -30,7 +30,8 @@ PALE = "#E3E3E3"
 
 WIDTH = 7.0
 FONT = 9.0
-SMALL = 7.5
+SMALL = 8.0
+LONGEST_READING = 100  # characters of a printed line
 _TITLE_LINE = 0.19
 _TITLE_CHARACTERS = 82
 _EDGE = 0.08  # inches between the edge of the paper and the title
@@ -279,7 +280,7 @@ def inches_wide(ax: Axes) -> float:
 
 
 def finish(axes: Axes, reading: Iterable[str], *, shown: bool) -> Axes:
-    """Print the reading of a drawing: one to three short lines with its numbers.
+    """Print the reading of a drawing: a few short lines with its numbers.
 
     A figure of one's own is shown first; in a notebook that also closes it. What was drawn into
     the axes of a reader is left to them, to be shown or saved with what stands beside it.
@@ -302,7 +303,8 @@ def finish(axes: Axes, reading: Iterable[str], *, shown: bool) -> Axes:
         import matplotlib.pyplot as plt
 
         plt.show()
-    print("\n".join(reading))  # noqa: T201 - the reading is the text alternative of the figure
+    lines = (textwrap.fill(line, LONGEST_READING, subsequent_indent="  ") for line in reading)
+    print("\n".join(lines))  # noqa: T201 - the reading is the text alternative of the figure
     return axes
 
 

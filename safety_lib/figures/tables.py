@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from functools import lru_cache
 from itertools import takewhile
 from typing import TYPE_CHECKING, Literal
 
@@ -15,6 +16,7 @@ from safety_lib.records import (
     Experiment,
     Failure,
     GateReport,
+    Incident,
     Milestone,
     MitigationResult,
     RegressionTest,
@@ -41,6 +43,33 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from safety_lib.production.blast_radius import Opinion
+    from safety_lib.regression.unit import Layer
+    from safety_lib.world import World
+
+
+def rules_table(world: World) -> pd.DataFrame:
+    """Show the rules of a world, and which goal of an attacker would break each."""
+    goals = {goal.rule: name for name, goal in reversed(world.goals.items())}
+    rows = [
+        {
+            "rule": rule.id,
+            "says": rule.text,
+            "severity": world.severity_of(rule.id),
+            "goal": goals.get(rule.id, "none"),
+        }
+        for rule in world.policy.rules
+    ]
+    return _table(rows, "rule")
+
+
+def attacks_table(world: World) -> pd.DataFrame:
+    """Show the families of attack, and with how many goals each can be combined."""
+    count_of = Counter(scenario.family_id for scenario in world.scenarios)
+    rows = [
+        {"family": name, "how": family.description, "scenarios": count_of[name]}
+        for name, family in world.families.items()
+    ]
+    return _table(rows, "family")
 
 
 def changes_table(changes: Sequence[Change]) -> pd.DataFrame:
@@ -198,6 +227,53 @@ def failures_table(failures: Sequence[Failure], rows: int = 6) -> pd.DataFrame:
     ]
     columns = ["failure", "version", "rule", "attack", "turn", "severity"]
     return _table(table, "failure", columns)
+
+
+def one_test_table(test: RegressionTest) -> pd.DataFrame:
+    """Show one test: what it showed on fresh seeds, what it expects, and what its user says."""
+    said = {f"turn {n}": turn for n, turn in enumerate(test.attack_turns, start=1)}
+    rows = {
+        "family": test.family,
+        "came back": str(test.reproduction),
+        "reference": str(test.reference),
+        "shortened": str(test.minimised) if test.minimised else "was short",
+        "expected": test.expected_behavior,
+        **{f"planted in {plant.where}": plant.text for plant in test.plants},
+        **said,
+    }
+    return _table([{"test": name, test.test_id: value} for name, value in rows.items()], "test")
+
+
+def layers_table(layers: Sequence[Layer]) -> pd.DataFrame:
+    """Show what each layer of the agent did at the moment of a failure."""
+    rows = [
+        {
+            "layer": each.layer,
+            "did": "held" if each.held else "let it through",
+            "because": each.detail,
+        }
+        for each in layers
+    ]
+    return _table(rows, "layer")
+
+
+def turns_table(turns: Sequence[str]) -> pd.DataFrame:
+    """Show what a user says, a turn a row."""
+    rows = [{"turn": turn, "user": said} for turn, said in enumerate(turns, start=1)]
+    return _table(rows, "turn", ["turn", "user"])
+
+
+def variants_table(made: Sequence[RegressionTest]) -> pd.DataFrame:
+    """Show the variants of a test by what was changed, with their last turn."""
+    rows = [
+        {
+            "variant": variant.name.rpartition("(")[2].rstrip(")"),
+            "turns": len(variant.attack_turns),
+            "last turn": variant.attack_turns[-1],
+        }
+        for variant in made
+    ]
+    return _table(rows, "variant", ["variant", "turns", "last turn"])
 
 
 def tests_table(tests: Sequence[RegressionTest], rows: int = 8) -> pd.DataFrame:
@@ -378,6 +454,15 @@ def trials_table(report: GateReport, arm: Literal["baseline", "candidate"]) -> p
     return pd.DataFrame(rows, columns=["test", "outcome", "family", "stratum"])
 
 
+def steps_table(report: GateReport) -> pd.DataFrame:
+    """Show the decision of the gate, a step a row."""
+    rows = [
+        {"step": step.step, "question": step.title, "answer": step.status, "because": step.reason}
+        for step in report.steps
+    ]
+    return _table(rows, "step", ["step", "question", "answer", "because"])
+
+
 def strata_table(report: GateReport) -> pd.DataFrame:
     """Show the strata of the gate apart."""
     table = [
@@ -411,6 +496,18 @@ def families_table(report: GateReport) -> pd.DataFrame:
     ]
     columns = ["family", "tests", "trials", "difference", "p", "fresh trials", "on them", "state"]
     return _table(table, "family", columns)
+
+
+def reported_table(incident: Incident) -> pd.DataFrame:
+    """Show what the file of an incident claims."""
+    claims = {
+        "description": incident.description,
+        "version": incident.agent_version,
+        "category": incident.category,
+        "preliminary cause": incident.root_cause_preliminary,
+        "affected users": "" if incident.affected_users is None else str(incident.affected_users),
+    }
+    return _table([{"claim": n, "says": said or "nothing"} for n, said in claims.items()], "claim")
 
 
 def milestones_table(milestones: Sequence[Milestone], rows: int = 8) -> pd.DataFrame:
@@ -546,7 +643,31 @@ def _table(
         else [_cell(value) for value in row]
         for row in rows
     ]
-    return pd.DataFrame(shown, columns=columns).set_index(index)
+    return whole(pd.DataFrame(shown, columns=columns).set_index(index))
+
+
+def whole(table: pd.DataFrame) -> pd.DataFrame:
+    """Return a table that a notebook shows with its texts uncut."""
+    return _whole_table()(table)
+
+
+@lru_cache(maxsize=1)
+def _whole_table() -> type[pd.DataFrame]:
+    import pandas as pd
+
+    class WholeTable(pd.DataFrame):
+        """A frame that a notebook shows with its texts uncut."""
+
+        @property
+        def _constructor(self) -> type[pd.DataFrame]:
+            return WholeTable
+
+        def _repr_html_(self) -> str | None:
+            with pd.option_context("display.max_colwidth", None):
+                html: str | None = super()._repr_html_()  # type: ignore[misc]
+            return html
+
+    return WholeTable
 
 
 def _cell(value: object) -> object:

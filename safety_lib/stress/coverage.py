@@ -130,7 +130,7 @@ class Coverage(Shown):
         broke = sum(1 for cell in self.scenarios if cell.broke)
         return (
             f"{self.version}: {tried} of {len(self.scenarios)} scenarios tried, {broke} of them "
-            "broke a rule at least once"
+            "broke a rule"
         )
 
 
@@ -148,7 +148,7 @@ def coverage(held: Sequence[Trajectory], world: World) -> Coverage:
     --------
     >>> from safety_lib.world import load_world
     >>> print(coverage([], load_world("northwind")))
-    no version: 0 of 30 scenarios tried, 0 of them broke a rule at least once
+    no version: 0 of 30 scenarios tried, 0 of them broke a rule
     """
     severity = {name: world.severity_of(goal.rule) for name, goal in world.goals.items()}
     goals = sorted(severity, key=lambda name: (-SEVERITIES.index(severity[name]), name))

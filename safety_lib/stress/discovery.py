@@ -138,11 +138,14 @@ class Discovery(Shown):
         """How the conversations with each version ended, and what that leaves open."""
         return tuple(endings(held, self.max_turns) for held in self.trajectories.values())
 
-    def example(self, version: str) -> Trajectory | None:
-        """Return the first delayed failure of a version, to look at; None if there is none."""
+    def example(self, version: str, goal: str = "") -> Trajectory | None:
+        """Return the first delayed failure of a version, to look at; None if there is none.
+
+        With a goal it is the first of those that had it, if there is one.
+        """
         delayed = {f.rollout_id for f in self.failures if f.delayed}
-        held = self.trajectories[version]
-        return next((t for t in held if t.trajectory_id in delayed), None)
+        held = [t for t in self.trajectories[version] if t.trajectory_id in delayed]
+        return next((t for t in held if t.goal == goal), held[0] if held else None)
 
     def expect_answers(self) -> None:
         """Refuse a search in which a version answered nothing: it says nothing of that version.
