@@ -26,7 +26,6 @@ from safety_lib.figures import (
     forest,
     funnel,
     intervention_effects,
-    pass_rates,
     reproduction,
     single_turn_against_multi_turn,
     survival_curves,
@@ -34,7 +33,6 @@ from safety_lib.figures import (
 )
 from safety_lib.figures.style import drawable, sheet, spread
 from safety_lib.records import (
-    ArmResult,
     BlastRadius,
     GateReport,
     Intervention,
@@ -322,20 +320,21 @@ def test_reproduction_is_grouped_by_family(read: Read) -> None:
     ]
     reading = read(reproduction, tests)
     assert "3 tests in 2 families, 2 active." in reading
-    assert "Came back, from the top: 9/10, 3/10, 10/10." in reading
+    assert "All came back in 30% to 100% of their replays." in reading
     assert "quarantined" in words()
     assert marks() == {("#0072B2", "o"), ("#D55E00", "s")}
 
 
 def test_reproduction_draws_the_shakiest_sixteen(read: Read) -> None:
     reading = read(reproduction, [made_test(i, 10 if i < 10 else 5) for i in range(30)])
-    assert "Drawn are the 16 that came back least often." in reading
+    assert "Drawn are the 16 that came back least: in 50% to 50% of their replays." in reading
     assert len(axes().get_yticklabels()) == 16
 
 
 def test_a_test_that_never_ran_has_no_interval(read: Read) -> None:
     never = reproduced(0, 0, errors=10)
-    assert "0/0" in read(reproduction, [made_test(1, reproduction=never)])
+    read(reproduction, [made_test(1, reproduction=never)])
+    assert any("0 of 0" in said for said in [t.get_text() for t in axes().texts])
 
 
 # --------------------------------------------------------------------------- stage 3
@@ -345,7 +344,6 @@ def test_forest_orders_groups_and_names_states(read: Read) -> None:
     tests = (result(1, 10, 2), result(2, 9, 7, family="x/user"), result(3, 3, 3, stratum="benign"))
     reading = read(forest, report(test_results=tests))
     assert f"v2 minus v1: {MINUS}24.0 points [{MINUS}37.0, {MINUS}11.0]" in reading
-    assert f"By family: payment/user {MINUS}80.0, x/user {MINUS}20.0." in reading
     assert title() == "v2's pass rate is 24.0 points below v1's, more than chance explains"
     assert [label.get_text() for label in axes().get_yticklabels()] == [
         "regression tests",
@@ -417,30 +415,14 @@ def test_operating_characteristics_draw_what_is_stored(
     *ours, theirs = (curve[0.07].shares["BLOCK"].value for curve in stored.result.curves.values())
     assert f"at least {min(ours):.0%} of releases are blocked" in title()
     assert f"by the original {theirs:.0%}" in title()
-    blocked, well, calls = capsys.readouterr().out.splitlines()
-    for name, (_, shares) in curves.items():
-        told = ", ".join(f"{100 * share:.3g}" for share in shares)
-        assert f"{name} {told}" in blocked
-        same = stored.result.curves[name][0.0]
-        assert f"{name} {100 * same.shares['OK'].value:.3g}, " in well
-        assert f"{name} {100 * same.calls:.3g}, " in calls
+    blocked, let_out = capsys.readouterr().out.splitlines()
+    for said, loss, verdict in ((blocked, 0.0, "BLOCK"), (let_out, 0.05, "OK")):
+        *our_shares, original = (
+            100 * curve[loss].shares[verdict].value for curve in stored.result.curves.values()
+        )
+        assert f"{min(our_shares):.0f} to {max(our_shares):.0f}%, by the original" in said
+        assert f"{original:.0f}%." in said
     plt.close("all")
-
-
-def test_pass_rates_put_the_largest_loss_first(read: Read) -> None:
-    reading = read(pass_rates, report())
-    assert "v1 to v2, from the top: 90% to 20%, 100% to 100%, 50% to 70%." in reading
-    assert title() == "v2 passes 1 of 3 tests less often than v1 and 1 more often"
-    assert "v1" in words()
-    assert "v2" in words()
-
-
-def test_pass_rates_say_what_is_not_drawn(read: Read) -> None:
-    results = [result(i, 9, i % 9) for i in range(25)]
-    results.append(result(99, 9, 0, candidate=ArmResult(passed=0, failed=0, errors=10)))
-    reading = read(pass_rates, report(test_results=tuple(results)))
-    assert "Not drawn: 5 with smaller differences, 1 without a valid trial." in reading
-    assert len(axes().get_yticklabels()) == 20
 
 
 # --------------------------------------------------------------------------- stage 4
@@ -535,9 +517,6 @@ def test_nothing_at_all_is_drawn_as_a_sentence(read: Read, helper: Callable[...,
 
 
 def test_hostile_names_are_drawn_as_text(read: Read) -> None:
-    hostile_results = tuple(
-        result(i, 9, 2, name=HOSTILE, rule_id=HOSTILE, category=HOSTILE) for i in range(3)
-    )
     for helper, data in (
         (failures_by_turn, [summary(HOSTILE, 9, {1: 2})]),
         (survival_curves, [curve(HOSTILE, (1, 4, 1, 0.75))]),
@@ -545,7 +524,6 @@ def test_hostile_names_are_drawn_as_text(read: Read) -> None:
         (funnel, {HOSTILE: 3}),
         (reproduction, [made_test(1, 3, HOSTILE, category=HOSTILE)]),
         (forest, report(baseline=HOSTILE, test_results=(result(1, 9, 2, family=HOSTILE),))),
-        (pass_rates, report(candidate=HOSTILE, test_results=hostile_results)),
         (timeline, [entry(1, "violation", HOSTILE)]),
         (intervention_effects, [intervention(HOSTILE, 2)]),
     ):
@@ -570,7 +548,6 @@ def test_labels_are_dark_enough_to_read(read: Read) -> None:
         (single_turn_against_multi_turn, [V1, V2]),
         (reproduction, [made_test(1, 3, lifecycle="quarantined")]),
         (forest, report()),
-        (pass_rates, report()),
         (timeline, [entry(1, "violation")]),
         (intervention_effects, [intervention("revert a", 1)]),
         (blast_radius, RADIUS),

@@ -61,7 +61,7 @@ def given(name: str) -> tuple[Any, ...]:
     """Return what the helper of a name is called with: what is stored, where something is."""
     if name in EXPERIMENTS:
         return (read_experiment(ARTIFACTS, EXPERIMENTS[name]),)
-    if name in ("forest", "pass_rates"):
+    if name == "forest":
         return (read_artifact(ARTIFACTS, GateReport),)
     if name in ("funnel", "reproduction"):
         suite = read_artifact(ARTIFACTS, Suite)

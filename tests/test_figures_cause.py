@@ -40,7 +40,7 @@ def read(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) ->
         plt.close("all")
         helper(*args)
         reading = capsys.readouterr().out
-        assert 1 <= len(reading.splitlines()) <= 3
+        assert 1 <= len(reading.splitlines()) <= 6
         figure = plt.gcf()
         assert figure.get_figwidth() == 7
         assert 2.6 <= figure.get_figheight() <= 3.6
@@ -97,7 +97,7 @@ def test_two_changes_that_act_together_meet_before_the_outcome(read: Read) -> No
     assert "together 19 of 40" in said
     labels = [t.get_text() for t in plt.gcf().axes[0].get_yticklabels()]
     assert labels == ["a", "b", "1 other change", "without turn 2"]
-    assert "160 replays" in reading
+    assert "undoing a" in reading
 
 
 def test_one_cause_goes_straight_to_the_outcome(read: Read) -> None:
@@ -147,8 +147,8 @@ def test_an_experiment_is_drawn_as_it_is_stored(
     reading = read(helper, stored)
     numbers = {
         "single": lambda: f"{stored.result.single.search.k} of",
-        "all": lambda: f"{stored.result.all.estimators['stratified audit'].median_width:,.0f}",
-        "loop": lambda: f"loop: {stored.result.arms['loop'].escaped_incidents:,} escaped",
+        "all": lambda: f"{stored.result.all.estimators['stratified audit'].estimate:.1%}",
+        "loop": lambda: f"loop: {stored.result.arms['loop'].escaped_incidents:,} escaped in",
     }
     assert numbers[says]() in reading
 
@@ -157,7 +157,7 @@ def test_detection_and_warnings_are_drawn_as_they_are_stored(read: Read) -> None
     found = read_experiment(ARTIFACTS, "detection_latency")
     reading = read(figures.detection, found)
     best = found.result.monitors["audit of warnings"]
-    assert f"after {best.median_sessions:,.0f} sessions" in reading
+    assert f"after {best.median_sessions:,.0f} sessions" in " ".join(reading.split())
     assert "1 of 4 monitors sees every bad release and no good one" in title()
     warned = read_experiment(ARTIFACTS, "early_warning")
     near = {row.name: row.near for row in warned.result.margins}

@@ -105,7 +105,7 @@ def test_the_search_shows_what_was_found_and_what_may_be_left(
     assert reading.count("not below 5% yet") == 2
     assert inside()
     for search in searches:
-        assert f"{search.version}: {len(search.modes)} modes in 50 rollouts" in reading
+        assert f"{search.version}: {len(search.modes)} modes, at least" in reading
 
 
 def test_a_search_that_may_stop_says_when(read: Read, discovery: Discovery) -> None:
@@ -147,7 +147,8 @@ def test_the_credit_of_each_safeguard_is_drawn_with_its_interval(read: Read) -> 
             assert any(text.startswith(f"{100 * (value + 0.0):.1f}% [") for text in said)
     assert not any(text.startswith("-0.0%") or "[-0.0%" in text for text in said)
     assert {"pre\naction", "trajectory", "post\naction"} <= set(said)
-    assert reading.count("legitimate requests were not served") == len(kept.result.versions)
+    for name, seen in kept.result.versions.items():
+        assert f"{name} {seen.combinations[0].broke}/{seen.combinations[-1].broke}" in reading
     assert inside()
 
 

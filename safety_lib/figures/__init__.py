@@ -22,7 +22,7 @@ from safety_lib.figures.cause import (
 )
 from safety_lib.figures.detection import detection, early_warning, near_misses
 from safety_lib.figures.findings import coverage_map, other_endings, safeguard_credit, undiscovered
-from safety_lib.figures.gate import forest, operating_characteristics, pass_rates
+from safety_lib.figures.gate import forest, operating_characteristics
 from safety_lib.figures.incident import blast_radius, intervention_effects, timeline
 from safety_lib.figures.other_gates import peers
 from safety_lib.figures.regression import funnel, reproduction
@@ -47,7 +47,6 @@ __all__ = [
     "near_misses",
     "operating_characteristics",
     "other_endings",
-    "pass_rates",
     "peers",
     "radius_coverage",
     "reproduction",

@@ -176,8 +176,8 @@ def _graph_title(found: Bisection) -> str:
 
 
 def _graph_lines(found: Bisection) -> list[str]:
-    enough, needed = (plain(", ".join(keys), 300) for keys in (found.enough, found.needed))
-    shares = ", ".join(f"{plain(c.key, 60)} {points(c.estimate)}" for c in found.contributions)
+    enough, needed = (plain(", ".join(keys), 70) for keys in (found.enough, found.needed))
+    shares = ", ".join(f"{plain(c.key, 30)} {points(c.estimate)}" for c in found.contributions)
     return [
         f"Enough: {enough}; undoing {needed} is a rescue.",
         f"Shares of the failure in points: {shares}.",

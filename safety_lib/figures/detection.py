@@ -236,5 +236,5 @@ def early_warning(experiment: Experiment[EarlyWarning], *, ax: Axes | None = Non
 def _score_line(seen: WarningAccuracy) -> str:
     return (
         f"warned of {seen.recall} violations, {seen.median_lead or 0:g} turns ahead; "
-        f"{seen.precision or 'none'} warnings right; {seen.false_alarms} harmless sessions."
+        f"{seen.precision or 'none'} right; {seen.false_alarms} harmless."
     )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
@@ -23,12 +22,10 @@ from safety_lib.figures.style import (
     interval,
     label_width,
     nothing,
-    percent_axis,
     rows_axis,
     sheet,
-    version_mark,
 )
-from safety_lib.records import Experiment, GateReport, TestResult
+from safety_lib.records import Experiment, GateReport
 from safety_lib.records.experiments import Curve, OperatingCharacteristics, VerdictShares
 from safety_lib.report.contrasts import Difference, differences
 from safety_lib.text import MINUS, count, known, plain, points, span
@@ -158,108 +155,6 @@ def _forest_lines(report: GateReport, rows: Sequence[Difference]) -> list[str]:
     ]
     parts = [f"{plain(r.label)} {points(r.delta)}" for r in rows if r.group == "stratum"]
     return [*lines, f"By stratum: {', '.join(parts)}."] if parts else lines
-
-
-# --------------------------------------------------------------------------- test by test
-
-
-def pass_rates(report: GateReport, *, ax: Axes | None = None) -> Axes:
-    """Draw the pass rate of each test on both versions, the largest loss first.
-
-    Parameters
-    ----------
-    report : GateReport
-        Of more than 20 tests, the ones with the largest differences are drawn.
-    ax : matplotlib Axes, optional
-        Where to draw; left out, a new figure of the house's size, which is shown.
-
-    Returns
-    -------
-    matplotlib Axes
-        What was drawn into; its ``figure`` can be saved.
-    """
-    tests = [t for t in report.test_results if t.baseline.valid and t.candidate.valid]
-    if not tests:
-        return nothing(
-            f"No test gave a valid result on both {report.baseline} and {report.candidate}", ax
-        )
-    largest = sorted(tests, key=lambda t: (-abs(_gap(t)), t.test_id))[:_MOST_ROWS]
-    rows = sorted(largest, key=lambda t: (_gap(t), t.test_id))
-    with sheet():
-        labels = [drawable(_label(test), 54) for test in rows]
-        axes = draw(
-            _pass_title(report, tests),
-            height=fit_height(len(rows) + 1),
-            left=label_width(labels, SMALL),
-            right=0.95,
-            ax=ax,
-        )
-        rows_axis(axes, labels, SMALL)
-        for y, test in enumerate(rows):
-            before, after = test.baseline.pass_rate, test.candidate.pass_rate
-            axes.plot([before, after], [y, y], color=GREY, linewidth=1.4, zorder=2)
-            # The baseline's ring is wider than the candidate's square: both show when they agree.
-            dot(axes, before, y, version_mark(0)._replace(filled=False), 9)
-            dot(axes, after, y, version_mark(1), 5)
-            beside(axes, y, points(after - before), INK, SMALL)
-        _name_marks(axes, report, rows[0])
-        percent_axis(axes)
-        axes.set_xlabel("share of trials that passed")
-        return finish(axes, _pass_lines(report, tests, rows), shown=ax is None)
-
-
-def _label(test: TestResult) -> str:
-    """Name a test by its rule and attack: the written names begin alike and are long."""
-    words = f"{test.rule_id}: {test.category}".replace("_", " ")
-    return f"{words}, {test.stratum}" if test.stratum in ("control", "benign") else words
-
-
-def _name_marks(axes: Axes, report: GateReport, first: TestResult) -> None:
-    """Write the names of the versions over their marks in the first row."""
-    before, after = first.baseline.pass_rate, first.candidate.pass_rate
-    versions = ((report.baseline, before, after), (report.candidate, after, before))
-    for i, (version, x, other) in enumerate(versions):
-        left = x < other or (x == other and i == 1)
-        near = abs(before - after) < 0.2
-        axes.annotate(
-            drawable(version, 14),
-            (x, 0),
-            ((-7 if left else 7) if near else 0, 8),
-            textcoords="offset points",
-            ha=("right" if left else "left") if near else "center",
-            color=version_mark(i).text,
-            fontweight="bold",
-            fontsize=SMALL,
-        )
-
-
-def _gap(test: TestResult) -> float:
-    return test.candidate.pass_rate - test.baseline.pass_rate
-
-
-def _pass_title(report: GateReport, tests: Sequence[TestResult]) -> str:
-    worse = sum(1 for test in tests if _gap(test) < 0)
-    better = sum(1 for test in tests if _gap(test) > 0)
-    return (
-        f"{report.candidate} passes {worse} of {count(len(tests), 'test')} less often than "
-        f"{report.baseline} and {better} more often"
-    )
-
-
-def _pass_lines(
-    report: GateReport, tests: Sequence[TestResult], rows: Sequence[TestResult]
-) -> list[str]:
-    equal = sum(1 for test in tests if math.isclose(_gap(test), 0))
-    lines = [
-        f"{count(len(tests), 'test')} with valid trials on both, {equal} with equal rates.",
-    ]
-    left = len(report.test_results) - len(tests)
-    if len(rows) < len(tests) or left:
-        lines.append(
-            f"Not drawn: {len(tests) - len(rows)} with smaller differences, "
-            f"{left} without a valid trial."
-        )
-    return lines
 
 
 # --------------------------------------------------------------------------- error rates
