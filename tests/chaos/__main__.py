@@ -23,7 +23,8 @@ from pathlib import Path
 sys.path[:0] = [str(Path(__file__).parent.parent), str(Path(__file__).parent.parent.parent)]
 
 from chaos import endpoints, inputs_apart, kills  # noqa: E402
-from chaos.outcome import AS_EXPECTED, Outcome  # noqa: E402
+from chaos.outcome import AS_EXPECTED, Came, Outcome  # noqa: E402
+from chaos.processes import MemoryWatch  # noqa: E402
 
 Campaign = Callable[[int, int], Iterator[Outcome]]
 
@@ -34,6 +35,7 @@ CAMPAIGNS: dict[str, tuple[Campaign, int]] = {
 }
 """Name to campaign, and how many faults of it are tried by default."""
 LISTED = 20
+MOST_MEMORY = 1_536  # MiB, of all processes together
 
 
 def main() -> int:
@@ -44,13 +46,17 @@ def main() -> int:
     given = parser.parse_args()
     print(f"seed {given.seed}", flush=True)
     found: list[Outcome] = []
-    for name, (campaign, _) in CAMPAIGNS.items():
-        started = time.monotonic()
-        outcomes = list(campaign(given.seed, getattr(given, name)))
-        found += outcomes
-        seconds = time.monotonic() - started
-        print(f"{len(outcomes):,} {name} in {seconds:.0f} s", flush=True)
+    with MemoryWatch() as memory:
+        for name, (campaign, _) in CAMPAIGNS.items():
+            started = time.monotonic()
+            outcomes = list(campaign(given.seed, getattr(given, name)))
+            found += outcomes
+            seconds = time.monotonic() - started
+            print(f"{len(outcomes):,} {name} in {seconds:.0f} s", flush=True)
+    came: Came = AS_EXPECTED if memory.most <= MOST_MEMORY else "memory"
+    found.append(Outcome("memory of all together", came, f"{memory.most:,} MiB"))
     print_table(found)
+    print(f"\nmemory: at most {memory.most:,} MiB, of {MOST_MEMORY:,}")
     return int(any(outcome.came != AS_EXPECTED for outcome in found))
 
 
