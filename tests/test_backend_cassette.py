@@ -289,9 +289,7 @@ def test_what_is_no_file_is_no_cassette_and_is_not_waited_for(tmp_path: Path, ki
     pipe = tmp_path / "pipe"
     os.mkfifo(pipe)
     for path in (pipe, tmp_path, Path("/dev/zero"), tmp_path / "a\0b"):
-        with pytest.raises(
-            ValueError, match="pipe|folder|no such|device|zero|cassette|written|null"
-        ) as caught:
+        with pytest.raises(ValueError, match=r"is a |no such cassette|null") as caught:
             open_backend(kind.format(path), {}, {"simulated": lambda _: Echo()})
         assert "\n" not in str(caught.value)
 
