@@ -27,6 +27,7 @@ def run() -> int:
         code = main()
     except BaseException as error:  # Ctrl-C while the packages load, memory that is out
         _say(f"error: {what_is_missing(error) or f'{type(error).__name__}: {error}'}")
+    _ignore_ctrl_c()
     told = [_flushed(stream) for stream in (sys.stderr, sys.stdout)]
     return code if told[-1] else _NOT_A_VERDICT
 
@@ -66,6 +67,16 @@ def _package_that_fails(error: BaseException) -> str:
             return str(step.tb_frame.f_globals.get("__name__")).partition(".")[0]
         step = step.tb_next
     return (error.name or "of a name") if isinstance(error, ImportError) else ""
+
+
+def _ignore_ctrl_c() -> None:
+    """Let nobody interrupt what Python does on its way out: all is said and written."""
+    try:
+        import signal
+
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+    except BaseException:  # noqa: S110 - it came just now
+        pass
 
 
 def _open_streams() -> None:

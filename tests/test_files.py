@@ -332,6 +332,21 @@ def test_a_package_that_cannot_be_imported_is_three(tmp_path: Path, name: str, s
         assert name in said or "SystemExit" in said
 
 
+ON_ITS_WAY_OUT = """
+import atexit, os, signal, sys
+import safety_lib.__main__ as command_line, safety_lib.start
+command_line.main = lambda: 2
+atexit.register(os.kill, os.getpid(), signal.SIGINT)
+sys.exit(safety_lib.start.run())
+"""
+
+
+def test_a_verdict_that_was_said_is_not_interrupted_any_more() -> None:
+    command = [sys.executable, "-c", ON_ITS_WAY_OUT]
+    done = subprocess.run(command, cwd=CHECKOUT, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (2, "")
+
+
 @pytest.mark.skipif(not hasattr(os, "sched_getaffinity"), reason="children are read from /proc")
 @pytest.mark.parametrize("one", [signal.SIGTERM, signal.SIGKILL, signal.SIGINT])
 def test_workers_end_with_their_parent(tmp_path: Path, one: signal.Signals) -> None:

@@ -83,7 +83,7 @@ COMMANDS = (
             ("replay", "--no-log", "--replays", "2", *MODEL, "--max-calls", "900"), (3,)),
 )  # fmt: skip
 DEMO = Command(
-    "demo, asking", ("demo", "--rollouts", "2", "--yes", *MODEL, "--max-calls", "400"), (3,)
+    "demo, asking", ("demo", "--rollouts", "2", "--yes", *MODEL, "--max-calls", "1500"), (3,)
 )
 """Takes half a minute before its first call, so it is killed in one chain of a long campaign."""
 LONG = 100
