@@ -28,6 +28,7 @@ from safety_lib.files import (
     sweep,
     write_text,
 )
+from safety_lib.pipeline.workers import workers_for
 from safety_lib.plain_yaml import MOST_DEPTH
 
 needs_proc = pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="there is no /proc")
@@ -330,6 +331,28 @@ def test_a_package_that_cannot_be_imported_is_three(tmp_path: Path, name: str, s
         assert said.startswith("error: ")
         assert said.count("\n") == 1
         assert name in said or "SystemExit" in said
+
+
+def killed_while_it_hands_over(number: int) -> int:
+    frame = sys._getframe()
+    while "result_queue" not in frame.f_locals:
+        assert frame.f_back is not None
+        frame = frame.f_back
+    results = frame.f_locals["result_queue"]
+    if number == 0:
+        results._wlock.acquire()
+        os.write(results._writer.fileno(), b"\0\0\x10\0half of it")
+        os.kill(os.getpid(), signal.SIGKILL)
+    return number
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_getaffinity"), reason="its workers are forked")
+def test_a_worker_that_is_killed_in_the_middle_of_a_result_ends_the_run() -> None:
+    if len(os.sched_getaffinity(0)) < 2:
+        pytest.skip("one core has no workers")
+    with pytest.raises(RuntimeError, match="a worker was killed"), workers_for(2) as (pool, _):
+        assert pool is not None
+        list(pool.map(killed_while_it_hands_over, range(20)))
 
 
 ON_ITS_WAY_OUT = """
