@@ -34,6 +34,7 @@ from safety_lib.options import (
     takes_workers,
 )
 from safety_lib.places import STAGE_FILES, folder_for, names_a_file, reserve, suite_at, world_for
+from safety_lib.start import what_is_missing
 
 if TYPE_CHECKING:
     from safety_lib.incident.intake.redaction import Redaction
@@ -675,11 +676,11 @@ def main(arguments: list[str] | None = None) -> int:
         return _refused(f"{error.format_message()} (see --help)")
     except (click.Abort, KeyboardInterrupt):
         return _refused("interrupted; nothing was half written, run it again")
-    except ImportError as error:
-        return _refused(f"a package is missing or broken: {error}; `pip install` it, or run `make`")
-    except (ValueError, RuntimeError, OSError) as error:
-        return _refused(str(error))
     except Exception as error:
+        if missing := what_is_missing(error):
+            return _refused(missing)
+        if isinstance(error, ValueError | RuntimeError | OSError):
+            return _refused(str(error))
         import traceback
 
         with suppress(OSError):

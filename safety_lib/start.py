@@ -25,12 +25,58 @@ def run() -> int:
         from safety_lib.__main__ import main
 
         code = main()
-    except ImportError as error:
-        _say(f"error: a package is missing or broken: {error}; run `make`, or `pip install -e .`")
     except BaseException as error:  # Ctrl-C while the packages load, memory that is out
-        _say(f"error: {type(error).__name__}: {error}")
+        _say(f"error: {what_is_missing(error) or f'{type(error).__name__}: {error}'}")
+    _ignore_ctrl_c()
     told = [_flushed(stream) for stream in (sys.stderr, sys.stdout)]
     return code if told[-1] else _NOT_A_VERDICT
+
+
+def what_is_missing(error: BaseException) -> str:
+    """Say which package could not be imported, whatever it raised; of other errors nothing.
+
+    Parameters
+    ----------
+    error : BaseException
+        What ended a command.
+
+    Examples
+    --------
+    >>> what_is_missing(ModuleNotFoundError("No module named 'yaml'", name="yaml"))
+    "the package yaml is missing or broken: No module named 'yaml'; `pip install` it, or run `make`"
+    >>> what_is_missing(ValueError("no such version"))
+    ''
+    """
+    package = _package_that_fails(error)
+    if not package:
+        return ""
+    said = str(error) if isinstance(error, ImportError) else f"{type(error).__name__}: {error}"
+    return f"the package {package} is missing or broken: {said}; `pip install` it, or run `make`"
+
+
+def _package_that_fails(error: BaseException) -> str:
+    if isinstance(error, ModuleNotFoundError) and error.name:
+        return error.name.partition(".")[0]
+    ours = os.path.dirname(os.path.abspath(__file__))  # noqa: PTH100, PTH120 - pathlib may be it
+    if isinstance(error, SyntaxError) and not str(error.filename).startswith(ours):
+        return os.path.basename(str(error.filename)).partition(".")[0]  # noqa: PTH119
+    step = error.__traceback__
+    while step is not None:
+        code = step.tb_frame.f_code
+        if code.co_name == "<module>" and not code.co_filename.startswith(ours):
+            return str(step.tb_frame.f_globals.get("__name__")).partition(".")[0]
+        step = step.tb_next
+    return (error.name or "of a name") if isinstance(error, ImportError) else ""
+
+
+def _ignore_ctrl_c() -> None:
+    """Let nobody interrupt what Python does on its way out: all is said and written."""
+    try:
+        import signal
+
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+    except BaseException:  # noqa: S110 - it came just now
+        pass
 
 
 def _open_streams() -> None:

@@ -2,23 +2,20 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 import signal
 import subprocess
 import sys
 import threading
-import time
 from collections import Counter
 from collections.abc import Iterator
 from functools import partial
-from http.server import ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
 import pytest
-import test_own_model as own
+from chaos.counting_endpoint import CONCURRENCY, Counting
 from test_over_http import FILES, desk
 from test_over_http import Endpoint as DeskEndpoint
 from test_worlds import write_desk
@@ -35,8 +32,6 @@ from safety_lib.rollout.conversation import plan_replay
 from safety_lib.world import PACKAGED, load_world
 
 pytest.importorskip("openai", reason="the openai client is not installed")
-
-CONCURRENCY = 8
 
 
 # --------------------------------------------------------------------------- the journal
@@ -194,47 +189,13 @@ def test_a_kept_answer_counts_against_no_limit(tmp_path: Path) -> None:
 # --------------------------------------------------------------------------- whole commands
 
 
-class Handler(own.Handler):
-    server: Counting
-
-    def do_POST(self) -> None:
-        raw = self.rfile.read(int(self.headers["Content-Length"]))
-        body = json.loads(raw)
-        with self.server.lock:
-            self.server.asked[raw] += 1
-        if self.server.status:
-            self.say(self.server.status, {"error": {"message": "not now"}})
-        else:
-            self.say(200, own.completion(self.server.answer({"tools": [], **body})))
-
-
-class Counting(own.Endpoint):
-    """Answers as the simulated agent does, and counts what it is asked."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.RequestHandlerClass = Handler
-        self.asked: Counter[bytes] = Counter()
-        self.status = 0
-
-    def wait_for(self, calls: int, run: subprocess.Popen[str]) -> None:
-        for _ in range(30_000):
-            if self.asked.total() >= calls or run.poll() is not None:
-                return
-            time.sleep(0.002)
-
-
 @pytest.fixture
 def endpoint(monkeypatch: pytest.MonkeyPatch) -> Iterator[Counting]:
-    server = Counting()
-    assert isinstance(server, ThreadingHTTPServer)
-    threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
-    monkeypatch.setenv("OPENAI_BASE_URL", f"http://127.0.0.1:{server.server_address[1]}/v1")
-    monkeypatch.setenv("OPENAI_API_KEY", "none")
     monkeypatch.setattr(conversation, "_targets", {})  # those of another test know its endpoint
-    yield server
-    server.shutdown()
-    server.server_close()
+    with Counting() as server:
+        for name, value in server.environment.items():
+            monkeypatch.setenv(name, value)
+        yield server
 
 
 def started(folder: Path, *words: str) -> subprocess.Popen[str]:
@@ -345,7 +306,7 @@ def test_an_endpoint_that_refuses_everything_is_3_and_leaves_what_was_there(
     assert "every conversation of v1 and v2 is an error; nothing was written" in said.err
     assert "Saved" not in said.out
     assert old.read_text(encoding="utf-8") == "{}"
-    endpoint.status = 0
+    endpoint.status = 200
     assert main(words) == 0  # what failed is asked again
     assert "failed, to be asked again" in capsys.readouterr().err
 

@@ -91,6 +91,10 @@ def test_a_library_without_a_checkout_says_what_to_do(checkout: Path, tmp_path: 
     demo = python(installed, tmp_path, "safety_lib", "demo")
     assert (demo.returncode, demo.stderr.count("\n")) == (3, 1)
     assert "the notebooks belong to a checkout, so clone the repository" in demo.stderr
+    measured = python(installed, tmp_path, "safety_lib.experiments", "safeguard_faults")
+    assert (measured.returncode, measured.stderr.count("\n")) == (3, 1)
+    assert "clone the repository" in measured.stderr
+    assert not (installed / "artifacts").exists()
     # The notebooks of a checkout that was never installed.
     notebook = str(checkout / "notebooks" / "02_regression_tests.ipynb")
     opened = python(installed, tmp_path, "papermill", notebook, "out.ipynb", "--no-progress-bar")

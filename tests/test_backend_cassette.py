@@ -260,8 +260,19 @@ def test_a_killed_recording_leaves_a_tape_that_can_be_read(tmp_path: Path) -> No
             '{"artifact": "cassette", "schema_version": 1, "model": "m"}\ngarbage\n{}\n',
             "line 2 is not a recorded answer",
         ),
+        ('{"artifact": "cassette", "artifact": "cassette"}\n', "not a cassette"),
+        (
+            '{"artifact": "cassette", "schema_version": 1, "model": "m"}\n'
+            '{"key": "a", "key": "b", "response": {"role": "assistant", "content": ""}}\n',
+            "line 2 is not a recorded answer: 'key' stands there twice",
+        ),
+        (
+            '{"artifact": "cassette", "schema_version": 1, "model": "m"}\n'
+            + '{"key": "a", "response": ' + "[" * 200_000 + "]" * 200_000 + "}\n",
+            "line 2 is not a recorded answer: .* deep",
+        ),
     ],
-)
+)  # fmt: skip
 def test_what_is_not_a_cassette_is_named_with_the_reason(
     tmp_path: Path, content: str, message: str
 ) -> None:
@@ -269,8 +280,23 @@ def test_what_is_not_a_cassette_is_named_with_the_reason(
     path.write_text(content)
     with pytest.raises(ValueError, match=message) as caught:
         Cassette(path, {})
-    assert str(path) in str(caught.value)
+    assert path.name in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("kind", ["cassette:{}", "record:{}:simulated"])
+def test_what_is_no_file_is_no_cassette_and_is_not_waited_for(tmp_path: Path, kind: str) -> None:
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    for path in (pipe, tmp_path, Path("/dev/zero"), tmp_path / "a\0b"):
+        with pytest.raises(ValueError, match=r"is a |no such cassette|null") as caught:
+            open_backend(kind.format(path), {}, {"simulated": lambda _: Echo()})
+        assert "\n" not in str(caught.value)
+
+
+def test_a_mark_of_byte_order_is_none_of_a_tape(tape: Path) -> None:
+    tape.write_bytes(b"\xef\xbb\xbf" + tape.read_bytes())
+    assert Cassette(tape, {}).name
 
 
 def test_a_missing_cassette_says_how_to_record_one(tmp_path: Path) -> None:

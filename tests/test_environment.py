@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import re
+import subprocess
+import sys
 import tomllib
 from itertools import chain
 from pathlib import Path
@@ -50,8 +53,30 @@ def test_the_extras_are_those_of_the_design() -> None:
     }
 
 
-def test_no_other_projects_pytest_meets_the_plugin() -> None:
+OTHER = {
+    "safety_lib/__init__.py": "NAME = 'theirs'\n",
+    "conftest.py": "def pytest_addoption(parser):\n"
+    "    for name in ('--safety-suite', '--safety-target'):\n"
+    "        parser.addoption(name, default='theirs')\n",
+    "test_it.py": "import safety_lib\n"
+    "def test_it(request):\n"
+    "    assert safety_lib.NAME == request.config.getoption('--safety-suite') == 'theirs'\n",
+}
+
+
+def test_no_other_projects_pytest_meets_the_plugin(tmp_path: Path) -> None:
     assert "pytest11" not in PROJECT.get("entry-points", {})
+    for name, text in OTHER.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(text, encoding="utf-8")
+    environment = {
+        k: v for k, v in os.environ.items() if not k.startswith(("PYTHONPATH", "PYTEST"))
+    }
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "."],
+        cwd=tmp_path, env=environment, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert (done.returncode, done.stderr) == (0, ""), done.stdout
 
 
 def test_every_package_file_is_shipped() -> None:

@@ -28,6 +28,7 @@ from safety_lib.files import (
     sweep,
     write_text,
 )
+from safety_lib.pipeline.workers import workers_for
 from safety_lib.plain_yaml import MOST_DEPTH
 
 needs_proc = pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="there is no /proc")
@@ -284,17 +285,19 @@ def test_a_lock_keeps_others_out(tmp_path: Path) -> None:
 SAY = [sys.executable, "-m", "safety_lib"]
 
 
-def shell(line: str, folder: Path, **more: str) -> int:
-    """Run a line of shell in which $SAY is the command line, and return its exit code."""
+def shell(line: str, folder: Path, **more: str) -> tuple[int, str]:
+    """Run a line of shell in which $SAY is the command line; return its exit code and errors."""
     environment = {**os.environ, "PYTHONPATH": str(CHECKOUT), **more, "SAY": " ".join(SAY)}
-    return subprocess.run(
+    done = subprocess.run(
         ["sh", "-c", line],
         cwd=folder,
         env=environment,
         capture_output=True,
+        text=True,
         timeout=60,
         check=False,
-    ).returncode
+    )
+    return done.returncode, done.stderr
 
 
 @pytest.mark.parametrize(
@@ -309,20 +312,62 @@ def shell(line: str, folder: Path, **more: str) -> int:
     ],
 )
 def test_whatever_is_closed_or_full_no_verdict_is_three(tmp_path: Path, line: str) -> None:
-    assert shell(line, tmp_path) == 3
+    assert shell(line, tmp_path)[0] == 3
 
 
 def test_a_stream_that_is_closed_takes_no_verdict_away(tmp_path: Path) -> None:
     line = "$SAY stress --rollouts 2 --max-turns 2 --workers 1 --artifacts out"
-    assert shell(f"{line} >&- 2>&- <&-", tmp_path) == 0
+    assert shell(f"{line} >&- 2>&- <&-", tmp_path)[0] == 0
     assert (tmp_path / "out" / "stress_failures.json").exists()
 
 
 @pytest.mark.parametrize("name", ["click", "yaml", "pydantic", "contextlib", "typing"])
-@pytest.mark.parametrize("says", ["raise ImportError('none')", "raise SystemExit(0)", "1 / 0"])
+@pytest.mark.parametrize("says", ["raise ImportError('none')", "raise SystemExit(0)", "1 / 0", "("])
 def test_a_package_that_cannot_be_imported_is_three(tmp_path: Path, name: str, says: str) -> None:
     (tmp_path / f"{name}.py").write_text(says, encoding="utf-8")
-    assert shell("$SAY gate", tmp_path) == 3
+    code, said = shell("$SAY gate", tmp_path)
+    assert code == 3
+    if name not in ("contextlib", "typing"):  # Python's own, of which it says more before we can
+        assert said.startswith("error: ")
+        assert said.count("\n") == 1
+        assert name in said or "SystemExit" in said
+
+
+def killed_while_it_hands_over(number: int) -> int:
+    frame = sys._getframe()
+    while "result_queue" not in frame.f_locals:
+        assert frame.f_back is not None
+        frame = frame.f_back
+    results = frame.f_locals["result_queue"]
+    if number == 0:
+        results._wlock.acquire()
+        os.write(results._writer.fileno(), b"\0\0\x10\0half of it")
+        os.kill(os.getpid(), signal.SIGKILL)
+    return number
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_getaffinity"), reason="its workers are forked")
+def test_a_worker_that_is_killed_in_the_middle_of_a_result_ends_the_run() -> None:
+    if len(os.sched_getaffinity(0)) < 2:
+        pytest.skip("one core has no workers")
+    with pytest.raises(RuntimeError, match="a worker was killed"), workers_for(2) as (pool, _):
+        assert pool is not None
+        list(pool.map(killed_while_it_hands_over, range(20)))
+
+
+ON_ITS_WAY_OUT = """
+import atexit, os, signal, sys
+import safety_lib.__main__ as command_line, safety_lib.start
+command_line.main = lambda: 2
+atexit.register(os.kill, os.getpid(), signal.SIGINT)
+sys.exit(safety_lib.start.run())
+"""
+
+
+def test_a_verdict_that_was_said_is_not_interrupted_any_more() -> None:
+    command = [sys.executable, "-c", ON_ITS_WAY_OUT]
+    done = subprocess.run(command, cwd=CHECKOUT, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (2, "")
 
 
 @pytest.mark.skipif(not hasattr(os, "sched_getaffinity"), reason="children are read from /proc")

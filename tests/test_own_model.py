@@ -2,23 +2,20 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import shutil
 import subprocess
 import sys
 import textwrap
-import threading
 from collections.abc import Callable, Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
+from chaos.counting_endpoint import Endpoint, completion
 
 from safety_lib.__main__ import main
-from safety_lib.agent.backends import open_backend
 from safety_lib.agent.backends.calls import Calls, counting_calls
 from safety_lib.artifacts import read_artifact
 from safety_lib.pipeline import (
@@ -31,9 +28,7 @@ from safety_lib.pipeline import (
     run_notebooks,
 )
 from safety_lib.pipeline.dry_run import dry_run
-from safety_lib.records import GateReport, Message, ToolCall
-from safety_lib.world import load_version
-from safety_lib.worlds.northwind.simulated import SimulatedModel
+from safety_lib.records import GateReport
 
 pytest.importorskip("openai", reason="the openai client is not installed")
 
@@ -41,107 +36,33 @@ ROOT = Path(__file__).resolve().parent.parent
 KEY = "sk-planted-4f1b9c0d7e2a"
 
 
-class Handler(BaseHTTPRequestHandler):
-    """Answers as the simulated agent would; now and then it repeats the key that it was given."""
+class Leaky(Endpoint):
+    """Now and then it repeats the key that it was given."""
 
-    protocol_version = "HTTP/1.1"
-    disable_nagle_algorithm = True
-    server: Endpoint
-
-    def do_POST(self) -> None:
-        raw = self.rfile.read(int(self.headers["Content-Length"]))
-        body, sent = json.loads(raw), self.headers["Authorization"]
-        number = self.server.note(sent, len(raw))
-        if number % 61 == 0:
-            self.say(400, {"error": {"message": f"cannot take {sent}"}})
-        elif number % 13 == 0:
-            self.say(200, completion({"role": "assistant", "content": f"You sent {sent}."}))
-        else:
-            self.say(200, completion(self.server.answer(body)))
-
-    def say(self, status: int, body: Any) -> None:
-        text = json.dumps(body).encode()
-        self.send_response(status)
-        self.send_header("Content-Type", "application/json")
-        self.send_header("Content-Length", str(len(text)))
-        self.end_headers()
-        self.wfile.write(text)
-
-    def log_message(self, format: str, *args: Any) -> None:
-        pass
-
-
-def completion(message: dict[str, Any]) -> dict[str, Any]:
-    return {"choices": [{"index": 0, "finish_reason": "stop", "message": message}]}
-
-
-class Endpoint(ThreadingHTTPServer):
-    """A chat endpoint on the loopback interface."""
-
-    daemon_threads = True
+    key = KEY
 
     def __init__(self) -> None:
-        super().__init__(("127.0.0.1", 0), Handler)
-        self.brain = open_backend(
-            "simulated",
-            load_version("northwind/v2").settings["model"],
-            {"simulated": SimulatedModel},
-        )
-        self.lock = threading.Lock()
+        super().__init__()
         self.keys: set[str] = set()
         self.lengths: list[int] = []
 
-    def note(self, sent: str, length: int) -> int:
+    def reply(self, raw: bytes, authorization: str) -> tuple[int, Any]:
         with self.lock:
-            self.keys.add(sent)
-            self.lengths.append(length)
-            return len(self.lengths)
-
-    def answer(self, body: dict[str, Any]) -> dict[str, Any]:
-        reply = self.brain.complete(
-            [message_of(wire) for wire in body["messages"]], body["tools"], seed=body["seed"]
-        )
-        calls = [
-            {
-                "id": call.id,
-                "type": "function",
-                "function": {"name": call.name, "arguments": json.dumps(call.arguments)},
-            }
-            for call in reply.tool_calls
-        ]
-        said: dict[str, Any] = {"role": "assistant", "content": reply.content}
-        return said | ({"tool_calls": calls} if calls else {})
-
-    def handle_error(self, request: Any, client_address: Any) -> None:
-        pass
-
-
-def message_of(wire: dict[str, Any]) -> Message:
-    calls = tuple(
-        ToolCall(
-            id=call["id"],
-            name=call["function"]["name"],
-            arguments=json.loads(call["function"]["arguments"]),
-        )
-        for call in wire.get("tool_calls", ())
-    )
-    return Message(
-        role=wire["role"],
-        content=wire["content"],
-        tool_calls=calls,
-        tool_call_id=wire.get("tool_call_id", ""),
-    )
+            self.keys.add(authorization)
+            self.lengths.append(len(raw))
+            number = len(self.lengths)
+        if number % 61 == 0:
+            return 400, {"error": {"message": f"cannot take {authorization}"}}
+        if number % 13 == 0:
+            said = {"role": "assistant", "content": f"You sent {authorization}."}
+            return 200, completion(said)
+        return super().reply(raw, authorization)
 
 
 @pytest.fixture(scope="module")
-def endpoint() -> Iterator[Endpoint]:
-    server = Endpoint()
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
-    thread.start()
-    yield server
-    server.shutdown()
-    thread.join()
-    server.server_close()
+def endpoint() -> Iterator[Leaky]:
+    with Leaky() as server:
+        yield server
 
 
 # --------------------------------------------------------------------------- what it costs
@@ -244,7 +165,7 @@ class OwnRun(NamedTuple):
 
 
 @pytest.fixture(scope="module")
-def own_run(endpoint: Endpoint, tmp_path_factory: pytest.TempPathFactory) -> Iterator[OwnRun]:
+def own_run(endpoint: Leaky, tmp_path_factory: pytest.TempPathFactory) -> Iterator[OwnRun]:
     """Run the four notebooks on a model of one's own, a small plan, recorded."""
     folder = tmp_path_factory.mktemp("own")
     with pytest.MonkeyPatch.context() as patch:
@@ -277,7 +198,7 @@ def own_run(endpoint: Endpoint, tmp_path_factory: pytest.TempPathFactory) -> Ite
 
 
 @pytest.mark.slow
-def test_a_planted_key_is_found_nowhere(endpoint: Endpoint, own_run: OwnRun) -> None:
+def test_a_planted_key_is_found_nowhere(endpoint: Leaky, own_run: OwnRun) -> None:
     folder, printed, _, _ = own_run
     assert endpoint.keys == {f"Bearer {KEY}"}
     files = [path for path in folder.rglob("*") if path.is_file()]
@@ -297,9 +218,7 @@ def test_a_run_on_ones_own_model_ends_in_a_verdict_or_says_why_not(own_run: OwnR
 
 
 @pytest.mark.slow
-def test_an_endpoint_is_asked_no_more_often_than_it_may_be(
-    endpoint: Endpoint, tmp_path: Path
-) -> None:
+def test_an_endpoint_is_asked_no_more_often_than_it_may_be(endpoint: Leaky, tmp_path: Path) -> None:
     url = f"http://127.0.0.1:{endpoint.server_address[1]}/v1"
     before = len(endpoint.lengths)
     done = subprocess.run(
@@ -317,7 +236,7 @@ def test_an_endpoint_is_asked_no_more_often_than_it_may_be(
 
 
 @pytest.mark.slow
-def test_the_dry_run_counts_what_the_notebooks_ask(endpoint: Endpoint, own_run: OwnRun) -> None:
+def test_the_dry_run_counts_what_the_notebooks_ask(endpoint: Leaky, own_run: OwnRun) -> None:
     counted = dry_run(own_run.plan)
     # One call in eleven goes wrong here, and which one is a matter of threads: where few failures
     # come back little is asked of them, and what was cut short is asked again.
@@ -336,7 +255,7 @@ def test_a_dry_run_that_stops_says_so_without_a_copy_to_look_at(own_run: OwnRun)
 
 
 @pytest.mark.slow
-def test_the_steps_of_the_readme_lead_to_a_verdict(endpoint: Endpoint, tmp_path: Path) -> None:
+def test_the_steps_of_the_readme_lead_to_a_verdict(endpoint: Leaky, tmp_path: Path) -> None:
     section = (ROOT / "README.md").read_text(encoding="utf-8").split("## Your own model")[1]
     blocks = re.findall(r"^ *```bash\n(.*?)^ *```", section.split("\n## ")[0], re.DOTALL | re.M)
     script = "\n".join(textwrap.dedent(block) for block in blocks[:5])

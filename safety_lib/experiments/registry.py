@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from safety_lib.artifacts import write_artifact
+from safety_lib.artifacts import find_folder, write_artifact
 from safety_lib.experiments.ablation import run_safeguard_ablation
 from safety_lib.experiments.alarms import run_detection_latency, run_early_warning
 from safety_lib.experiments.calibration import run_next_scenarios_gain, run_undiscovered_prediction
@@ -18,7 +18,6 @@ from safety_lib.experiments.own_luck import run_equal_releases, run_harmless_cha
 from safety_lib.experiments.peers import run_peers
 from safety_lib.experiments.radius_coverage import run_blast_radius_coverage
 from safety_lib.experiments.real_releases import run_harmless_releases, run_selection_bias
-from safety_lib.experiments.results import ARTIFACTS
 from safety_lib.experiments.root_cause import run_decisive_turn_accuracy, run_root_cause_accuracy
 from safety_lib.experiments.rounds import run_closing_the_loop, run_loop_against_no_loop
 from safety_lib.experiments.safeguard_faults import run_safeguard_faults
@@ -56,9 +55,7 @@ class ExperimentError(ValueError):
     """There is no such experiment."""
 
 
-def run_experiments(
-    names: Iterable[str] = (), folder: Path = ARTIFACTS / "experiments"
-) -> Iterator[Path]:
+def run_experiments(names: Iterable[str] = (), folder: Path | None = None) -> Iterator[Path]:
     """Run experiments, and write each result as soon as it is there.
 
     Parameters
@@ -66,7 +63,7 @@ def run_experiments(
     names : iterable of str, optional
         Which; all of them by default.
     folder : Path, optional
-        Where the results go.
+        Where the results go; by default ``artifacts/experiments`` of the checkout.
 
     Yields
     ------
@@ -77,10 +74,13 @@ def run_experiments(
     ------
     ExperimentError
         If there is no experiment of a name.
+    ArtifactError
+        If no folder is given and the library was installed without a checkout.
     """
     chosen = list(names) or list(EXPERIMENTS)
     for name in chosen:
         if name not in EXPERIMENTS:
             raise ExperimentError(f"no experiment {name!r}: there are {', '.join(EXPERIMENTS)}")
+    folder = folder or find_folder() / "experiments"
     for name in chosen:
         yield write_artifact(folder, EXPERIMENTS[name]())

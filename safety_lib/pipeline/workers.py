@@ -8,12 +8,16 @@ import sys
 import threading
 from collections.abc import Iterator
 from concurrent.futures import Executor, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from multiprocessing import parent_process
+from multiprocessing.connection import wait
 
 from safety_lib.agent.backends.calls import most_calls
 from safety_lib.rollout.conversation import concurrency_of
 from safety_lib.world.versions import Version
+
+_PAUSE = 0.5  # seconds between two looks at the workers
 
 
 def processes_for(conversations: int, version: Version, model: str) -> int:
@@ -54,6 +58,8 @@ def workers_for(processes: int, dask: str = "") -> Iterator[tuple[Executor | Non
     ------
     ValueError
         If calls are to be counted on a cluster, or its client is not installed.
+    RuntimeError
+        If one of the processes was killed.
     """
     if dask:
         if most_calls():
@@ -68,7 +74,17 @@ def workers_for(processes: int, dask: str = "") -> Iterator[tuple[Executor | Non
             yield client.get_executor(), sum(client.nthreads().values())
     elif (here := min(processes, _cores())) > 1:
         with ProcessPoolExecutor(here, initializer=_belong_to_the_parent) as pool:
-            yield pool, here
+            ended = threading.Event()
+            threading.Thread(target=_break_if_one_dies, args=(pool, ended), daemon=True).start()
+            try:
+                yield pool, here
+            except BrokenProcessPool as error:
+                raise RuntimeError(
+                    "a worker was killed from outside, as by a system that is out of memory; "
+                    "run it again, with fewer --workers"
+                ) from error
+            finally:
+                ended.set()
     else:
         yield None, 1
 
@@ -76,6 +92,18 @@ def workers_for(processes: int, dask: str = "") -> Iterator[tuple[Executor | Non
 def _cores() -> int:
     """Count the cores that this process may use, which a container may have fewer of."""
     return len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
+
+
+def _break_if_one_dies(pool: ProcessPoolExecutor, ended: threading.Event) -> None:
+    # A worker that is killed while it hands a result over leaves Python's pool waiting for the rest
+    # of it, for ever: whoever else could write to that pipe has to let go of it, the pool included.
+    while not ended.wait(_PAUSE):
+        workers = list((pool._processes or {}).values())
+        if wait([worker.sentinel for worker in workers], 0) and not ended.is_set():
+            for worker in workers:
+                worker.kill()
+            pool._result_queue._writer.close()  # type: ignore[attr-defined]
+            return
 
 
 def _belong_to_the_parent() -> None:

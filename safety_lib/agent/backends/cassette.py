@@ -23,12 +23,22 @@ from weakref import WeakValueDictionary
 
 from safety_lib.agent.backends import Backend, BackendError, ToolSchema
 from safety_lib.agent.backends.openai import read_settings
+from safety_lib.files import (
+    FileError,
+    as_text_of,
+    expect_writable,
+    open_file,
+    parse_json,
+    read_bytes,
+)
 from safety_lib.records import Message
 from safety_lib.text import one_line
 
 ARTIFACT = "cassette"
 SCHEMA_VERSION = 1
 SHOWN = 80
+MOST_BYTES = 1 << 30  # a tape may be long
+_LONGEST_LINE = 1 << 16  # of the header
 
 
 class Cassette:
@@ -65,7 +75,7 @@ class Cassette:
     keeps_answers = True
 
     def __init__(self, path: str | Path, settings: Mapping[str, Any]) -> None:
-        if not Path(path).is_file():
+        if not Path(path).exists():
             raise ValueError(
                 f"{path}: no such cassette; record one with the model record:{path}:NAME"
             )
@@ -170,11 +180,8 @@ def recorded_model(path: str | Path) -> str:
     ValueError
         If the file is missing or is not a cassette of this version; one line says why.
     """
-    try:
-        with Path(path).open("rb") as file:
-            return _header(Path(path), file.readline())
-    except OSError as error:
-        raise ValueError(f"{path}: cannot be read: {error.strerror}") from error
+    with open_file(path, MOST_BYTES) as file:
+        return _header(Path(path), file.readline(_LONGEST_LINE))
 
 
 def request_key(
@@ -249,6 +256,7 @@ def _open_tape(path: Path, recorded: str = "") -> _Tape:
     """
     with _open_lock:
         if recorded and (not path.exists() or path.stat().st_size == 0):
+            expect_writable([path])
             path.parent.mkdir(parents=True, exist_ok=True)
             _append(
                 path,
@@ -259,7 +267,8 @@ def _open_tape(path: Path, recorded: str = "") -> _Tape:
         if tape is None or tape.size != path.stat().st_size:  # another process wrote to it
             tape = _tapes[identity] = _load(path, mend=bool(recorded))
         if recorded and tape.model != recorded:
-            raise ValueError(f"{path}: a recording of {tape.model}, not of {recorded}")
+            what = f"a recording of {one_line(tape.model)}, not of {recorded}"
+            raise FileError(path, what)
         return tape
 
 
@@ -275,10 +284,10 @@ def _append(path: Path, line: Mapping[str, Any]) -> int:
 
 
 def _load(path: Path, *, mend: bool) -> _Tape:
-    raw = path.read_bytes()
+    raw = read_bytes(path, MOST_BYTES)
     *lines, torn = raw.split(b"\n")
     if not lines:
-        raise ValueError(f"{path}: not a cassette: its first line, the header, is missing")
+        raise FileError(path, "not a cassette: its first line, the header, is missing")
     model = _header(path, lines[0])
     answers: dict[str, Message] = {}
     for number, line in enumerate(lines[1:], start=2):
@@ -292,25 +301,27 @@ def _load(path: Path, *, mend: bool) -> _Tape:
 
 def _header(path: Path, line: bytes) -> str:
     try:
-        header = json.loads(line)
-    except (ValueError, RecursionError):
+        header = parse_json(path, as_text_of(path, line))
+    except FileError:
         header = None
     if not isinstance(header, dict) or header.get("artifact") != ARTIFACT:
-        raise ValueError(f'{path}: not a cassette: its first line must say "artifact": "cassette"')
+        raise FileError(path, 'not a cassette: its first line must say "artifact": "cassette"')
     version, model = header.get("schema_version"), header.get("model")
     if version != SCHEMA_VERSION:
-        raise ValueError(f"{path}: schema_version {version!r}, expected {SCHEMA_VERSION}")
+        raise FileError(path, f"schema_version {version!r}, expected {SCHEMA_VERSION}")
     if not isinstance(model, str) or not model:
-        raise ValueError(f"{path}: the header must name the model that was recorded")
+        raise FileError(path, "the header must name the model that was recorded")
     return model
 
 
 def _entry(path: Path, number: int, line: bytes) -> tuple[str, Message]:
     try:
-        entry = json.loads(line)
+        entry = parse_json(path, as_text_of(path, line))
         key, answer = entry["key"], Message.model_validate(entry["response"])
-    except (ValueError, LookupError, TypeError, RecursionError):
+    except FileError as error:
+        raise FileError(path, f"line {number} is not a recorded answer: {error.what}") from error
+    except (ValueError, LookupError, TypeError):
         key = answer = None
     if not isinstance(key, str) or answer is None or answer.role != "assistant":
-        raise ValueError(f"{path}: line {number} is not a recorded answer (key, request, response)")
+        raise FileError(path, f"line {number} is not a recorded answer (key, request, response)")
     return key, answer
