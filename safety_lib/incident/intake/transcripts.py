@@ -198,57 +198,6 @@ def sample_id(sample: Mapping[str, Any]) -> str:
 # --------------------------------------------------------------------------- coding agents
 
 
-def is_claude_code(items: Sequence[Mapping[str, Any]]) -> bool:
-    """Whether it is a session of Claude Code: a line for each message."""
-    return any(
-        "sessionId" in item and item.get("type") in ("user", "assistant") and "message" in item
-        for item in items
-    )
-
-
-def of_claude_code(lines: Iterable[dict[str, Any]], door: Door) -> Iterator[Said]:
-    """Read a session of Claude Code without what the tool itself put into it."""
-    lines = list(lines)
-    talk = [line for line in lines if line.get("type") in ("user", "assistant")]
-    is_inner = bool(talk) and all(line.get("isSidechain") for line in talk)
-    if is_inner:
-        door.gap("this is the conversation of a sub-agent: its user is another agent")
-    seen: set[str] = set()
-    for number, line in enumerate(lines, start=1):
-        at, kind, message = f"line {number}", line.get("type"), line.get("message")
-        own = str(line.get("uuid") or "")
-        if kind not in ("user", "assistant") or not isinstance(message, dict):
-            door.gap(f"an entry of type {kind} is not read", at)
-            continue
-        if own and own in seen:
-            continue  # a session that was resumed repeats its lines
-        seen.add(own)
-        why = next((why for name, why in _NOT_SAID.items() if line.get(name)), "")
-        if why and not (is_inner and "sub-agent" in why):
-            door.gap(why, at)
-            continue
-        if line.get("isApiErrorMessage"):
-            door.gap("an error of the provider is told as a reply", at)
-        for said in said_in({"role": kind, **message}, at, door):
-            said.number = number
-            if said.role == "user" and said.content.startswith(_OF_THE_TOOL):
-                door.gap("what the tool wrote in the user's place is left out", at)
-            else:
-                yield said
-
-
-_NOT_SAID = {
-    "isSidechain": "a message of a sub-agent is left out",
-    "isMeta": "what the tool put in by itself is left out",
-    "isCompactSummary": "a summary that the tool made is left out",
-    "isVisibleInTranscriptOnly": "a note of the tool is left out",
-}
-_OF_THE_TOOL = (
-    *("<command-name>", "<command-message>", "<local-command-", "<system-reminder>"),
-    *("[Request interrupted", "<bash-", "<task-notification>"),
-)
-
-
 def of_atif(trajectory: dict[str, Any], door: Door) -> Iterator[Said]:
     """Read a trajectory in the Agent Trajectory Interchange Format."""
     known = ("steps", "schema_version", "session_id", "trajectory_id")
