@@ -83,6 +83,8 @@ def test_a_session_that_the_tool_itself_wrote_is_what_was_lived() -> None:
         ([*FIRST, line("u2", "gone", "Pay it.")], ["Read it.", "Pay it."], 0),
         ([*FIRST, {k: v for k, v in line("u2", "", "Pay it.").items() if k != "parentUuid"}],
          ["Read it.", "Pay it."], 0),
+        # Nobody kept the tree.
+        ([{**told, "parentUuid": None} for told in (*FIRST, *SECOND)], ["Read it.", "Pay it."], 0),
         # A summary goes on where the conversation stood, whether it says so or not.
         ([*FIRST, line("u2", None, "Sum.", isCompactSummary=True), line("u3", "u2", "Go on.")],
          ["Read it.", "Go on."], 0),

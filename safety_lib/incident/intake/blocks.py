@@ -300,7 +300,7 @@ class _Message:
         self.done.append(
             Said(
                 "tool",
-                self.result_text(given),
+                self.result_text(given) or _told_error(block),
                 answers=str(field_of(block, "call_id") or block.get("id") or ""),
                 name=str(block.get("name") or block.get("toolName") or ""),
                 failed=failed,
@@ -323,7 +323,7 @@ class _Message:
         self.done.append(
             Said(
                 "tool",
-                self.result_text(content),
+                self.result_text(content) or _told_error(item),
                 answers=str(field_of(item, "call_id") or ""),
                 name=named if isinstance(named, str) else "",
                 failed=told_failure(item),
@@ -354,6 +354,12 @@ class _Message:
             return True
         self.door.gap(f"content of type {_kind(block)} is left out", self.at)
         return False
+
+
+def _told_error(item: Mapping[str, Any]) -> str:
+    """Return what a tool that failed said instead of a result."""
+    told = item.get("error")
+    return as_text(told) if isinstance(told, str | dict) and told else ""
 
 
 _RESULTS = ("content", "output", "response", "result", "results", "parts", "text", "tools")

@@ -228,7 +228,10 @@ def _tau_name(run: Mapping[str, Any], number: int) -> str:
 def _tau_runs(items: Items, door: Door) -> Named:
     runs = _tables(items)
     if _is_tau2(runs):
-        runs = objects_in(runs[0]["simulations"])
+        # What the agent was told to keep to stands once for all runs.
+        told = at_path(runs[0], "info.environment_info.policy")
+        prompt = {"system_prompt": told} if told else {}
+        runs = [{**prompt, **run} for run in objects_in(runs[0]["simulations"])]
     return [(_tau_name(run, number), run) for number, run in enumerate(runs, start=1)]
 
 

@@ -151,7 +151,8 @@ def of_agentdojo(run: dict[str, Any], door: Door) -> Iterator[Said]:
 
 def of_tau(run: dict[str, Any], door: Door) -> Iterator[Said]:
     """Read a conversation of tau-bench or tau2; the sign with which its user ends is no word."""
-    note_fields(run, ("traj", "messages", "task_id", "trial", "id"), door)
+    note_fields(run, ("traj", "messages", "task_id", "trial", "id", *_PROMPTS), door)
+    yield from _prompts(run)
     for said in of_chat(list_of(run), door):
         signs = [sign for sign in _SIGNS if said.role == "user" and sign in said.content]
         for sign in signs:
