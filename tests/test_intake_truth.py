@@ -54,10 +54,16 @@ def result(content: Any, name: str = "a", **more: Any) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("path", RECORDED, ids=lambda p: p.stem)
-def test_what_real_tools_recorded_is_what_was_said(path: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("way", ["list", "lines", "printed"])
+def test_what_real_tools_recorded_is_what_was_said(path: Path, way: str, tmp_path: Path) -> None:
     told = json.loads(path.read_text(encoding="utf-8"))
     assert told["tool"] and told["version"]
-    taken = read(tmp_path, told["spans"])
+    if way == "printed":  # as OpenTelemetry's ConsoleSpanExporter does it
+        file = tmp_path / "spans.json"
+        file.write_text("".join(json.dumps(s, indent=4) + "\n" for s in told["spans"]), "utf-8")
+        taken = take_in(file, NORTHWIND)
+    else:
+        taken = read(tmp_path, told["spans"], name="spans.jsonl" if way == "lines" else "s.json")
     assert said(taken) == [
         ("Please read ticket T-204.", "It says: The customer asks for a refund."),
         ("And what about T-999?", "I could not read it."),

@@ -67,7 +67,7 @@ def made_up(path: Path, **told: Any) -> set[str]:
         # The total of what stays and of what comes new, beside what goes.
         (
             [481.5, 466.75, 288.82, 150.01, 135.24, "was 920.33"],
-            "$481.50 -> $466.75, $288.82 stays, $150.01 -> $135.24: $890.81, $29.52 saved of $920.33",
+            "$481.50 -> $466.75, $288.82 stays, $150.01 -> $135.24: $890.81, $29.52 of $920.33",
         ),
         # The beginning is hidden, so nobody can say what it is.
         ("mail ana.rossi7301@post.example, card VI-4411", "a***.*****7301@post.example, •-4411"),

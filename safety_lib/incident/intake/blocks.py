@@ -41,7 +41,8 @@ _KEPT = {
 _MESSAGE_KEPT = {*_KEPT, *ALIASES["role"], *ALIASES["content"], *ALIASES["calls"]} | {
     *(*ALIASES["call_id"], "name", "function", "refusal", "tool_messages", "tool_call", "data"),
     *("invalid_tool_calls", "additional_kwargs", "tool_name", "toolName", "example"),
-    *("stop_reason", "stop_sequence", "stop_details", "usage"),
+    *("stop_reason", "stop_sequence", "stop_details", "usage", "usage_metadata"),
+    "response_metadata",
 }
 
 
@@ -300,7 +301,7 @@ class _Message:
         self.done.append(
             Said(
                 "tool",
-                self.result_text(given) or _told_error(block),
+                self.result_or_error(given, block),
                 answers=str(field_of(block, "call_id") or block.get("id") or ""),
                 name=str(block.get("name") or block.get("toolName") or ""),
                 failed=failed,
@@ -323,13 +324,20 @@ class _Message:
         self.done.append(
             Said(
                 "tool",
-                self.result_text(content) or _told_error(item),
+                self.result_or_error(content, item),
                 answers=str(field_of(item, "call_id") or ""),
                 name=named if isinstance(named, str) else "",
                 failed=told_failure(item),
                 own_id=str(item.get("id") or ""),
             )
         )
+
+    def result_or_error(self, given: Any, item: Mapping[str, Any]) -> str:
+        """Return what a tool returned, or what it said of its failure instead."""
+        told = item.get("error")
+        text = self.result_text(given) if has_content(given) else ""
+        said = as_text(told) if told and isinstance(told, str | dict) else ""
+        return text or said or self.result_text(given)
 
     def result_text(self, given: Any) -> str:
         """Return what a tool returned as text: blocks are joined, anything else is JSON."""
@@ -354,12 +362,6 @@ class _Message:
             return True
         self.door.gap(f"content of type {_kind(block)} is left out", self.at)
         return False
-
-
-def _told_error(item: Mapping[str, Any]) -> str:
-    """Return what a tool that failed said instead of a result."""
-    told = item.get("error")
-    return as_text(told) if isinstance(told, str | dict) and told else ""
 
 
 _RESULTS = ("content", "output", "response", "result", "results", "parts", "text", "tools")
