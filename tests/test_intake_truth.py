@@ -54,10 +54,16 @@ def result(content: Any, name: str = "a", **more: Any) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("path", RECORDED, ids=lambda p: p.stem)
-def test_what_real_tools_recorded_is_what_was_said(path: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("way", ["list", "lines", "printed"])
+def test_what_real_tools_recorded_is_what_was_said(path: Path, way: str, tmp_path: Path) -> None:
     told = json.loads(path.read_text(encoding="utf-8"))
     assert told["tool"] and told["version"]
-    taken = read(tmp_path, told["spans"])
+    if way == "printed":  # as OpenTelemetry's ConsoleSpanExporter does it
+        file = tmp_path / "spans.json"
+        file.write_text("".join(json.dumps(s, indent=4) + "\n" for s in told["spans"]), "utf-8")
+        taken = take_in(file, NORTHWIND)
+    else:
+        taken = read(tmp_path, told["spans"], name="spans.jsonl" if way == "lines" else "s.json")
     assert said(taken) == [
         ("Please read ticket T-204.", "It says: The customer asks for a refund."),
         ("And what about T-999?", "I could not read it."),
@@ -639,3 +645,29 @@ def test_two_incidents_in_one_file_are_asked_about(tmp_path: Path) -> None:
         read(tmp_path, lines, name="l.jsonl")
     taken = read(tmp_path, lines, "Two", "l.jsonl")
     assert (taken.incident.incident_id, said(taken)) == ("Two", [("Two", ".")])
+
+
+# --------------------------------------------------------------------------- beside the messages
+
+
+def test_the_policy_of_a_benchmark_is_what_the_agent_was_told(tmp_path: Path) -> None:
+    talk = [user("How much?"), agent("It is $30.")]
+    runs = [{"task_id": n, "trial": 0, "messages": talk} for n in "01"]
+    tree = {"info": {"environment_info": {"policy": "A bag is $30."}}, "simulations": runs}
+    assert read(tmp_path, tree, "1/0").incident.system_prompt == "A bag is $30."
+    assert read(tmp_path, {**tree, "info": {}}, "0/0").incident.system_prompt == ""
+
+
+@pytest.mark.parametrize(
+    "told",
+    [
+        result("", error="No such ticket."),
+        result([], error={"message": "No such ticket."}),
+        {"role": "tool", "tool_call_id": "a", "content": None, "error": "No such ticket."},
+        user([{"type": "tool_result", "tool_use_id": "a", "error": "No such ticket."}]),
+    ],
+)
+def test_the_words_of_a_failure_are_its_result(tmp_path: Path, told: Any) -> None:
+    (turn,) = read(tmp_path, [user("Read."), asking(), told, agent("Hm.")]).incident.trajectory
+    assert turn.calls[0].status == "failed"
+    assert "No such ticket." in (turn.calls[0].result or "")
