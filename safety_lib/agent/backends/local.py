@@ -17,12 +17,13 @@ from __future__ import annotations
 
 import atexit
 import importlib.util
+import json
 import os
 import secrets
 import threading
 import time
 import urllib.request
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -225,6 +226,31 @@ def open_local(settings: Mapping[str, Any]) -> OpenAIChat:
             atexit.register(close_local)
         _running[os.getpid(), weights.base_sha256] = base
     return _LocalChat(weights, base, own)
+
+
+@contextmanager
+def tokenizer(model: Path) -> Iterator[Callable[[str], list[int]]]:
+    """Lend what splits a text into the tokens of a model's file, special ones included."""
+    server = _Server(model)
+    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    known: dict[str, list[int]] = {}
+
+    def tokens(text: str) -> list[int]:
+        if text not in known:
+            body = {"content": text, "parse_special": True, "add_special": False}
+            headers = {"Content-Type": "application/json", "Authorization": f"Bearer {server.key}"}
+            request = urllib.request.Request(  # noqa: S310 - the loopback
+                f"{server.url}/tokenize", json.dumps(body).encode(), headers
+            )
+            with opener.open(request, timeout=PATIENCE) as answer:
+                known[text] = json.load(answer)["tokens"]
+        return known[text]
+
+    try:
+        server.wait()
+        yield tokens
+    finally:
+        server.close()
 
 
 def close_local() -> None:

@@ -109,7 +109,7 @@ def named_weights(settings: Mapping[str, Any], packaged: tuple[str, Path] | None
     if base is None:
         assert packaged is not None
         name, path = packaged
-        digest = _digest(path)
+        digest = file_sha256(path)
     else:
         path, digest = base
         name = f"{path.stem}@{digest[:12]}"
@@ -159,14 +159,21 @@ def _of(settings: Mapping[str, Any], path: str, digest: str) -> tuple[Path, str]
         raise ValueError(f"model setting {digest}: missing for {path} {name}: `sha256sum` prints it")
     if not re.fullmatch("[0-9a-f]{64}", wanted):
         raise ValueError(f"model setting {digest}: is not 64 hexadecimal digits")
-    found = _digest(Path(name))
+    found = file_sha256(Path(name))
     if found != wanted:
         problem = f"has the sha256 {found}, {digest} names {wanted}: another file than was meant"
         raise FileError(name, problem)
     return Path(name), found
 
 
-def _digest(path: Path) -> str:
+def file_sha256(path: Path) -> str:
+    """Return the sha256 of a file's bytes.
+
+    Raises
+    ------
+    FileError
+        If there is no such file.
+    """
     with open_file(path, None) as file:  # a missing file and a folder are told in one line
         file.seek(0)
     about = path.stat()
