@@ -575,6 +575,27 @@ def test_a_tool_that_failed_in_a_tracing_service_has_failed(tmp_path: Path, tree
     assert (call.status, call.result) == ("failed", "It sleeps.")
 
 
+@pytest.mark.parametrize("reply", ['{"verdict": "ok"}', '{"a"', "[1] says so.", '"Yes."', "{}"])
+@pytest.mark.parametrize(
+    "made",
+    [
+        lambda reply: {"observations": [{"type": "GENERATION", "input": "Hi.", "output": reply}]},
+        lambda reply: [plain_span({"input.value": "Hi.", "output.value": reply})],
+        lambda reply: [plain_span({"gen_ai.prompt": "Hi.", "gen_ai.completion": reply})],
+        lambda reply: [plain_span({"ai.prompt.messages": json.dumps([user("Hi.")]),
+                                   "ai.response.text": reply})],
+    ],
+)  # fmt: skip
+def test_a_reply_that_is_json_is_a_reply(tmp_path: Path, made: Any, reply: str) -> None:
+    ((asked, said_back),) = said(read(tmp_path, made(reply)))
+    assert asked == "Hi." and said_back in (reply, reply.strip('"'))
+
+
+def plain_span(attributes: dict[str, Any]) -> dict[str, Any]:
+    told = {"gen_ai.request.model": "m", **attributes}
+    return {"name": "chat", "context": {"trace_id": "1", "span_id": "1"}, "attributes": told}
+
+
 def test_an_agent_inside_a_tool_is_no_turn(tmp_path: Path) -> None:
     assert has(read(tmp_path, langfuse()), "for something else", "Look it up.")
 

@@ -18,6 +18,7 @@ from safety_lib.incident.intake.door import (
     Door,
     as_text,
     field_of,
+    listing,
     objects_in,
 )
 from safety_lib.incident.intake.exchanges import ReadCall, Said
@@ -523,12 +524,16 @@ def answered_in(value: Any, place: str, door: Door) -> list[Said]:
     list of Said
         In their order; empty where nothing is told.
     """
-    value = decoded(value)
+    text, value = value, decoded(value)
     if isinstance(value, dict) and not is_message(value):
         for name in _ANSWERED:
             if has_content(value.get(name)):
                 return answered_in(value[name], place, door)
         if not (value.keys() & {*ALIASES["content"], *ALIASES["calls"]}):
+            if isinstance(text, str):  # a model may be asked to answer in JSON
+                return [Said("assistant", text)]
+            if has_content(value):
+                door.gap(f"an answer is not read: it has the fields {listing(value)}", place)
             return []
     if isinstance(value, list):
         return [said for one in value for said in answered_in(one, place, door)]

@@ -18,6 +18,7 @@ from safety_lib.incident.intake.exchanges import Said
 from safety_lib.incident.intake.transcripts import said_by_user
 from safety_lib.text import count, one_line
 
+CLAUDE_CODE = "Claude Code session"
 _TALK = ("user", "assistant")
 _NOT_SAID = {
     "isSidechain": "a message of a sub-agent is left out",
@@ -55,6 +56,11 @@ def is_claude_code(items: Sequence[Mapping[str, Any]]) -> bool:
     return any(
         "sessionId" in item and item.get("type") in _TALK and "message" in item for item in items
     )
+
+
+def is_line(item: Mapping[str, Any]) -> bool:
+    """Whether something alone is a line of a session: a message, or what stands among them."""
+    return "sessionId" in item and isinstance(item.get("type"), str) and "role" not in item
 
 
 def sessions_of(items: Sequence[Any], door: Door) -> dict[str, Session]:

@@ -12,7 +12,12 @@ from typing import Any
 
 from safety_lib.artifacts import ArtifactError
 from safety_lib.incident.intake.blocks import is_message
-from safety_lib.incident.intake.claude_code import is_claude_code, of_claude_code, sessions_of
+from safety_lib.incident.intake.claude_code import (
+    CLAUDE_CODE,
+    is_claude_code,
+    of_claude_code,
+    sessions_of,
+)
 from safety_lib.incident.intake.door import (
     SESSION_ALIASES,
     Door,
@@ -286,7 +291,7 @@ SHAPES: tuple[Shape, ...] = (
     Shape("tau2 results", _is_tau2, _tau_runs, of_tau),
     Shape("tau-bench results", _is_tau, _tau_runs, of_tau),
     Shape(
-        "Claude Code session",
+        CLAUDE_CODE,
         lambda sample: is_claude_code(_tables(sample)),
         _claude_sessions,
         of_claude_code,
