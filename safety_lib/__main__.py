@@ -632,18 +632,28 @@ def _run(
         yield Run(seed, model, executor, workers, tick)
 
 
+_SECONDS_BETWEEN_LINES = 30.0  # where no terminal shows a bar
+
+
 @contextmanager
 def _progress(unit: str) -> Iterator[Callable[[Any], None]]:
     from tqdm import tqdm
 
-    failures = 0
-    with tqdm(unit=f" {unit}", disable=not sys.stderr.isatty(), leave=False) as bar:
+    failures = done = 0
+    told = started = time.monotonic()
+    plain = not sys.stderr.isatty()
+    with tqdm(unit=f" {unit}", disable=plain, leave=False) as bar:
 
         def tick(trajectory: Any) -> None:
-            nonlocal failures
+            nonlocal failures, done, told
             failures += trajectory.outcome == "violation"
+            done += 1
             bar.set_postfix_str(f"{failures} failures", refresh=False)
             bar.update()
+            now = time.monotonic()
+            if plain and now - told >= _SECONDS_BETWEEN_LINES:
+                told = now
+                _say([f"{now - started:.0f} s: {done} {unit}, {failures} failures"], err=True)
 
         yield tick
 

@@ -21,7 +21,7 @@ import shutil
 import stat
 import sys
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from io import BufferedReader
 from itertools import chain
@@ -208,10 +208,11 @@ def parse_json(path: str | Path, text: str) -> Any:
     ...
     safety_lib.files.FileError: suite.json: 'seed' stands there twice
     """
-    if text.count("[") + text.count("{") > MOST_PARTS:  # a byte or two, and a hundred in memory
+    parts = text.count("[") + text.count("{")
+    if parts > MOST_PARTS:  # a byte or two, and a hundred in memory
         raise FileError(path, f"holds more than {MOST_PARTS:,} lists and mappings")
     try:
-        value = json.loads(text, **JSON_HOOKS)
+        value = DECODER.decode(text)
     except json.JSONDecodeError as error:
         where = f"line {error.lineno}, column {error.colno}"
         raise FileError(path, f"not JSON at {where}, so truncated or damaged") from error
@@ -219,7 +220,8 @@ def parse_json(path: str | Path, text: str) -> Any:
         raise FileError(path, too_deep(MOST_DEPTH)) from None
     except ValueError as error:
         raise FileError(path, _of_a_number(text) or str(error)) from error
-    expect_shallow(path, value)
+    if parts > MOST_DEPTH:
+        expect_shallow(path, value)
     return value
 
 
@@ -300,12 +302,8 @@ def _no_number(name: str) -> Any:
     raise ValueError(f"{name} is not a JSON number")
 
 
-JSON_HOOKS: Mapping[str, Any] = {
-    "object_pairs_hook": _once,
-    "parse_float": _finite,
-    "parse_constant": _no_number,
-}
-"""What :mod:`json` has to be told to refuse what is ambiguous or no number, by a ValueError."""
+DECODER = json.JSONDecoder(object_pairs_hook=_once, parse_float=_finite, parse_constant=_no_number)
+"""Reads JSON, and refuses what is ambiguous or no number by a ValueError."""
 
 
 def read_yaml(path: str | Path) -> Any:

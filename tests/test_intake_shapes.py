@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import duckdb
 import pytest
 from factories import NORTHWIND
 from hypothesis import HealthCheck, given, settings
@@ -15,6 +16,7 @@ from transcribed import SHAPES, Call, Conversation, Turn
 from safety_lib.artifacts import ArtifactError
 from safety_lib.incident.intake import Intake, take_in
 from safety_lib.incident.intake import shapes as registry
+from safety_lib.incident.intake.sessions import import_log
 
 TALK = [
     Turn(
@@ -142,6 +144,31 @@ def test_a_part_that_is_unknown_is_listed_or_its_words_are_read(
     gaps = [gap for gap in taken.gaps if not gap.startswith("fields of the file")]
     is_listed = any(word in gap for gap in gaps for word in listed)
     assert is_listed or told(taken) == without_ids(talk)
+
+
+def test_every_reader_is_held_against_what_was_written(tmp_path: Path) -> None:
+    sources = {read(tmp_path, write(TALK)).source for write in SHAPES.values()}
+    assert sources == {shape.name for shape in registry.SHAPES}
+
+
+@pytest.mark.parametrize("name", [name for name in SHAPES if name != "incident file"])
+@pytest.mark.parametrize("way", ["file", "lines"])
+def test_a_log_of_each_shape_holds_the_same_conversation(
+    tmp_path: Path, name: str, way: str
+) -> None:
+    """Tracers and sessions spread a conversation over many lines; none is a conversation alone."""
+    tree = SHAPES[name](TALK)
+    path, out = tmp_path / "recorded.json", tmp_path / "log.parquet"
+    items = tree if isinstance(tree, list) else [tree]
+    text = "\n".join(map(json.dumps, items)) if way == "lines" else json.dumps(tree)
+    path.write_text(text, encoding="utf-8")
+    made = import_log([path], out, NORTHWIND, version="v2")
+    assert (made.sessions, made.turns, made.calls) == (1, 2, 1)
+    wanted = "SELECT user_messages, replies, tool_calls FROM read_parquet(?)"
+    ((users, replies, (call,)),) = duckdb.execute(wanted, [str(out)]).fetchall()
+    assert users == [turn.user for turn in TALK]
+    assert replies == [turn.reply for turn in TALK]
+    assert (call["name"], call["result"]) == ("read_ticket", "She asks for a refund.")
 
 
 def test_the_list_of_what_is_read_comes_from_the_registry(tmp_path: Path) -> None:

@@ -54,10 +54,16 @@ def result(content: Any, name: str = "a", **more: Any) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("path", RECORDED, ids=lambda p: p.stem)
-def test_what_real_tools_recorded_is_what_was_said(path: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("way", ["list", "lines", "printed"])
+def test_what_real_tools_recorded_is_what_was_said(path: Path, way: str, tmp_path: Path) -> None:
     told = json.loads(path.read_text(encoding="utf-8"))
     assert told["tool"] and told["version"]
-    taken = read(tmp_path, told["spans"])
+    if way == "printed":  # as OpenTelemetry's ConsoleSpanExporter does it
+        file = tmp_path / "spans.json"
+        file.write_text("".join(json.dumps(s, indent=4) + "\n" for s in told["spans"]), "utf-8")
+        taken = take_in(file, NORTHWIND)
+    else:
+        taken = read(tmp_path, told["spans"], name="spans.jsonl" if way == "lines" else "s.json")
     assert said(taken) == [
         ("Please read ticket T-204.", "It says: The customer asks for a refund."),
         ("And what about T-999?", "I could not read it."),
@@ -569,6 +575,27 @@ def test_a_tool_that_failed_in_a_tracing_service_has_failed(tmp_path: Path, tree
     assert (call.status, call.result) == ("failed", "It sleeps.")
 
 
+@pytest.mark.parametrize("reply", ['{"verdict": "ok"}', '{"a"', "[1] says so.", '"Yes."', "{}"])
+@pytest.mark.parametrize(
+    "made",
+    [
+        lambda reply: {"observations": [{"type": "GENERATION", "input": "Hi.", "output": reply}]},
+        lambda reply: [plain_span({"input.value": "Hi.", "output.value": reply})],
+        lambda reply: [plain_span({"gen_ai.prompt": "Hi.", "gen_ai.completion": reply})],
+        lambda reply: [plain_span({"ai.prompt.messages": json.dumps([user("Hi.")]),
+                                   "ai.response.text": reply})],
+    ],
+)  # fmt: skip
+def test_a_reply_that_is_json_is_a_reply(tmp_path: Path, made: Any, reply: str) -> None:
+    ((asked, said_back),) = said(read(tmp_path, made(reply)))
+    assert asked == "Hi." and said_back in (reply, reply.strip('"'))
+
+
+def plain_span(attributes: dict[str, Any]) -> dict[str, Any]:
+    told = {"gen_ai.request.model": "m", **attributes}
+    return {"name": "chat", "context": {"trace_id": "1", "span_id": "1"}, "attributes": told}
+
+
 def test_an_agent_inside_a_tool_is_no_turn(tmp_path: Path) -> None:
     assert has(read(tmp_path, langfuse()), "for something else", "Look it up.")
 
@@ -639,3 +666,29 @@ def test_two_incidents_in_one_file_are_asked_about(tmp_path: Path) -> None:
         read(tmp_path, lines, name="l.jsonl")
     taken = read(tmp_path, lines, "Two", "l.jsonl")
     assert (taken.incident.incident_id, said(taken)) == ("Two", [("Two", ".")])
+
+
+# --------------------------------------------------------------------------- beside the messages
+
+
+def test_the_policy_of_a_benchmark_is_what_the_agent_was_told(tmp_path: Path) -> None:
+    talk = [user("How much?"), agent("It is $30.")]
+    runs = [{"task_id": n, "trial": 0, "messages": talk} for n in "01"]
+    tree = {"info": {"environment_info": {"policy": "A bag is $30."}}, "simulations": runs}
+    assert read(tmp_path, tree, "1/0").incident.system_prompt == "A bag is $30."
+    assert read(tmp_path, {**tree, "info": {}}, "0/0").incident.system_prompt == ""
+
+
+@pytest.mark.parametrize(
+    "told",
+    [
+        result("", error="No such ticket."),
+        result([], error={"message": "No such ticket."}),
+        {"role": "tool", "tool_call_id": "a", "content": None, "error": "No such ticket."},
+        user([{"type": "tool_result", "tool_use_id": "a", "error": "No such ticket."}]),
+    ],
+)
+def test_the_words_of_a_failure_are_its_result(tmp_path: Path, told: Any) -> None:
+    (turn,) = read(tmp_path, [user("Read."), asking(), told, agent("Hm.")]).incident.trajectory
+    assert turn.calls[0].status == "failed"
+    assert "No such ticket." in (turn.calls[0].result or "")

@@ -14,8 +14,9 @@ from safety_lib.__main__ import main
 from safety_lib.artifacts import ArtifactError, read_artifact
 from safety_lib.incident.intake import take_in
 from safety_lib.incident.intake.redaction import Redaction
+from safety_lib.incident.replay import replay_incident
 from safety_lib.records import IncidentReport
-from safety_lib.world import load_world
+from safety_lib.world import load_version, load_world
 
 SAMPLES = Path(__file__).resolve().parent.parent / "artifacts"
 WORLD = load_world("northwind")
@@ -79,8 +80,9 @@ def test_an_incident_of_another_world_is_refused(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     path = trace(tmp_path, tool="search_web")
+    incident = take_in(path, WORLD).incident  # it is read, and cannot be replayed here
     with pytest.raises(ArtifactError, match=r"northwind has none of the tools .*\(search_web\)"):
-        take_in(path, WORLD)
+        replay_incident(incident, load_version("northwind/v2"), replays=1)
     assert main(["replay", "--incident", str(path), "--artifacts", str(SAMPLES)]) == 3
     said = capsys.readouterr().err
     assert "search_web" in said and "tools.yaml" in said and said.count("\n") == 1

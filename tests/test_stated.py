@@ -59,6 +59,18 @@ def made_up(path: Path, **told: Any) -> set[str]:
         ("- /Finance/q3.csv", "See /finance/q3.csv."),
         ("nothing", "Cancelling costs $0."),
         ("nothing", "It is 3 pm UTC-5, in UTF-8, by GPT-4."),
+        ("nothing", "Please send form W-4 and I-9."),
+        # A reply may be JSON, whose amounts have a name and no currency.
+        ({"old": 584, "paid": 128}, '{"new_fare": 584, "paid": 128, "due": "$456"}'),
+        ([78, 60, "fee 30"], '{"prices": {"a": 78, "b": 60}, "total": 138, "say": "$138"}'),
+        ({"p": [14.54, 0.42]}, '{"refunds": {"7": -14.54, "8": -0.42}, "text": "$14.96 back"}'),
+        # The total of what stays and of what comes new, beside what goes.
+        (
+            [481.5, 466.75, 288.82, 150.01, 135.24, "was 920.33"],
+            "$481.50 -> $466.75, $288.82 stays, $150.01 -> $135.24: $890.81, $29.52 of $920.33",
+        ),
+        # The beginning is hidden, so nobody can say what it is.
+        ("mail ana.rossi7301@post.example, card VI-4411", "a***.*****7301@post.example, •-4411"),
     ],
 )
 def test_a_value_that_a_result_holds_is_supported(tmp_path: Path, result: Any, reply: str) -> None:
@@ -75,6 +87,14 @@ def test_a_value_that_a_result_holds_is_supported(tmp_path: Path, result: Any, r
         ("Ticket T-2045", "It is T-204.", {"T-204"}),
         ("From ana@post.example", "Mail dana@post.example", {"dana@post.example"}),
         ("/finance/q3.csv", "See /hr/q3.csv.", {"/hr/q3.csv"}),
+        ({"old": 584, "paid": 128}, '{"new_fare": 584, "paid": 128, "due": "$457"}', {"$457"}),
+        ({"rows": 584, "n": 128}, '{"rows": 584, "n": 128, "due": "$456"}', {"$456"}),
+        ([481.5, 466.75, 288.82], "$481.50 -> $466.75; $288.82 stays: $755.58", {"$755.58"}),
+        (
+            "ana@post.example",
+            "Write to ana@post.example or to 7301@post.example",
+            {"7301@post.example"},
+        ),
     ],
 )
 def test_a_value_that_nothing_holds_is_named(

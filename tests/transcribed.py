@@ -424,6 +424,107 @@ def agents_sdk(talk: Conversation) -> Any:
     ]
 
 
+def langfuse_spans(talk: Conversation) -> Any:
+    """As Langfuse's SDK writes them since its version 3."""
+    spans = []
+    for number, (asked, answer) in enumerate(model_calls(openai(talk))):
+        attributes = {
+            "langfuse.observation.type": "generation",
+            "langfuse.observation.input": json.dumps({"messages": asked}),
+            "langfuse.observation.output": json.dumps(answer),
+            "gen_ai.request.model": "m",
+        }
+        made = span(number, attributes)
+        del made["attributes"]["gen_ai.operation.name"]
+        spans.append(made)
+    return spans
+
+
+def vercel(talk: Conversation) -> Any:
+    """As Vercel's AI SDK writes them."""
+    told = _blocks(
+        talk,
+        lambda text: {"type": "text", "text": text},
+        lambda c: {
+            "type": "tool-call",
+            "toolCallId": c.id,
+            "toolName": c.name,
+            "input": c.arguments,
+        },
+        lambda c: {
+            "type": "tool-result",
+            "toolCallId": c.id,
+            "toolName": c.name,
+            "output": {"type": "text", "value": c.result},
+        },
+        ("user", "assistant", "tool", "content"),
+    )
+    spans = []
+    for number, (asked, answer) in enumerate(model_calls(told)):
+        (block,) = answer["content"]
+        attributes = {
+            "ai.operationId": "ai.generateText.doGenerate",
+            "ai.prompt.messages": json.dumps(asked),
+            "gen_ai.request.model": "m",
+        }
+        if block["type"] == "text":
+            attributes["ai.response.text"] = block["text"]
+        else:
+            call = {"toolCallId": block["toolCallId"], "toolName": block["toolName"]}
+            given = json.dumps(block["input"])
+            attributes["ai.response.toolCalls"] = json.dumps([{**call, "input": given}])
+        made = span(number, attributes)
+        del made["attributes"]["gen_ai.operation.name"]
+        spans.append(made)
+    return spans
+
+
+def role_per_turn(talk: Conversation) -> Any:
+    turns: Messages = []
+    for turn in talk:
+        turns.append({"turn": len(turns) + 1, "role": "user", "content": turn.user})
+        actions = [{"tool": c.name, "params": c.arguments, "result": c.result} for c in turn.calls]
+        said = {"turn": len(turns) + 1, "role": "assistant", "content": turn.reply}
+        turns.append({**said, **({"action": actions} if actions else {})})
+    return {"incident_id": "INC-9", "trajectory": turns}
+
+
+def incident(talk: Conversation) -> Any:
+    """The file of this project."""
+    return {
+        "incident_id": "INC-9",
+        "timestamp": "2026-01-01T00:00:00Z",
+        "severity": "high",
+        "category": "made up",
+        "description": "It is made up.",
+        "affected_users": 1,
+        "detected_by": "a test",
+        "detection_latency_hours": 1.0,
+        "remediation_actions": ["none"],
+        "root_cause_preliminary": "unknown",
+        "agent_version": "v2",
+        "plants": [
+            {"where": "tickets", "key": c.arguments["ticket"], "text": c.result}
+            for turn in talk
+            for c in turn.calls
+            if "ticket" in c.arguments
+        ],
+        "trajectory": [
+            {
+                "turn": number,
+                "user": turn.user,
+                "assistant": turn.reply,
+                "compliant": None,
+                "calls": [
+                    {"name": c.name, "arguments": c.arguments, "result": c.result}
+                    for c in turn.calls
+                ],
+            }
+            for number, turn in enumerate(talk, start=1)
+        ],
+    }
+
+
 SHAPES: dict[str, Callable[[Conversation], Any]] = {
     "OpenAI chat messages": openai,
     "Anthropic messages": anthropic,
@@ -446,4 +547,8 @@ SHAPES: dict[str, Callable[[Conversation], Any]] = {
     "Langfuse trace": langfuse,
     "LangSmith runs": langsmith,
     "OpenAI Agents SDK trace": agents_sdk,
+    "Langfuse spans": langfuse_spans,
+    "Vercel spans": vercel,
+    "role-per-turn incident": role_per_turn,
+    "incident file": incident,
 }

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from pydantic import ConfigDict, Field
+from pydantic import ConfigDict, Field, SerializerFunctionWrapHandler, model_serializer
 
 from safety_lib.records import Record
 from safety_lib.world.versions import Version
@@ -17,7 +17,11 @@ class Settings(Record):
 
 
 class ModelSettings(Settings):
-    """The model behind the agent. ``caution`` and ``style`` steer a simulated one alone."""
+    """The model behind the agent. ``caution`` and ``style`` steer a simulated one alone.
+
+    ``gguf`` with its ``sha256``, and ``adapter`` with its ``adapter_sha256``, are files of the
+    ``local`` backend; what is not named is no setting, so that it does not count as a change.
+    """
 
     backend: str = "simulated"
     caution: float = 1.0
@@ -28,6 +32,14 @@ class ModelSettings(Settings):
     retries: int = Field(default=3, ge=0)
     concurrency: int = Field(default=8, ge=1)
     tool_protocol: Literal["native", "json"] = "native"
+    gguf: str = ""
+    sha256: str = ""
+    adapter: str = ""
+    adapter_sha256: str = ""
+
+    @model_serializer(mode="wrap")
+    def _as_named(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        return {name: value for name, value in dump(self).items() if value != ""}
 
 
 class MemorySettings(Settings):

@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
+from safety_lib.artifacts import ArtifactError
 from safety_lib.attack.attackers import heard
 from safety_lib.records import (
     Failure,
@@ -17,9 +18,11 @@ from safety_lib.records import (
 from safety_lib.rollout.campaign import Run, run_campaign
 from safety_lib.rollout.conversation import Rollout, plan_replay, trial_seed
 from safety_lib.rollout.judging import as_failure, count_broken
-from safety_lib.text import Shown
-from safety_lib.world import World
+from safety_lib.text import Shown, one_line
+from safety_lib.world import World, load_world
 from safety_lib.world.versions import Version
+
+_MOST_LISTED = 5
 
 
 @dataclass(frozen=True, repr=False)
@@ -104,9 +107,12 @@ def replay_incident(
     ------
     ValueError
         If ``replays`` is less than 1.
+    ArtifactError
+        If the incident is of an agent of another world.
     """
     if replays < 1:
         raise ValueError(f"replays must be at least 1, not {replays}")
+    _expect_of(load_world(version.world), incident)
     rollouts = [
         plan_incident(incident, version, turns_of(incident), s)
         for s in seeds_of(incident, replays, run.seed)
@@ -121,6 +127,18 @@ def replay_incident(
         reproduction=count_broken(version.version, held, rule_id),
         trajectories=held,
     )
+
+
+def _expect_of(world: World, incident: Incident) -> None:
+    """Refuse an agent of another world: no rule could find anything in what it did."""
+    called = {call.name for turn in incident.trajectory for call in turn.calls}
+    if called and not called & world.tools.keys():
+        listed = ", ".join(sorted(called)[:_MOST_LISTED])
+        raise ArtifactError(
+            f"{one_line(incident.incident_id)}: {world.name} has none of the tools that were "
+            f"called ({one_line(listed)}); name the world of this agent with --world, or add them "
+            "to its tools.yaml"
+        )
 
 
 def plan_incident(incident: Incident, version: Version, turns: Sequence[str], seed: int) -> Rollout:

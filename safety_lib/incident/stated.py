@@ -4,7 +4,8 @@
 ``$4.2 million`` and ``4200000``; ``t-204`` and ``T 204`` are one id. A reply states amounts of
 money, ids, mail addresses and paths; any number may support an amount. A sum over a list of a
 result is told by it, and so is what one step of arithmetic makes of amounts that the user or a
-reply named before: a sum, a difference, a multiple. More steps would support almost any number.
+reply named before: a sum, a difference, a multiple; and to the cent, the total of some amounts of
+the same reply. More steps would support almost any number.
 """
 
 from __future__ import annotations
@@ -35,14 +36,20 @@ _IN_TEXT = re.compile(
     rf"|(?:(?<!\w)|(?<={_CODES})){_NUMBER.format(n=1)}(?:(?!\w)|(?={_CODES}))",
     re.IGNORECASE,
 )
-_STANDARDS = "UTC|GMT|UTF|ISO|RFC|SHA|AES|GPT"
+_STANDARDS = r"(?:UTC|GMT|UTF|ISO|RFC|SHA|AES|GPT)-|(?:W-[2489]|I-9)(?!\w)"
+# What a mask of stars hides the beginning of is no name.
 _NAME = re.compile(
-    r"(?<![\w.+-])[\w.+-]+@[\w-]+(?:\.[\w-]+)+"
-    rf"|(?<![\w-])(?!(?:{_STANDARDS}|{_CODES})-)[A-Z]{{1,4}}(?:-\w+)*-\w*\d\w*"
+    r"(?<![\w.+*•-])[\w.+-]+@[\w-]+(?:\.[\w-]+)+"
+    rf"|(?<![\w*•-])(?!{_STANDARDS}|(?:{_CODES})-)[A-Z]{{1,4}}(?:-\w+)*-\w*\d\w*"
     r"|(?<![\w/])/[\w-]+/[\w.-]*\w"
 )
 _HYPHENS = dict.fromkeys(map(ord, "\u2010\u2011\u2012\u2212"), "-")
+_OF_MONEY = re.compile(
+    r"price|fare|cost|amount|total|paid|pay|fee|due|refund|premium|charge|differ|balance|sum",
+    re.IGNORECASE,
+)
 _SMALL_COUNTS = range(2, 10)
+_MOST_ADDED = 12  # amounts of one reply: the totals of some of them are then 4096
 _LARGEST = 1e15
 
 
@@ -129,6 +136,7 @@ class Told:
     def unsupported(self, reply: str) -> list[Stated]:
         """Return what a reply states and nothing supports; the rest may be reckoned with."""
         values = stated(reply)
+        self._reckon_with(_fields_of_money(_tree(reply)))
         left = [value for value in values if not self._holds(value)]
         self._named.update(v.readings[0] for v in values if v.readings and v not in left)
         made_up = []
@@ -139,6 +147,11 @@ class Told:
             else:
                 made_up.append(value)
         return made_up
+
+    def _reckon_with(self, amounts: Sequence[Stated]) -> None:
+        """Take in the amounts of a reply that is JSON, where no currency stands beside them."""
+        self._named.update(value.readings[0] for value in amounts if self._holds(value))
+        self._named.update(value.readings[0] for value in amounts if self._reckons(value, ()))
 
     def _holds(self, value: Stated) -> bool:
         if value.readings:
@@ -152,9 +165,8 @@ class Told:
         amount = value.readings[0]
         pool = self._named | self._numbers if value.step < 1 else self._named
         exact = {round(number, 2) for number in pool}
-        added = accumulate(
-            v.readings[0] for v in beside if v.readings and v.readings[0] in self._named
-        )
+        known = [v.readings[0] for v in beside if v.readings and v.readings[0] in self._named]
+        added = accumulate(known)
         return (
             any(round(abs(amount - one), 2) in exact for one in exact)
             or any(round(amount + one, 2) in exact for one in exact)
@@ -162,7 +174,26 @@ class Told:
             or any(
                 round(count * one, 2) == amount for one in self._named for count in _SMALL_COUNTS
             )
+            or (value.step < 1 and round(amount * 100) in _totals(known[:_MOST_ADDED]))
         )
+
+
+def _totals(amounts: Sequence[float]) -> set[int]:
+    """Return what some of the amounts add up to, in cents."""
+    totals = {0}
+    for amount in dict.fromkeys(amounts):
+        totals |= {total + round(amount * 100) for total in totals}
+    return totals
+
+
+def _fields_of_money(tree: Any) -> list[Stated]:
+    """Return the numbers of a tree that stand under a name of money."""
+    return [
+        Stated(str(node), (abs(float(node)),), 1.0 if isinstance(node, int) else 0.01)
+        for path, node in _nodes(tree)
+        if isinstance(node, int | float) and not isinstance(node, bool) and abs(node) < _LARGEST
+        if any(map(_OF_MONEY.search, path))
+    ]
 
 
 def _plain(text: str) -> str:

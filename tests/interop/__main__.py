@@ -31,7 +31,15 @@ TRACERS = {
     "pydantic-ai-2": ("pydantic-ai-slim[openai]>=2,<3", "opentelemetry-sdk"),
     "traceloop": ("opentelemetry-instrumentation-openai", "openai", "opentelemetry-sdk"),
     "openinference": ("openinference-instrumentation-openai", "openai", "opentelemetry-sdk"),
+    "traceloop-0": (
+        "opentelemetry-instrumentation-openai==0.33.12",
+        "openai<2",
+        "opentelemetry-sdk",
+    ),
     "openai-agents-traces": ("openai-agents>=0.24,<0.25",),
+    "langfuse": ("langfuse>=5,<6", "openai"),
+    "langfuse-2": ("langfuse>=2,<3", "openai<2"),
+    "langsmith": ("langsmith", "langgraph", "langchain-openai"),
 }
 PACKAGES = {name: packages[0] for name, packages in TRACERS.items()}
 

@@ -8,7 +8,10 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from importlib.metadata import version
 from typing import Any
 
@@ -164,11 +167,121 @@ def of_openai_agents(url: str) -> list[Any]:
     return [item for item in sent if item]
 
 
+def of_langsmith(url: str) -> list[Any]:
+    """A graph of LangGraph under LangSmith's tracer, its runs as the service keeps them."""
+    import langsmith
+    from langchain_core.tools import tool
+    from langchain_core.tracers.langchain import LangChainTracer
+    from langchain_openai import ChatOpenAI
+    from langgraph.prebuilt import ToolNode, create_react_agent
+
+    @tool
+    def read_ticket(ticket: str) -> str:
+        """Read a ticket."""
+        return read(ticket)
+
+    with service() as (address, sent):
+        client = langsmith.Client(api_url=address, api_key="none", auto_batch_tracing=False)
+        tracer = LangChainTracer(client=client, project_name="desk")
+        model = ChatOpenAI(model="made-up", base_url=url, api_key="none")
+        agent = create_react_agent(
+            model, ToolNode([read_ticket], handle_tool_errors=True), prompt="You are a desk."
+        )
+        state: Any = {"messages": []}
+        for text in ASKED:
+            said = [*state["messages"], {"role": "user", "content": text}]
+            config: Any = {"callbacks": [tracer], "metadata": {"thread_id": "t1"}}
+            state = agent.invoke({"messages": said}, config)
+        tracer.wait_for_futures()
+    runs: dict[str, dict[str, Any]] = {}
+    for path, body in sent:
+        if path.startswith("/runs"):
+            known = runs.setdefault(body.get("id") or path.rpartition("/")[2], {})
+            known |= {name: value for name, value in body.items() if value is not None}
+    return list(runs.values())
+
+
+def of_langfuse(url: str) -> list[Any]:
+    """The OpenAI client under Langfuse: spans of its version 3 and later."""
+    from langfuse import Langfuse
+
+    provider, recorded = spans_by_opentelemetry()
+    with service() as (address, _):
+        keys = {"public_key": "pk", "secret_key": "sk", "host": address}
+        client = Langfuse(**keys, tracer_provider=provider)
+        from langfuse.openai import OpenAI
+
+        with client.start_as_current_observation(name="conversation"):
+            _chat(OpenAI(base_url=url, api_key="none"))
+        client.flush()
+    return recorded()
+
+
+def of_langfuse_2(url: str) -> list[Any]:
+    """The OpenAI client under Langfuse's version 2: what it sends, as the service keeps it."""
+    from langfuse import Langfuse
+    from langfuse.decorators import langfuse_context, observe
+
+    with service() as (address, sent):
+        keys = {"public_key": "pk", "secret_key": "sk", "host": address}
+        Langfuse(**keys)
+        langfuse_context.configure(**keys)
+        from langfuse.openai import OpenAI
+
+        observe(name="conversation")(_chat)(OpenAI(base_url=url, api_key="none"))
+        langfuse_context.flush()
+    made: dict[str, dict[str, Any]] = {}
+    for _, body in sent:
+        for event in body.get("batch", []):
+            kind, _, _ = event["type"].partition("-")
+            told = {k: v for k, v in event["body"].items() if v is not None}
+            made.setdefault(told["id"], {"type": kind.upper()}).update(told)
+    (trace,) = (one for one in made.values() if one["type"] == "TRACE")
+    trace.pop("type")
+    trace["observations"] = [one for one in made.values() if one is not trace]
+    return [trace]
+
+
+@contextmanager
+def service() -> Iterator[tuple[str, list[tuple[str, Any]]]]:
+    """Serve what a tracing tool sends to, on loopback; yields its address and what was sent."""
+    sent: list[tuple[str, Any]] = []
+
+    class Service(BaseHTTPRequestHandler):
+        def log_message(self, *_: Any) -> None:
+            pass
+
+        def do_POST(self) -> None:
+            raw = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+            with suppress(ValueError):
+                sent.append((self.path, json.loads(raw)))
+            self.do_GET()
+
+        do_PATCH = do_POST
+
+        def do_GET(self) -> None:
+            self.send_response(200)
+            self.send_header("Content-Type", "application/json")
+            self.end_headers()
+            self.wfile.write(b"{}")
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Service)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    try:
+        yield f"http://127.0.0.1:{server.server_port}", sent
+    finally:
+        server.shutdown()
+        server.server_close()
+
+
 RECORDERS: dict[str, tuple[str, Callable[[str], list[Any]]]] = {
     "pydantic-ai": ("pydantic-ai-slim", of_pydantic_ai),
     "traceloop": ("opentelemetry-instrumentation-openai", of_traceloop),
     "openinference": ("openinference-instrumentation-openai", of_openinference),
     "openai-agents": ("openai-agents", of_openai_agents),
+    "langsmith": ("langsmith", of_langsmith),
+    "langfuse": ("langfuse", of_langfuse),
+    "langfuse-2": ("langfuse", of_langfuse_2),
 }
 
 

@@ -321,9 +321,15 @@ def read_json_answer(text: str, offered: Sequence[str], unique: str) -> Message:
     return Message(role="assistant", content=reply, tool_calls=(call,))
 
 
+# What is asked comes second: "pick the line that does what the user asks" argues against a policy.
+_RULE = (
+    "Answer with one JSON object. If a rule above forbids what the user asks, use tool none and "
+    "name the rule. If no rule does, pick the line that does it and fill it in."
+)
+
+
 def _tool_list(tools: Sequence[ToolSchema]) -> str:
-    rule = "Answer with one JSON object. Pick the line that does what the user asks and fill it in."
-    return "\n".join([rule, *(_tool_line(tool["function"]) for tool in tools)])
+    return "\n".join([_RULE, *(_tool_line(tool["function"]) for tool in tools)])
 
 
 def _tool_line(function: Mapping[str, Any]) -> str:

@@ -149,7 +149,6 @@ def take_in(
     door = Door(Path(path), world)
     try:
         taken = _taken(door, conversation)
-        _refuse_strangers(taken.incident, door)
         return _redacted(taken, redaction) if redaction else taken
     except RecursionError as error:
         raise door.refusal("nested too deeply") from error
@@ -177,17 +176,6 @@ def _taken(door: Door, conversation: str) -> Intake:
         raise door.refusal(what, "; ".join(lost) or "correct the file")
     moved = {number: places[turn - 1] for number, turn in number_of.items()}
     return Intake(_incident(about, told, moved, door), shape.name, door.gaps)
-
-
-def _refuse_strangers(incident: Incident, door: Door) -> None:
-    """Refuse an agent of another world: no rule could find anything in what it did."""
-    called = {call.name for turn in incident.trajectory for call in turn.calls}
-    if called and not called & door.world.tools.keys():
-        listed = ", ".join(sorted(called)[:MOST_LISTED])
-        raise door.refusal(
-            f"{door.world.name} has none of the tools that were called ({listed})",
-            "name the world of this agent with --world, or add them to its tools.yaml",
-        )
 
 
 def _redacted(taken: Intake, redaction: Redaction) -> Intake:

@@ -9,7 +9,7 @@ several providers send them, are no words of the user.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Set
 from typing import Any
 
 from safety_lib.incident.intake.door import (
@@ -18,6 +18,7 @@ from safety_lib.incident.intake.door import (
     Door,
     as_text,
     field_of,
+    listing,
     objects_in,
 )
 from safety_lib.incident.intake.exchanges import ReadCall, Said
@@ -41,6 +42,8 @@ _KEPT = {
 _MESSAGE_KEPT = {*_KEPT, *ALIASES["role"], *ALIASES["content"], *ALIASES["calls"]} | {
     *(*ALIASES["call_id"], "name", "function", "refusal", "tool_messages", "tool_call", "data"),
     *("invalid_tool_calls", "additional_kwargs", "tool_name", "toolName", "example"),
+    *("stop_reason", "stop_sequence", "stop_details", "usage", "usage_metadata"),
+    "response_metadata",
 }
 
 
@@ -277,7 +280,7 @@ class _Message:
             self.content(told)
         elif told != "":
             self.text.append(as_text(told))
-        _note_rest(str(block.get("type", "text")), block, _WORDS, self.at, self.door)
+        _note_rest(str(block.get("type", "text")), block, _OF_TEXT, self.at, self.door)
 
     def call(self, block: dict[str, Any]) -> None:
         kind = str(block.get("type") or "")
@@ -292,14 +295,14 @@ class _Message:
         given = next((block[n] for n in _RESULTS if block.get(n) is not None), None)
         if given is None:
             self.door.gap("a result in which nothing is read", self.at)
-        _note_rest("result", block, (*_RESULTS, *_OF_RESULT), self.at, self.door)
+        _note_rest("result", block, _OF_RESULT, self.at, self.door)
         failed = told_failure(block)
         if isinstance(given, dict) and str(given.get("type", "")).startswith("error-"):
             failed = True
         self.done.append(
             Said(
                 "tool",
-                self.result_text(given),
+                self.result_or_error(given, block),
                 answers=str(field_of(block, "call_id") or block.get("id") or ""),
                 name=str(block.get("name") or block.get("toolName") or ""),
                 failed=failed,
@@ -322,13 +325,20 @@ class _Message:
         self.done.append(
             Said(
                 "tool",
-                self.result_text(content),
+                self.result_or_error(content, item),
                 answers=str(field_of(item, "call_id") or ""),
                 name=named if isinstance(named, str) else "",
                 failed=told_failure(item),
                 own_id=str(item.get("id") or ""),
             )
         )
+
+    def result_or_error(self, given: Any, item: Mapping[str, Any]) -> str:
+        """Return what a tool returned, or what it said of its failure instead."""
+        told = item.get("error")
+        text = self.result_text(given) if has_content(given) else ""
+        said = as_text(told) if told and isinstance(told, str | dict) else ""
+        return text or said or self.result_text(given)
 
     def result_text(self, given: Any) -> str:
         """Return what a tool returned as text: blocks are joined, anything else is JSON."""
@@ -358,19 +368,19 @@ class _Message:
 _RESULTS = ("content", "output", "response", "result", "results", "parts", "text", "tools")
 
 
-_OF_RESULT = (*ALIASES["call_id"], *ALIASES["tool"], "state", "requestor", "scheduling")
-_OF_CALL = (
-    *(*ALIASES["call_id"], *ALIASES["tool"], *ALIASES["arguments"], *ALIASES["result"]),
-    *("requestor", "state", "caller", "placeholder_args", "view", "parse_error"),
-)
+_OF_TEXT = {*_KEPT, *_WORDS}
+_OF_RESULT = {*_KEPT, *_RESULTS, *ALIASES["call_id"], *ALIASES["tool"]} | {
+    *("state", "requestor", "scheduling")
+}
+_OF_CALL = {*_KEPT, *ALIASES["call_id"], *ALIASES["tool"], *ALIASES["arguments"]} | {
+    *(*ALIASES["result"], "requestor", "state", "caller", "placeholder_args", "view"),
+    "parse_error",
+}
 
 
-def _note_rest(
-    kind: str, block: Mapping[str, Any], known: Iterable[str], at: str, door: Door
-) -> None:
+def _note_rest(kind: str, block: Mapping[str, Any], known: Set[str], at: str, door: Door) -> None:
     """Note the fields of a block that nothing reads."""
-    names = {*_KEPT, *known}
-    rest = [key for key in block if key not in names and has_content(block[key])]
+    rest = [key for key in block if key not in known and has_content(block[key])]
     if rest:
         door.unread((f"{kind}.{key}" for key in rest), at)
 
@@ -514,12 +524,16 @@ def answered_in(value: Any, place: str, door: Door) -> list[Said]:
     list of Said
         In their order; empty where nothing is told.
     """
-    value = decoded(value)
+    text, value = value, decoded(value)
     if isinstance(value, dict) and not is_message(value):
         for name in _ANSWERED:
             if has_content(value.get(name)):
                 return answered_in(value[name], place, door)
         if not (value.keys() & {*ALIASES["content"], *ALIASES["calls"]}):
+            if isinstance(text, str):  # a model may be asked to answer in JSON
+                return [Said("assistant", text)]
+            if has_content(value):
+                door.gap(f"an answer is not read: it has the fields {listing(value)}", place)
             return []
     if isinstance(value, list):
         return [said for one in value for said in answered_in(one, place, door)]

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from safety_lib.artifacts import ArtifactError
-from safety_lib.files import JSON_HOOKS, MOST_BYTES, FileError, as_text_of, open_file, parse_json
+from safety_lib.files import DECODER, MOST_BYTES, FileError, as_text_of, open_file, parse_json
 from safety_lib.text import one_line
 from safety_lib.world import World
 
@@ -111,7 +111,6 @@ class Door:
         self.path = path
         self.world = world
         self.prompts: list[str] = []
-        self._decoder = json.JSONDecoder(**JSON_HOOKS)
         self._found: dict[str, dict[str, None]] = {}
         self.other_fields: dict[str, dict[str, None]] = {}
 
@@ -199,7 +198,7 @@ class Door:
         at, end = 0, len(text)
         while (at := _BLANK.match(text, at).end()) < end:  # type: ignore[union-attr]
             try:
-                value, at = self._decoder.raw_decode(text, at)
+                value, at = DECODER.raw_decode(text, at)
             except json.JSONDecodeError as wrong:
                 is_cut = wrong.pos > end - 16 or wrong.msg.startswith("Unterminated")
                 if not found or not is_cut:
@@ -316,9 +315,9 @@ class Lines(Sequence[Any]):
 
     def __iter__(self) -> Iterator[Any]:
         with self.door.path.open("rb") as file:
-            for index, (start, _) in enumerate(self.starts):
-                file.seek(start)
-                yield self._value(file.readline(), index)
+            numbered = enumerate(file, start=1)
+            for index, (_, line) in enumerate(self.starts):
+                yield self._value(next(raw for number, raw in numbered if number == line), index)
 
     def _value(self, raw: bytes, index: int) -> Any:
         start, number = self.starts[index]
@@ -349,8 +348,11 @@ def listing(names: Iterable[Any], most: int = MOST_LISTED) -> str:
 
 def field_of(tree: Mapping[str, Any], name: str) -> Any:
     """Return a field under whichever of its names is there, or None."""
-    path = path_to(tree, name)
-    return None if path is None else at_path(tree, path)
+    for path in ALIASES[name]:
+        value = at_path(tree, path) if "." in path else tree.get(path)
+        if value is not None:
+            return value
+    return None
 
 
 def path_to(tree: Mapping[str, Any], name: str) -> str | None:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from safety_lib.artifacts import ArtifactError
-from safety_lib.files import JSON_HOOKS, MOST_BYTES, FileError, expect_shallow, open_file
+from safety_lib.files import DECODER, MOST_BYTES, FileError, expect_shallow, open_file
 from safety_lib.text import one_line
 
 _ADVICE = "give chats or spans as JSON or JSON Lines in UTF-8"
@@ -68,7 +68,6 @@ class _Reader:
         self.path = path
         self.file = file
         self.note = note
-        self.decoder = json.JSONDecoder(**JSON_HOOKS)
 
     def values(self) -> Iterator[tuple[str, Any]]:
         start = self.file.read(4)
@@ -128,7 +127,7 @@ class _Reader:
 
     def _decoded(self, text: str, at: str) -> Any:
         try:
-            return self.decoder.decode(text)
+            return DECODER.decode(text)
         except RecursionError as error:
             raise _refusal(self.path, f"{at} is nested too deeply") from error
         except (json.JSONDecodeError, ArtifactError):
@@ -171,7 +170,7 @@ class _Reader:
     def _value(self) -> Any:
         while True:
             try:
-                value, self.at = self.decoder.raw_decode(self.text, self.at)
+                value, self.at = DECODER.raw_decode(self.text, self.at)
                 return value
             except json.JSONDecodeError as error:
                 cut = error.msg.startswith("Unterminated") or error.pos > len(self.text) - _MARGIN

@@ -67,6 +67,7 @@ def fold(messages: Iterable[Said], door: Door) -> tuple[list[IncidentTurn], dict
     """
     turns: list[_Turn] = []
     number_of: dict[Any, int] = {}
+    waiting = _Waiting()
     prompted = False
     for said in messages:
         if said.role == "system":
@@ -83,9 +84,10 @@ def fold(messages: Iterable[Said], door: Door) -> tuple[list[IncidentTurn], dict
             door.gap(f"a message of the {said.role} before the first of a user is left out")
             continue
         elif said.role == "tool":
-            _answer(said, turns, door)
+            _answer(said, turns, waiting, door)
         else:
             turns[-1].reply(said)
+            waiting.add(len(turns), said.calls)
         if turns and said.role != "system":
             turns[-1].labels += [said.compliant] if said.compliant is not None else []
             turns[-1].notes += said.notes
@@ -120,37 +122,68 @@ def _decide(call: ReadCall, number: int, door: Door) -> None:
         door.gap("status of tool calls: not told; one with a result is read as executed")
 
 
-def _answer(said: Said, turns: Sequence[_Turn], door: Door) -> None:
+class _Waiting:
+    """The calls without a result so far, so that a long conversation is not searched for each."""
+
+    def __init__(self) -> None:
+        self.by_id: dict[str, list[tuple[int, ReadCall]]] = {}
+        self.by_turn: dict[int, list[ReadCall]] = {}
+
+    def add(self, number: int, calls: Iterable[ReadCall]) -> None:
+        for call in calls:
+            same = self.by_id.setdefault(call.call_id, []) if call.call_id else []
+            if call.result is None:
+                same.append((number, call))
+                self.by_turn.setdefault(number, []).append(call)
+
+    def knows(self, call_id: str) -> bool:
+        return call_id in self.by_id
+
+    def of_id(self, call_id: str) -> tuple[int, ReadCall] | None:
+        """Return the latest call of an id: one may come back in a later turn."""
+        same = self.by_id.get(call_id, [])
+        return next((one for one in same if one[0] == same[-1][0]), None)
+
+    def of_name(self, name: str) -> tuple[int, ReadCall] | None:
+        """Return the first call of a name, or of any, in the latest turn that has one."""
+        for number in reversed(self.by_turn):
+            for call in self.by_turn[number]:
+                if not name or call.name == name:
+                    return number, call
+        return None
+
+    def take(self, number: int, call: ReadCall) -> None:
+        calls = self.by_turn[number] = [c for c in self.by_turn[number] if c is not call]
+        if not calls:
+            del self.by_turn[number]
+        same = self.by_id.get(call.call_id, [])
+        same[:] = [one for one in same if one[1] is not call]
+
+
+def _answer(said: Said, turns: Sequence[_Turn], waiting: _Waiting, door: Door) -> None:
     """Give a result to the call that it belongs to, whatever came in between."""
     now = len(turns)
     given = said.answers or said.own_id
-    # An id may come back in a later turn: the latest call that still waits is the one meant.
-    waiting = [
-        (number, call)
-        for number in range(now, 0, -1)
-        for call in turns[number - 1].calls
-        if call.result is None
-    ]
-    mine = [(number, call) for number, call in waiting if given and call.call_id == given]
-    if not mine and said.answers:
-        known = any(call.call_id == given for turn in turns for call in turn.calls)
+    found = waiting.of_id(given)
+    if not found and said.answers:
         what = (
             "a second result of the same call is left out"
-            if known
+            if waiting.knows(given)
             else "a result of a call that nobody made is left out"
         )
         door.gap(what, f"turn {now}, {said.answers}")
         turns[-1].answered = True
         return
-    if not mine:
-        mine = [(n, call) for n, call in waiting if not said.name or call.name == said.name]
-        if not mine:
+    if not found:
+        found = waiting.of_name(said.name)
+        if not found:
             door.gap("a tool result without a call is left out", f"turn {now}")
             return
-        if len([n for n, _ in waiting if n == mine[0][0]]) > 1:
+        if len(waiting.by_turn[found[0]]) > 1:
             what = "results without ids are given to calls in their order"
-            door.gap(what, f"turn {mine[0][0]}")
-    number, call = mine[0]
+            door.gap(what, f"turn {found[0]}")
+    number, call = found
+    waiting.take(number, call)
     call.result = said.content
     call.failed = call.failed if said.failed is None else said.failed
     if number == now:

@@ -13,16 +13,15 @@ import math
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from pydantic import ValidationError
 
-from safety_lib.artifacts import (
-    ArtifactError,
-)
+from safety_lib.artifacts import ArtifactError
 from safety_lib.files import MOST_BYTES, expect_writable, scratch_in, sha256_of
+from safety_lib.incident.intake.blocks import is_message
+from safety_lib.incident.intake.claude_code import CLAUDE_CODE, is_line, sessions_of
 from safety_lib.incident.intake.door import (
     MOST_LISTED,
     SESSION_ALIASES,
@@ -45,6 +44,8 @@ from safety_lib.incident.intake.spans import (
     trace_of,
 )
 from safety_lib.incident.intake.spool import Gathered, Spool
+from safety_lib.incident.intake.threads import nanoseconds
+from safety_lib.incident.intake.tracers import KEPT, tracer_of
 from safety_lib.incident.intake.transcripts import of_chat
 from safety_lib.production.log import COLUMNS, as_json, writing
 from safety_lib.records import Event, MessageEvent, ToolCall, ToolCallEvent, Trajectory
@@ -54,9 +55,11 @@ from safety_lib.world.oracle import judge
 
 _SAFEGUARDS = ("warn", "hold", "block", "stop")
 _UNTOLD: dict[str, Any] = {f"safeguard_{decision}": None for decision in _SAFEGUARDS}
+# An id may be that of a call, which a result names.
+_OF_A_LOG = [name for names in SESSION_ALIASES.values() for name in names if name != "id"]
 _MOST_OF_A_ROW = MOST_BYTES - (1 << 20)
 _MOST_FIELDS = 20
-_NANO, _MICRO, _MILLI = 1e17, 1e14, 1e11
+_LATEST = 1e11
 
 
 class Noted(NamedTuple):
@@ -253,7 +256,12 @@ class _Importer:
             return
         elif "trajectory_id" in value and "events" in value:
             self._add_trajectory(place, value)
-        elif field_of(value, "role") and not isinstance(value.get("messages"), list):
+        elif tracer := tracer_of(value):
+            self._keep_entries(place, tracer, value)
+        elif is_line(value):
+            kept, session = self._without(value), self._without(_as_id(value["sessionId"]))
+            self.spool.add_part(place, CLAUDE_CODE, kept, trace=session, conversation=session)
+        elif is_message(value) and not isinstance(value.get("messages"), list):
             self._keep_message(place, value)
         else:
             self._take_conversations(place, value)
@@ -299,6 +307,17 @@ class _Importer:
         )
         self.repeated += not new
 
+    def _keep_entries(self, place: str, tracer: str, value: dict[str, Any]) -> None:
+        for entry in KEPT[tracer].alone(value):
+            trace, conversation = KEPT[tracer].names_of(entry)
+            self.spool.add_part(
+                place,
+                tracer,
+                self._without(entry),
+                trace=trace or place,
+                conversation=self._without(conversation),
+            )
+
     def _keep_message(self, place: str, item: dict[str, Any]) -> None:
         # A message has an id of its own, which is none of the conversation.
         names = [name for name in SESSION_ALIASES["session_id"] if name != "id"]
@@ -318,12 +337,26 @@ class _Importer:
             elif found.kind == "messages":
                 about = _about(found.place, {}, found.parts[0])._replace(own_id=found.name)
                 self._add(about, "messages", found.parts)
-            else:
+            elif found.kind == "spans":
                 self._add(self._about_spans(found), "OpenTelemetry GenAI spans", found.parts)
+            else:
+                self._add_entries(found)
         if other:
             _note(self.gaps, "traces without GenAI spans are other work and not read", "", other)
         if self.repeated:
             _note(self.gaps, "spans that stand twice are read once", "", self.repeated)
+
+    def _add_entries(self, found: Gathered) -> None:
+        about = _about(found.place, {}, found.parts[0])
+        held: Any = found.parts
+        if found.kind == CLAUDE_CODE:
+            (held,) = sessions_of(found.parts, self.door).values()
+            about = about._replace(own_id=found.name, version="")  # that of the tool is told there
+        else:
+            trace, _ = KEPT[found.kind].names_of(found.parts[0])
+            about = about._replace(own_id=found.name or trace)
+        self.of_spans += 1
+        self._add(about, found.kind, held)
 
     def _about_spans(self, found: Gathered) -> _Conversation:
         users, versions = (_attribute(found.parts, SPAN_ALIASES[n]) for n in ("user_id", "version"))
@@ -383,7 +416,7 @@ class _Importer:
     def _messages(self, shape: str, held: Any) -> Iterator[Said]:
         if shape == "messages":
             for item in held:
-                for name in (name for names in SESSION_ALIASES.values() for name in names):
+                for name in _OF_A_LOG:
                     item.pop(name, None)
             return of_chat(held, self.door)
         return READERS[shape](held, self.door)
@@ -642,20 +675,10 @@ def _only_known(attributes: Mapping[str, Any]) -> dict[str, Any]:
 
 def _seconds(told: Any) -> float | None:
     """Return a time as seconds since 1970: an ISO date, or a count of s, ms, us or ns."""
-    if isinstance(told, str) and not told.strip().replace(".", "", 1).isdecimal():
-        try:
-            moment = datetime.fromisoformat(told.strip())
-        except ValueError:
-            return None
-        return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
-    if not _is_plain(told):
+    if not _is_plain(told) or (isinstance(told, float) and not math.isfinite(told)):
         return None
-    number = float(told)
-    for least, scale in ((_NANO, 1e9), (_MICRO, 1e6), (_MILLI, 1e3)):
-        if number >= least:
-            number /= scale
-            break
-    return number if math.isfinite(number) and 0 <= number < _MILLI else None
+    moment = nanoseconds(int(told) if isinstance(told, float) and told > _LATEST else told)
+    return moment / 1e9 if moment is not None and 0 <= moment < _LATEST * 1e9 else None
 
 
 def _note(notes: dict[str, Noted], what: str, place: str, times: int = 1) -> None:

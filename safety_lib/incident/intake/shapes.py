@@ -12,6 +12,12 @@ from typing import Any
 
 from safety_lib.artifacts import ArtifactError
 from safety_lib.incident.intake.blocks import is_message
+from safety_lib.incident.intake.claude_code import (
+    CLAUDE_CODE,
+    is_claude_code,
+    of_claude_code,
+    sessions_of,
+)
 from safety_lib.incident.intake.door import (
     SESSION_ALIASES,
     Door,
@@ -33,12 +39,10 @@ from safety_lib.incident.intake.tracers import (
 )
 from safety_lib.incident.intake.transcripts import (
     is_chat_file,
-    is_claude_code,
     list_of,
     of_agentdojo,
     of_atif,
     of_chat,
-    of_claude_code,
     of_exchanges,
     of_sample,
     of_tau,
@@ -172,9 +176,14 @@ def _chats(items: Items, door: Door) -> Named:
     return ids or [(name, None if whole else places) for name, places in messages.items()]
 
 
+_OF_SESSION = [name for name in SESSION_ALIASES["session_id"] if name not in ("id", "incident_id")]
+_FIRST_STEPS = {name.partition(".")[0] for name in _OF_SESSION}
+
+
 def _session_of(item: Any) -> str:
-    names = [name for name in SESSION_ALIASES["session_id"] if name not in ("id", "incident_id")]
-    told = (at_path(item, name) for name in (names if len(item) > 2 else ()))
+    if _FIRST_STEPS.isdisjoint(item):
+        return ""
+    told = (at_path(item, name) for name in _OF_SESSION)
     return str(next((value for value in told if value not in (None, "")), ""))
 
 
@@ -224,7 +233,10 @@ def _tau_name(run: Mapping[str, Any], number: int) -> str:
 def _tau_runs(items: Items, door: Door) -> Named:
     runs = _tables(items)
     if _is_tau2(runs):
-        runs = objects_in(runs[0]["simulations"])
+        # What the agent was told to keep to stands once for all runs.
+        told = at_path(runs[0], "info.environment_info.policy")
+        prompt = {"system_prompt": told} if told else {}
+        runs = [{**prompt, **run} for run in objects_in(runs[0]["simulations"])]
     return [(_tau_name(run, number), run) for number, run in enumerate(runs, start=1)]
 
 
@@ -233,20 +245,7 @@ def _entries(items: Items, door: Door) -> Named:
 
 
 def _claude_sessions(items: Items, door: Door) -> Named:
-    held: dict[str, list[int]] = {}
-    for place, line in enumerate(items):
-        if isinstance(line, dict):
-            held.setdefault(str(line.get("sessionId") or ""), []).append(place)
-    # Lines of no session, such as summaries, go with the one that there is.
-    loose = held.pop("", [])
-    named: Named = [(name, sorted([*places, *loose])) for name, places in held.items()]
-    return named
-
-
-def _claude_lines(items: Items, places: Sequence[int]) -> Any:
-    if len(places) == len(items):
-        return items
-    return [items[place] for place in places]
+    return list(sessions_of(items, door).items())
 
 
 def _by_tracer(name: str) -> Callable[[Items, Door], Named]:
@@ -292,11 +291,10 @@ SHAPES: tuple[Shape, ...] = (
     Shape("tau2 results", _is_tau2, _tau_runs, of_tau),
     Shape("tau-bench results", _is_tau, _tau_runs, of_tau),
     Shape(
-        "Claude Code session",
+        CLAUDE_CODE,
         lambda sample: is_claude_code(_tables(sample)),
         _claude_sessions,
         of_claude_code,
-        _claude_lines,
     ),
     Shape(
         "ATIF trajectory",

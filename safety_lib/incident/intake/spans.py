@@ -33,6 +33,7 @@ _LISTS = (
     ("ai.prompt.messages", "ai.response.text"),
     ("llm.input_messages", "llm.output_messages"),
 )
+_TEXTS = ("ai.response.text",)
 _NUMBERED = (
     ("gen_ai.prompt.", "gen_ai.completion."),
     ("llm.input_messages.", "llm.output_messages."),
@@ -143,11 +144,19 @@ def _of_lists(span: Mapping[str, Any], place: str, door: Door) -> _Sides:
     inner = [e for e in map(_of_event, objects_in(span.get("events"))) if _LISTS[0][0] in e]
     for attributes in (span["attributes"], *inner):
         for names in _LISTS:
-            given = [_json_of(attributes.get(name), f"{place}{name}", door) for name in names]
+            given = [
+                attributes.get(name)
+                if name in _TEXTS
+                else _json_of(attributes.get(name), f"{place}{name}", door)
+                for name in names
+            ]
             if not any(map(has_content, given)):
                 continue
             asked = messages_said(given[0], place, door) if has_content(given[0]) else []
-            answered = answered_in(given[1], f"{place}answer ", door)
+            if names[1] in _TEXTS:  # whatever it looks like
+                answered = [Said("assistant", as_text(given[1]))] if has_content(given[1]) else []
+            else:
+                answered = answered_in(given[1], f"{place}answer ", door)
             calls = decoded(attributes.get("ai.response.toolCalls"))
             if has_content(calls):
                 answered += answered_in({"role": "assistant", "tool_calls": calls}, place, door)

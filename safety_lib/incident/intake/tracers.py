@@ -75,7 +75,7 @@ def _as_answer(entry: _Entry) -> Any:
     # A run of an agent as a whole tells its answer as a text, under whatever name.
     if entry.kind == "other" and isinstance(answer, dict) and len(answer) == 1:
         return next(iter(answer.values()))
-    return answer
+    return entry.answered
 
 
 def _has_words(entry: _Entry) -> bool:
@@ -162,8 +162,8 @@ def of_langfuse(held: Iterable[Mapping[str, Any]], door: Door) -> Iterator[Said]
             of_kind,
             str(item.get("name") or ""),
             item.get("startTime") or item.get("start_time"),
-            decoded(item.get("input")),
-            decoded(item.get("output")),
+            item.get("input"),
+            item.get("output"),
             True if level == "ERROR" else None,
         )
         (roots if item.get("is_trace") else entries).append(made)
@@ -185,7 +185,9 @@ def _runs(items: Iterable[Mapping[str, Any]]) -> Iterator[dict[str, Any]]:
     while waiting:
         run = waiting.pop(0)
         inner = run.get("runs")
-        waiting += objects_in(run.get("child_runs")) + (objects_in(inner) if inner else [])
+        trace = {"trace_id": run.get("trace_id") or run.get("id")} if "run_type" in run else {}
+        waiting += [{**trace, **child} for child in objects_in(run.get("child_runs"))]
+        waiting += objects_in(inner) if inner else []
         if "run_type" in run:
             yield run
 
@@ -273,14 +275,26 @@ class Kept(NamedTuple):
         found = list(self.entries(items))
         named: dict[str, str] = {}
         for entry in found:
-            told = _first(entry, self.conversation)
+            trace, told = self.names_of(entry)
             if told:
-                named[_first(entry, self.trace)] = told
+                named[trace] = told
         held: dict[str, list[dict[str, Any]]] = {}
         for entry in found:
-            trace = _first(entry, self.trace)
+            trace, _ = self.names_of(entry)
             held.setdefault(named.get(trace, trace), []).append(entry)
         return held
+
+    def names_of(self, entry: Mapping[str, Any]) -> tuple[str, str]:
+        """Return the trace of an entry, and the conversation that it names, or empty texts."""
+        return _first(entry, self.trace), _first(entry, self.conversation)
+
+    def alone(self, item: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+        """Yield the entries of an item without those inside them, which are told themselves."""
+        for entry in self.entries([item]):
+            yield {k: v for k, v in entry.items() if k not in _INNER or not isinstance(v, list)}
+
+
+_INNER = ("child_runs", "runs", "observations", "spans", "data")
 
 
 def _first(entry: Mapping[str, Any], names: Sequence[str]) -> str:
@@ -303,3 +317,9 @@ KEPT = {
     "OpenAI Agents SDK trace": Kept(_sent, ("group_id",), ("trace_id", "id")),
 }
 """How the entries of each are put together; the keys are the names of their shapes."""
+
+
+def tracer_of(item: Mapping[str, Any]) -> str:
+    """Return the name of the shape of an entry, or an empty text: each file holds one of many."""
+    known = zip(KEPT, (is_langfuse, is_langsmith, is_agents_sdk), strict=True)
+    return next((name for name, fits in known if fits([item])), "")
