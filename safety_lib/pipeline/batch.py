@@ -276,7 +276,7 @@ def _hold(cell: GridCell, folder: Path, key: str, tell: Connection) -> None:
 
 
 def _run_cell(
-    cell: GridCell, own: Path, key: str, tell: Callable[[CellEvent], object]
+    cell: GridCell, own: Path, key: str, tell: Callable[[CellEvent], None]
 ) -> CellFindings:
     with locked(own):
         if loop := _finished(own, key):  # another batch ran it meanwhile

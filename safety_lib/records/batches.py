@@ -100,7 +100,7 @@ class CellResult(Record):
 
     @property
     def verdict(self) -> str:
-        """Verdict of the gate, ``none`` where it gave none, ``failed`` where no gate was reached."""
+        """Verdict of the gate; ``none`` where it gave none, ``failed`` where the run stopped."""
         return (self.found.verdict or "none") if self.found else "failed"
 
     def __str__(self) -> str:
@@ -111,7 +111,7 @@ class CellResult(Record):
 
 
 class Batch(Artifact):
-    """``batch.json``: a grid of runs, in its order, whoever held them and in which order they ended.
+    """``batch.json``: a grid of runs, in its own order, whichever ended first.
 
     The fields that all artifacts have are empty: each cell has its own.
     """
