@@ -80,7 +80,7 @@ def what_moved(batch: Batch, *, ax: Axes | None = None) -> Axes:
             ax=ax,
         )
         _draw_groups(axes, list(measured.values()), labels, tallies)
-        axes.axvline(0, color=GREY, linewidth=0.8, zorder=0)
+        axes.axvline(0, color=INK, linewidth=0.8, zorder=1)
         axes.set_xlabel("difference in pass rate, candidate less baseline, points (95%)")
         axes.grid(axis="x", color=PALE, linewidth=0.8)
         _key(axes, batch)

@@ -285,7 +285,7 @@ def _run_cell(
         for name in _OVER:  # a stage would go on from what another plan left
             (own / name).unlink(missing_ok=True)
         with keeping_answers(own / "runs", "batch"):
-            run_notebooks(STAGES, cell.plan, own, on_event=tell)
+            run_notebooks(STAGES, cell.plan, own, on_event=tell, folder=cell.notebooks)
             write_documents(own)
             loop = read_loop(own)
             seal = CellSeal(

@@ -63,11 +63,14 @@ class GridCell:
         As they were asked for.
     plan : Mapping
         Stage to parameters, all of them.
+    notebooks : Path
+        Where the notebooks are.
     """
 
     name: str
     parameters: Mapping[str, GridValue]
     plan: Plan
+    notebooks: Path = NOTEBOOKS
 
     @property
     def key(self) -> str:
@@ -77,7 +80,7 @@ class GridCell:
             stage: {name: _content(name, value, world) for name, value in parameters.items()}
             for stage, parameters in self.plan.items()
         }
-        return sha256_of({"plan": depends, "code": _code()})
+        return sha256_of({"plan": depends, "code": _code(self.notebooks)})
 
 
 def grid_values(text: str, *, whole: bool) -> tuple[GridValue, ...]:
@@ -201,7 +204,7 @@ def _content(name: str, value: object, world: str) -> object:
 
 
 @cache
-def _code() -> str:
+def _code(folder: Path) -> str:
     """Hash what computes: this library, of which a checkout has many under one version."""
     library = CHECKOUT / "safety_lib"
     sources = {
@@ -209,5 +212,5 @@ def _code() -> str:
         for path in sorted(library.rglob("*"))
         if path.is_file() and "__pycache__" not in path.parts
     }
-    notebooks = {stage: code_cells(notebook_of(stage, NOTEBOOKS)) for stage in STAGES}
+    notebooks = {stage: code_cells(notebook_of(stage, folder)) for stage in STAGES}
     return sha256_of([safety_lib.__version__, sources, notebooks])
