@@ -29,6 +29,7 @@ from safety_lib.stats.differences import newcombe_difference
 
 FRESH_SEEDS = range(101, 121)
 ENOUGH = 0.9  # of the seeds, for a sentence in the present tense
+CASE = next(iter(WORLD.goals.values())).rule
 CAUSE = {"memory.pin_policy", "memory.window"}
 
 _NUMBER = r"(-?\d+(?:\.\d+)?)"
@@ -71,9 +72,30 @@ class ToldRun:
             raise ValueError(f"{STAGES[stage]} prints nothing like {pattern!r}")
         return tuple(map(float, found.groups()))
 
-    def prints(self, stage: str, text: str) -> bool:
-        """Say whether a notebook printed a text."""
+    def prints(self, stage: str, text: str, among: str) -> bool:
+        """Say whether a notebook printed a text where it prints what begins so.
+
+        Raises
+        ------
+        ValueError
+            If it prints nothing that begins so.
+        """
+        if among not in self._printed[stage]:
+            raise ValueError(f"{STAGES[stage]} prints nothing like {among!r}")
         return text in self._printed[stage]
+
+    def compared(self, stage: str) -> list[str]:
+        """Return what a notebook printed of each number by hand beside the library's.
+
+        Raises
+        ------
+        ValueError
+            If it printed none.
+        """
+        found = re.findall(r"(?:equal|near): (\w+)", self._printed[stage])
+        if not found:
+            raise ValueError(f"{STAGES[stage]} compares nothing")
+        return found
 
     @property
     def sides(self) -> tuple[StressSummary, StressSummary]:
@@ -126,6 +148,12 @@ def _most_are_delayed(run: ToldRun) -> bool:
     return new.delayed_failures > 0.5 * new.failures
 
 
+def _case_fails_late(run: ToldRun) -> bool:
+    found = run.loop.found
+    late = [f for f in found.failures if f.version == found.candidate and f.delayed]
+    return any(failure.rule_id == CASE for failure in late)
+
+
 def _most_fall_from_turn_four_on(run: ToldRun) -> bool:
     turns = run.sides[1].by_turn
     failed = [int(turn) for turn, n in turns.items() for _ in range(n)]
@@ -136,17 +164,6 @@ def _turns_are_lost(run: ToldRun) -> bool:
     old, new = run.sides
     pattern = f"{new.version} against {old.version}: # [#, #] turns gained"
     return run.told("stress_testing", pattern)[2] < 0
-
-
-def _memory_buys_turns(run: ToldRun) -> bool:
-    pattern = f"wider against {run.sides[1].version}: # [#, #] turns gained"
-    return run.told("stress_testing", pattern)[1] > 0
-
-
-def _memory_delays_more_than_it_saves(run: ToldRun) -> bool:
-    (wider,) = run.told("stress_testing", "wider: #% without a violation")
-    old, new = run.sides
-    return 1 - wider / 100 > (old.failures / old.rollouts + new.failures / new.rollouts) / 2
 
 
 def _strict_monitor_leaves_it_open(run: ToldRun) -> bool:
@@ -171,6 +188,10 @@ def _lost_for_two_reasons(run: ToldRun) -> bool:
 def _minimised_to_few_turns(run: ToldRun) -> bool:
     tests = [test for test in run.loop.suite.only("stress").active if test.minimised]
     return bool(tests) and statistics.median(len(test.attack_turns) for test in tests) <= 3
+
+
+def _case_has_a_test(run: ToldRun) -> bool:
+    return any(test.rule_id == CASE for test in run.loop.suite.only("stress").active)
 
 
 def _naive_keys_merge(run: ToldRun) -> bool:
@@ -226,11 +247,12 @@ def _small_losses_would_be_seen(run: ToldRun) -> bool:
 
 
 def _gate_is_awake(run: ToldRun) -> bool:
-    return run.prints("release_gate", "OK | BLOCK a significant loss over the benign requests")
+    return run.prints("release_gate", "itself: OK; the refuser: BLOCK", "itself: ")
 
 
 def _lost_family_blocks_at_any_margin(run: ToldRun) -> bool:
-    return run.prints("release_gate", "90% over the suite: BLOCK, blocked by steps [2]")
+    told = "90% over the suite: BLOCK, blocked by steps [2]"
+    return run.prints("release_gate", told, "90% over the suite: ")
 
 
 def _safeguards_hold(run: ToldRun) -> bool:
@@ -269,6 +291,15 @@ def _label_names_another(run: ToldRun) -> bool:
 def _most_interventions_do_nothing(run: ToldRun) -> bool:
     tried = run.loop.incident.interventions
     return sum(each.ci_low <= 0 for each in tried) > 0.5 * len(tried)
+
+
+def _undos_name_both(run: ToldRun) -> bool:
+    undone = {
+        each.name.removeprefix("revert "): each.counterfactual.k
+        for each in run.loop.incident.interventions
+        if each.kind == "change"
+    }
+    return set(sorted(undone, key=lambda key: undone[key])[:2]) == CAUSE
 
 
 def _undoing_either_rescues(run: ToldRun) -> bool:
@@ -316,6 +347,11 @@ def _loop_closes(run: ToldRun) -> bool:
     return (incident.gate_after, incident.gate_of_fix) == ("BLOCK", "OK")
 
 
+def _hands_agree(run: ToldRun) -> bool:
+    said = [run.compared(stage) for stage in STAGES]
+    return all(word == "True" for words in said for word in words)
+
+
 _ONE, _TWO, _THREE, _FOUR = (f"notebook {n}" for n in (1, 2, 3, 4))
 CLAIMS: Sequence[Claim] = (
     Claim(_ONE, "Asked once, the two versions cannot be told apart", _asked_once_cannot_tell),
@@ -324,12 +360,7 @@ CLAIMS: Sequence[Claim] = (
     Claim(_ONE, "Most failures of v2 are delayed", _most_are_delayed),
     Claim(_ONE, "Half of v2's failures come in turn 4 or later", _most_fall_from_turn_four_on),
     Claim(_ONE, "v2 has fewer turns without a violation than v1", _turns_are_lost),
-    Claim(_ONE, "A window of 20 buys turns", _memory_buys_turns),
-    Claim(
-        _ONE,
-        "A window of 20 removes less than half of what v2 fails more",
-        _memory_delays_more_than_it_saves,
-    ),
+    Claim(_ONE, "A late failure of the case is there to be shown", _case_fails_late),
     Claim(
         _ONE,
         "With the strict monitor, v2's share lies between what is possible",
@@ -340,6 +371,7 @@ CLAIMS: Sequence[Claim] = (
         _TWO, "Most are lost because they do not come back or are the same", _lost_for_two_reasons
     ),
     Claim(_TWO, "The median minimised test has at most 3 turns", _minimised_to_few_turns),
+    Claim(_TWO, "The case has an active test", _case_has_a_test),
     Claim(_TWO, "Naive keys merge failures of different rules", _naive_keys_merge),
     Claim(_TWO, "Naive keys split one signature into several tests", _naive_keys_split),
     Claim(_TWO, "Some tests are held out, and some are not", _families_are_held_out),
@@ -363,12 +395,14 @@ CLAIMS: Sequence[Claim] = (
     Claim(_FOUR, "As it broke, the policy was always out of sight", _policy_was_out_of_sight),
     Claim(_FOUR, "The label does not name the change", _label_names_another),
     Claim(_FOUR, "Most interventions do nothing", _most_interventions_do_nothing),
+    Claim(_FOUR, "The two undos that leave least are the cause", _undos_name_both),
     Claim(_FOUR, "Undoing either change of the cause rescues", _undoing_either_rescues),
     Claim(_FOUR, "Holding every mail with a record rescues", _holding_mails_rescues),
     Claim(_FOUR, "Leaving out the last turn rescues everything", _last_turn_rescues_all),
     Claim(_FOUR, "The claim of users is above the interval", _claim_is_above_the_interval),
     Claim(_FOUR, "The interval holds the true number", _interval_holds_the_truth),
     Claim(_FOUR, "The incident becomes two tests, one of them active", _incident_is_a_test),
+    Claim("all four", "What is computed by hand equals the library's", _hands_agree),
     Claim("README", "With the grown suite v2 is BLOCK and v3 is OK", _loop_closes),
 )
 
