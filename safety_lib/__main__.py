@@ -14,7 +14,7 @@ if __name__ == "__main__":
     sys.exit(run())
 
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from datetime import datetime
 from pathlib import Path
@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import click
 from click.core import ParameterSource
 
+from safety_lib.batching import batch
 from safety_lib.options import (
     CONVERSATIONS,
     TIMES,
@@ -35,6 +36,7 @@ from safety_lib.options import (
 )
 from safety_lib.places import STAGE_FILES, folder_for, names_a_file, reserve, suite_at, world_for
 from safety_lib.start import what_is_missing
+from safety_lib.terminal import confirmed, say_lines
 
 if TYPE_CHECKING:
     from safety_lib.incident.intake.redaction import Redaction
@@ -113,17 +115,14 @@ def demo(
         },
         artifacts=folder_for(artifacts, found),
         model=model,
-        say=lambda said: _say(said.splitlines() or [""]),
-        agrees=lambda question: yes or _confirmed(question),
+        say=lambda said: say_lines(said.splitlines() or [""]),
+        agrees=lambda question: yes or confirmed(question),
     )
     click.echo("=== Demo Complete ===")
     click.echo(f"Total time: {time.monotonic() - started:.0f} seconds")
 
 
-def _confirmed(question: str) -> bool:
-    if sys.stdin.isatty() and sys.stdout.isatty():
-        return click.confirm(question)
-    raise click.UsageError(f"{question} Nobody is here to ask: say --yes, or YES=1 to make")
+cli.add_command(batch)
 
 
 @cli.command()
@@ -188,12 +187,12 @@ def stress(
         try:
             found.expect_answers()
         except ValueError:
-            _say(stress_lines(artifact))  # why, version by version
+            say_lines(stress_lines(artifact))  # why, version by version
             raise
         with locked(folder / "runs"):
             keep_versions(folder, versions)
             write_artifact(folder, artifact)
-    _say(stress_lines(artifact, str(folder)))
+    say_lines(stress_lines(artifact, str(folder)))
 
 
 @cli.command()
@@ -255,7 +254,7 @@ def regress(
         )
         with locked(folder / "runs"):
             write_artifact(folder, suite)
-    _say(suite_lines(suite, str(folder)))
+    say_lines(suite_lines(suite, str(folder)))
 
 
 @cli.command()
@@ -390,7 +389,7 @@ def _publish(
         click.echo("This pair was judged before: that verdict stands, and it is shown as it was.")
     head, releases = head_of(ledger), ledger.releases if ledger else ()
     write_gate_report(folder, report, releases, head, markdown=markdown, junit=junit, tests=tests)
-    _say(gate_lines(report, str(folder)))
+    say_lines(gate_lines(report, str(folder)))
     if ledger:
         click.echo(f"History: {len(ledger.releases)} verdicts, head {head}")
     return VERDICT_CODES.get(report.verdict or "", NOT_A_VERDICT)
@@ -503,7 +502,7 @@ def replay(
                 )
             write_artifact(folder, closed.report)
             write_artifact(folder, closed.suite)  # last: a run that was killed reads the old one
-    _say(incident_lines(closed.report))
+    say_lines(incident_lines(closed.report))
     if redaction:
         click.echo(f"  {redaction}")
     for path in write_documents(folder, ["postmortem"]):
@@ -554,7 +553,7 @@ def schema() -> None:
     """
     from safety_lib.production.log import schema_lines
 
-    _say(schema_lines())
+    say_lines(schema_lines())
 
 
 @cli.command()
@@ -611,7 +610,7 @@ def export(
     else:
         write_text(out, exports.WRITERS[format_](tests, home))
     note = exports.plants_note(tests) if format_ in exports.WRITERS else ""
-    _say([f"Wrote {len(tests)} tests to {out}", *([note] if note else [])])
+    say_lines([f"Wrote {len(tests)} tests to {out}", *([note] if note else [])])
 
 
 @contextmanager
@@ -625,7 +624,7 @@ def _run(
 
     with ExitStack() as stack:
         if not dask:  # whose workers do not see this folder
-            told = keeping_answers(folder / "runs", stage, lambda line: _say([line], err=True))
+            told = keeping_answers(folder / "runs", stage, lambda line: say_lines([line], err=True))
             stack.enter_context(told)
         executor, workers = stack.enter_context(workers_for(processes, dask))
         tick = stack.enter_context(_progress("conversations"))
@@ -653,17 +652,9 @@ def _progress(unit: str) -> Iterator[Callable[[Any], None]]:
             now = time.monotonic()
             if plain and now - told >= _SECONDS_BETWEEN_LINES:
                 told = now
-                _say([f"{now - started:.0f} s: {done} {unit}, {failures} failures"], err=True)
+                say_lines([f"{now - started:.0f} s: {done} {unit}, {failures} failures"], err=True)
 
         yield tick
-
-
-def _say(lines: Iterable[str], *, err: bool = False) -> None:
-    """Print lines, whoever wrote what stands in them: none begins another line, or hides one."""
-    from safety_lib.text import BAR, marked
-
-    for line in lines:
-        click.echo(marked(line, BAR), err=err)
 
 
 def main(arguments: list[str] | None = None) -> int:

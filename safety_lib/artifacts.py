@@ -28,6 +28,8 @@ _MADE_BY = {
     "gate_report": "notebook 03_release_gate, or `python -m safety_lib gate`",
     "experiment": "`make experiments`",
     "incident_replay": "notebook 04_incident_replay, or `python -m safety_lib replay`",
+    "batch": "`python -m safety_lib batch`",
+    "batch_cell": "`python -m safety_lib batch`",
 }
 
 _RESTORE = {

@@ -59,6 +59,13 @@ def takes_common(command: F) -> F:
             help="simulated, local, openai:MODEL, cassette:FILE or record:FILE:NAME; "
             "by default what each version names.",
         ),
+    ]
+    return reduce(lambda wrapped, option: option(wrapped), reversed(options), takes_limits(command))
+
+
+def takes_limits(command: F) -> F:
+    """Let a command take what it may do at most: live agents, calls of a model."""
+    options = [
         click.option(
             "--live",
             default="",
@@ -142,3 +149,62 @@ def takes_redaction(command: F) -> F:
         ),
     ]
     return reduce(lambda wrapped, option: option(wrapped), reversed(options), command)
+
+
+def _values(bounds: click.IntRange | None) -> Callable[..., Any]:
+    def convert(context: click.Context, option: click.Parameter, given: str | None) -> Any:
+        from safety_lib.pipeline.grid import GridError, grid_values
+
+        if given is None:
+            return ()
+        try:
+            values = grid_values(given, whole=bounds is not None)
+        except GridError as error:
+            raise click.BadParameter(str(error), context, option) from error
+        return tuple(bounds.convert(int(n), option, context) for n in values) if bounds else values
+
+    return convert
+
+
+_GRID: dict[str, tuple[click.IntRange | None, str]] = {
+    "world": (None, ""),
+    "baseline": (None, "v1"),
+    "candidate": (None, "v2"),
+    "fixed": (None, ""),
+    "model": (None, ""),
+    "attacker": (None, ""),
+    "rollouts": (CONVERSATIONS, ""),
+    "max_turns": (TURNS, ""),
+    "replays": (TIMES, ""),
+    "trials": (TIMES, ""),
+    "max_tests": (click.IntRange(0, 10_000), ""),
+    "audit": (CONVERSATIONS, ""),
+    "incident": (None, ""),
+    "log": (None, ""),
+    "seed": (SEEDS, "7"),
+}
+
+
+def takes_grid(command: F) -> F:
+    """Let a command take one value or several of each parameter of the four notebooks."""
+    options = [
+        click.option(
+            f"--{name.replace('_', '-')}",
+            callback=_values(bounds),
+            default=default or None,
+            show_default=bool(default),
+            metavar="GRID",
+            help=_OF_A_GRID.get(name, ""),
+        )
+        for name, (bounds, default) in _GRID.items()
+    ]
+    return reduce(lambda wrapped, option: option(wrapped), reversed(options), command)
+
+
+_OF_A_GRID = {
+    "world": "Packaged worlds, or the paths of folders; by default as the versions say.",
+    "fixed": "Versions that are meant to fix the incident.",
+    "incident": "Files of incidents.",
+    "log": "Parquet logs of production.",
+    "seed": "Each decides every draw of its run.",
+}

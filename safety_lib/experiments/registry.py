@@ -11,6 +11,7 @@ from safety_lib.experiments.ablation import run_safeguard_ablation
 from safety_lib.experiments.alarms import run_detection_latency, run_early_warning
 from safety_lib.experiments.calibration import run_next_scenarios_gain, run_undiscovered_prediction
 from safety_lib.experiments.characteristics import run_operating_characteristics
+from safety_lib.experiments.claims import run_typical_claims
 from safety_lib.experiments.equal_budget import run_attackers_at_equal_budget
 from safety_lib.experiments.levers import run_memory_window, run_mutators_effect
 from safety_lib.experiments.mutants import run_lost_defences, run_mutation_adequacy
@@ -48,6 +49,7 @@ EXPERIMENTS: dict[str, Callable[[], Experiment[Any]]] = {
     "loop_against_no_loop": run_loop_against_no_loop,
     "early_warning": run_early_warning,
     "detection_latency": run_detection_latency,
+    "typical_claims": run_typical_claims,
 }
 
 

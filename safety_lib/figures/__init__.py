@@ -24,6 +24,7 @@ from safety_lib.figures.detection import detection, early_warning, near_misses
 from safety_lib.figures.findings import coverage_map, other_endings, safeguard_credit, undiscovered
 from safety_lib.figures.gate import forest, operating_characteristics
 from safety_lib.figures.incident import blast_radius, intervention_effects, timeline
+from safety_lib.figures.moved import what_moved
 from safety_lib.figures.other_gates import peers
 from safety_lib.figures.regression import funnel, reproduction
 from safety_lib.figures.stress import (
@@ -56,4 +57,5 @@ __all__ = [
     "survival_curves",
     "timeline",
     "undiscovered",
+    "what_moved",
 ]

@@ -9,6 +9,7 @@ from itertools import takewhile
 from typing import TYPE_CHECKING, Literal
 
 from safety_lib.records import (
+    Batch,
     Bisection,
     BlastRadius,
     ClaimCheck,
@@ -36,6 +37,7 @@ from safety_lib.records.experiments import (
     UndiscoveredPrediction,
     VerdictShares,
 )
+from safety_lib.report.summary import batch_row
 from safety_lib.text import marked, one_line, p_value, percent, points, span
 from safety_lib.world.versions import Change
 
@@ -563,6 +565,20 @@ def probes_table(found: Bisection, rows: int = 12) -> pd.DataFrame:
     ]
     columns = ["changes of the bad version", "breaks", "counts as"]
     return _table(table, "changes of the bad version", columns)
+
+
+def batch_table(batch: Batch) -> pd.DataFrame:
+    """Show what each run of a batch came to, a run a row: what was varied, then each stage.
+
+    *failures* are of baseline and candidate; *sees* is the smallest loss in every family that the
+    suite shows eight times in ten. A run that failed has its error under *cause*.
+    """
+    rows = [batch_row(cell, batch.varied) for cell in batch.cells]
+    for row in rows:
+        if "error" in row:
+            row["cause"] = row.pop("error")
+    columns = list(dict.fromkeys(name for row in rows for name in row))
+    return _table([{name: row.get(name, "") for name in columns} for row in rows], columns[0])
 
 
 def mitigations_table(results: Sequence[MitigationResult]) -> pd.DataFrame:

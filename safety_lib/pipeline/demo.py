@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +29,7 @@ from safety_lib.world import load_version, load_world
 CONFIRM_ABOVE = 1_000  # calls, of a model that somebody is paid for
 _PAID = re.compile(r"(record:.*:)?openai:")
 
+_TAPE = "local.jsonl"
 _SAMPLES = CHECKOUT / "artifacts"
 
 
@@ -69,24 +70,10 @@ def run_demo(
     """
     from tqdm import tqdm
 
-    tape = artifacts / "runs" / "local.jsonl"
-    # The local model has one answer to a request and the gates of stages 3 and 4 share an arm: what
-    # was asked once in this run is not asked again.
-    asked = f"record:{tape}:local" if model == "local" else model
-    plan = load_plan(asked, overrides or {})
-    home = load_world(plan["release_gate"]["world"])
-    for name in ("incident", "log"):
-        plan["incident_replay"][name] = _input(plan["incident_replay"][name], artifacts, home.name)
-    if any(_PAID.match(name) for name in _models(plan, asked)):
-        say("Counting on the simulated model what this will ask...")
-        counted = dry_run(plan)
-        say(f"{_announced(counted)}\n")
-        expected = min(counted.number, most_calls() or counted.number)
-        question = f"Make about {_rough(expected)} calls?"
-        if expected > CONFIRM_ABOVE and not agrees(question):
-            raise PipelineError("nothing was run; a smaller plan has fewer rollouts or trials")
+    plan = plan_into(artifacts, overrides or {}, model)
+    agree_to_calls([(plan, 1)], say, agrees)
     if model == "local":
-        tape.unlink(missing_ok=True)
+        (artifacts / "runs" / _TAPE).unlink(missing_ok=True)
     with tqdm(unit=" cells", leave=False, disable=not sys.stderr.isatty()) as bar:
 
         def show(event: CellEvent) -> None:
@@ -115,6 +102,72 @@ def run_demo(
     return runs
 
 
+def plan_into(artifacts: Path, overrides: Mapping[str, Any], model: str = "") -> Plan:
+    """Return the plan of the four notebooks for a folder, with the inputs that it will find.
+
+    Parameters
+    ----------
+    artifacts : Path
+        Where results will go. A sample input that is not there is taken from the checkout.
+    overrides : Mapping
+        As :func:`~safety_lib.pipeline.load_plan` takes them.
+    model : str, optional
+        In place of the model that each version names.
+
+    Raises
+    ------
+    PipelineError
+        As :func:`~safety_lib.pipeline.load_plan`.
+    """
+    plan = load_plan(_asked(model, artifacts), overrides)
+    home = load_world(plan["release_gate"]["world"])
+    for name in ("incident", "log"):
+        plan["incident_replay"][name] = _input(plan["incident_replay"][name], artifacts, home.name)
+    return plan
+
+
+def _asked(model: str, artifacts: Path) -> str:
+    # The local model has one answer to a request and the gates of stages 3 and 4 share an arm: what
+    # was asked once in this run is not asked again.
+    return f"record:{artifacts / 'runs' / _TAPE}:local" if model == "local" else model
+
+
+def agree_to_calls(
+    plans: Sequence[tuple[Plan, int]], say: Callable[[str], object], agrees: Callable[[str], bool]
+) -> None:
+    """Say what plans will ask of a paid model, and go on only if that is agreed to.
+
+    Parameters
+    ----------
+    plans : sequence of (Plan, int)
+        What will be run, and how often on other seeds.
+    say : callable
+        Takes each line of what is announced.
+    agrees : callable
+        Asked before many calls.
+
+    Raises
+    ------
+    PipelineError
+        If the calls are not agreed to, or if a plan stops on the simulated model.
+    """
+    paid = [(plan, n) for plan, n in plans if any(_PAID.match(name) for name in _models(plan))]
+    if not paid:
+        return
+    say("Counting on the simulated model what this will ask...")
+    each = [(dry_run(plan), n) for plan, n in paid]
+    counted = Calls(
+        number=sum(n * calls.number for calls, n in each),
+        tokens_in=sum(n * calls.tokens_in for calls, n in each),
+        tokens_out=sum(n * calls.tokens_out for calls, n in each),
+    )
+    say(f"{_announced(counted)}\n")
+    expected = min(counted.number, most_calls() or counted.number)
+    question = f"Make about {_rough(expected)} calls?"
+    if expected > CONFIRM_ABOVE and not agrees(question):
+        raise PipelineError("nothing was run; a smaller plan has fewer rollouts or trials")
+
+
 def _summary(stage: str, artifacts: Path) -> list[str]:
     folder = str(artifacts)
     if stage == "stress_testing":
@@ -126,7 +179,8 @@ def _summary(stage: str, artifacts: Path) -> list[str]:
     return incident_lines(read_artifact(artifacts, IncidentReport))
 
 
-def _models(plan: Plan, model: str) -> list[str]:
+def _models(plan: Plan) -> list[str]:
+    model = str(plan["release_gate"]["model"])
     world = str(plan["release_gate"]["world"])
     versions = (plan["release_gate"][side] for side in ("baseline", "candidate"))
     attacker = plan["stress_testing"]["attacker"].removeprefix("model:")

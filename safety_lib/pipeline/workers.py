@@ -35,7 +35,7 @@ def processes_for(conversations: int, version: Version, model: str) -> int:
     """
     if concurrency_of(version, model):
         return 1
-    return max(1, min(_cores(), conversations // 100))
+    return max(1, min(cores(), conversations // 100))
 
 
 @contextmanager
@@ -72,8 +72,8 @@ def workers_for(processes: int, dask: str = "") -> Iterator[tuple[Executor | Non
             ) from None
         with Client(dask) as client:  # type: ignore[no-untyped-call]
             yield client.get_executor(), sum(client.nthreads().values())
-    elif (here := min(processes, _cores())) > 1:
-        with ProcessPoolExecutor(here, initializer=_belong_to_the_parent) as pool:
+    elif (here := min(processes, cores())) > 1:
+        with ProcessPoolExecutor(here, initializer=belong_to_the_parent) as pool:
             ended = threading.Event()
             threading.Thread(target=_break_if_one_dies, args=(pool, ended), daemon=True).start()
             try:
@@ -89,7 +89,7 @@ def workers_for(processes: int, dask: str = "") -> Iterator[tuple[Executor | Non
         yield None, 1
 
 
-def _cores() -> int:
+def cores() -> int:
     """Count the cores that this process may use, which a container may have fewer of."""
     return len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
 
@@ -106,7 +106,8 @@ def _break_if_one_dies(pool: ProcessPoolExecutor, ended: threading.Event) -> Non
             return
 
 
-def _belong_to_the_parent() -> None:
+def belong_to_the_parent() -> None:
+    """Leave Ctrl-C to the parent of this process, and end when that ends."""
     # Ctrl-C reaches every process of the terminal; one of them has to tell what it means.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_end_with_the_parent, daemon=True).start()

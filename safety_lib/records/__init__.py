@@ -22,6 +22,7 @@ from safety_lib.records.base import (
     first_fault,
     unchecked,
 )
+from safety_lib.records.batches import Batch, CellFindings, CellResult, CellSeal, GridValue
 from safety_lib.records.conversations import (
     Arguments,
     ErrorEvent,
@@ -110,6 +111,7 @@ __all__ = [
     "ArmResult",
     "Artifact",
     "Attempt",
+    "Batch",
     "BenignTwin",
     "BeyondThese",
     "Bisection",
@@ -117,6 +119,9 @@ __all__ = [
     "BreachSession",
     "BreachStep",
     "CallStatus",
+    "CellFindings",
+    "CellResult",
+    "CellSeal",
     "ClaimCheck",
     "ConfigProbe",
     "Contribution",
@@ -136,6 +141,7 @@ __all__ = [
     "GateHistory",
     "GateReport",
     "GateStep",
+    "GridValue",
     "HookEvent",
     "HookName",
     "Incident",

@@ -565,6 +565,23 @@ class CandidateVerdicts(Spread):
     mean_delta: float
 
 
+class ClaimCount(Record):
+    """A sentence of the notebooks, and the seeds on which it does not hold."""
+
+    where: str
+    sentence: str
+    missed: tuple[int, ...]
+
+
+class TypicalClaims(ExperimentResult):
+    """What the notebooks state, asked of runs on fresh seeds."""
+
+    NAME: ClassVar[str] = "typical_claims"
+
+    seeds: tuple[int, ...]
+    claims: tuple[ClaimCount, ...]
+
+
 class HarmlessReleases(ExperimentResult, Spread):
     """The verdicts on each candidate, over many suites."""
 

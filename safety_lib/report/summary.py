@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import re
 from collections import Counter
+from collections.abc import Sequence
 
 from safety_lib.records import (
+    Batch,
+    CellResult,
     GateReport,
     IncidentReport,
     Story,
@@ -13,7 +16,7 @@ from safety_lib.records import (
     StressSummary,
     Suite,
 )
-from safety_lib.text import count, p_value
+from safety_lib.text import count, p_value, percent, points, span
 
 _NUMBERS = re.compile(r"\d+ of \d+")
 TITLES = {
@@ -209,3 +212,54 @@ def _story_lines(story: Story | None) -> list[str]:
         for claim in story.unsupported
     ]
     return lines
+
+
+def batch_lines(batch: Batch) -> list[str]:
+    """Say in one table what each run of a batch came to; one that failed has its error there.
+
+    Parameters
+    ----------
+    batch : Batch
+        What was run.
+
+    Returns
+    -------
+    list of str
+        A heading and one line for each run.
+    """
+    found = [batch_row(cell, batch.varied) for cell in batch.cells]
+    names = list(next((row for row in found if len(row) > len(batch.varied) + 1), found[0]))
+    widths = {name: max(len(name), *(len(row.get(name, "")) for row in found)) for name in names}
+    lines = ["  ".join(name.ljust(widths[name]) for name in names)]
+    for row in found:
+        shown = [row.get(name, "").ljust(widths[name]) for name in names]
+        lines.append("  ".join([*shown, row.get("error", "")]))
+    return [line.rstrip() for line in lines]
+
+
+def batch_row(cell: CellResult, varied: Sequence[str]) -> dict[str, str]:
+    """Return what a run came to, by column: what was varied, then what each stage found.
+
+    Parameters
+    ----------
+    cell : CellResult
+        The run.
+    varied : sequence of str
+        Parameters that are shown.
+    """
+    row = {name: str(cell.parameters.get(name, "")) for name in varied}
+    row["verdict"] = cell.verdict
+    seen = cell.found
+    if seen is None:
+        return row | {"error": cell.error}
+    came_back = seen.incident_k > 0 and bool(seen.root_cause)
+    return row | {
+        "difference": points(seen.delta),
+        "95%": span(seen.ci_low, seen.ci_high),
+        "failures": f"{seen.baseline_failures}, {seen.candidate_failures} of {seen.conversations}",
+        "tests": f"{seen.tests} in {seen.families}",
+        "sees": percent(seen.visible, 0),
+        "incident": f"{seen.incident_k} of {seen.incident_n}",
+        "cause": seen.root_cause if came_back else "",
+        "fix": f"{seen.fixed_version} {seen.gate_of_fix or 'none'}" if seen.fixed_version else "",
+    }
