@@ -122,7 +122,7 @@ def peers(experiment: Experiment[Peers], *, ax: Axes | None = None) -> Axes:
 
 def _rows(result: Peers) -> Iterator[_Row]:
     yield _Row("this gate", result.ours)
-    for trials, releases in result.at_once.items():
+    for trials, releases in sorted(result.at_once.items()):
         yield _Row(f"this gate, {trials} trials", releases)
     for name, peer in result.peers.items():
         for rule in peer.best:

@@ -358,7 +358,7 @@ def peers_table(experiment: Experiment[Peers]) -> pd.DataFrame:
 
     result = experiment.expect(Peers)
     rows = {"this gate": _peer_row("as it comes", result.ours)}
-    for trials, releases in result.at_once.items():
+    for trials, releases in sorted(result.at_once.items()):
         rows[f"this gate, {trials} trials"] = _peer_row("finished results", releases)
     for name, peer in result.peers.items():
         for how, rule in (("as it comes", peer.as_it_comes), *(("best", r) for r in peer.best)):
