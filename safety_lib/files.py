@@ -573,8 +573,13 @@ def locked(folder: Path) -> Iterator[None]:
     ----------
     folder : Path
         Made if it is not there; the lock is the file ``.lock`` in it.
+
+    Raises
+    ------
+    FileError
+        If something else stands there.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    with (folder / ".lock").open("a") as lock:
+    with _expect_file(folder / ".lock").open("a") as lock:
         _hold(lock.fileno())
         yield

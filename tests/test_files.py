@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 
+from safety_lib.agent.backends.answers import keeping_answers
 from safety_lib.artifacts import CHECKOUT
 from safety_lib.files import (
     FileError,
@@ -277,6 +278,19 @@ def test_a_lock_keeps_others_out(tmp_path: Path) -> None:
     assert [run.wait(60) for run in runs] == [0, 0, 0]
     assert json.loads(path.read_text(encoding="utf-8")) == 60
     with locked(tmp_path):  # and nobody holds it any more
+        pass
+
+
+@pytest.mark.parametrize("name", [".lock", "gate.answers.jsonl"])
+def test_a_pipe_in_the_place_of_a_lock_or_a_journal_is_not_waited_for(
+    tmp_path: Path, name: str
+) -> None:
+    os.mkfifo(tmp_path / name)
+    with (
+        pytest.raises(FileError, match=f"^{name}: is a pipe"),
+        keeping_answers(tmp_path, "gate"),
+        locked(tmp_path),
+    ):
         pass
 
 

@@ -217,6 +217,14 @@ def test_an_exception_is_scoped_expires_and_never_covers_what_is_critical() -> N
             "- {exception_id: E, scope: s, reason: r, approved_by: , expires: 2026-01-01}",
             "field approved_by: is empty, and somebody has to answer for it",
         ),
+        *(
+            (
+                f"- {{exception_id: E, scope: s, reason: '{nothing}', approved_by: n, "
+                "expires: 2026-01-01}",
+                "field reason: is empty",
+            )
+            for nothing in ("-", "?", chr(0x200D), chr(0x3164), chr(0x2800), "_")
+        ),
         ("[", "not YAML"),
     ],
 )

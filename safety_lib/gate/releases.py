@@ -18,7 +18,7 @@ from safety_lib.gate.decide import Shift
 from safety_lib.gate.trials import REGRESSION_STRATA, Case
 from safety_lib.records import GateException, GateHistory, LedgerLine, first_fault
 from safety_lib.stats.intervals import z_value
-from safety_lib.text import Shown, one_line
+from safety_lib.text import Shown, bare, one_line, pieces
 
 
 @dataclass(frozen=True, repr=False)
@@ -127,6 +127,11 @@ def load_exceptions(path: str | Path) -> tuple[GateException, ...]:
     return tuple(_entry(path, number, entry) for number, entry in enumerate(entries, start=1))
 
 
+def _reads(text: str) -> bool:
+    """Whether a person can see a letter or a digit in a text."""
+    return bool(bare("".join(piece.text for piece in pieces(text) if not piece.hidden)))
+
+
 def _entry(path: Path, number: int, entry: Any) -> GateException:
     where = f"{path.name}: exception {number}"
     if not isinstance(entry, dict):
@@ -134,9 +139,12 @@ def _entry(path: Path, number: int, entry: Any) -> GateException:
     fields = {key: str(value) if type(value) is int else value for key, value in entry.items()}
     for field, value in fields.items():
         # No word can be made of what is none: an empty field would sign as "None".
-        if not isinstance(value, str) or not value.strip():
-            blank = not value or (isinstance(value, str) and not value.strip())
-            said = "empty" if blank else f"no text but {one_line(repr(value), 40)}"
+        if not isinstance(value, str) or not _reads(value):
+            said = (
+                "empty"
+                if not value or isinstance(value, str)
+                else f"no text but {one_line(repr(value), 40)}"
+            )
             raise ValueError(
                 f"{where}: field {one_line(field, 40)}: is {said}, and somebody has to "
                 "answer for it"

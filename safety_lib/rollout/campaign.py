@@ -21,6 +21,7 @@ from typing import BinaryIO
 from pydantic import ValidationError
 
 import safety_lib
+from safety_lib.files import expect_writable
 from safety_lib.records import Message, Trajectory
 from safety_lib.rollout.conversation import Rollout, concurrency_of, name_of_model, run_rollout
 from safety_lib.text import one_line
@@ -226,6 +227,7 @@ def _opened(journal: Path, world: World) -> BinaryIO:
     }
     header = json.dumps(about).encode() + b"\n"
     journal.parent.mkdir(parents=True, exist_ok=True)
+    expect_writable([journal])
     journal.touch()
     lines = journal.open("r+b")
     found = lines.readline(_LONGEST_HEADER)
@@ -247,7 +249,7 @@ def _differs(header: bytes, world: World) -> str:
     try:
         told = json.loads(header)
         name, files, package = told["world"], dict(told["files"]), told.get("package", "before")
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, RecursionError):
         return "is not the header of a journal"
     if name != world.name:
         return f"is of the world {one_line(name)}, not of {world.name}"

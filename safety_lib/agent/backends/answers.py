@@ -28,7 +28,7 @@ from typing import Any, ParamSpec, cast
 
 import safety_lib
 from safety_lib.agent.backends import BackendError
-from safety_lib.files import sha256_of
+from safety_lib.files import expect_writable, sha256_of
 from safety_lib.records import Message
 from safety_lib.text import count
 
@@ -119,6 +119,7 @@ def _claimed(folder: Path, name: str) -> tuple[Path, int]:
     for number in range(1, _MOST_RUNS):
         path = folder / f"{name}{f'-{number}' if number > 1 else ''}.answers.jsonl"
         while True:
+            expect_writable([path])
             handle = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o666)
             if not _locked(handle):
                 os.close(handle)

@@ -37,7 +37,7 @@ from safety_lib.text import one_line
 ARTIFACT = "cassette"
 SCHEMA_VERSION = 1
 SHOWN = 80
-MOST_BYTES = 1 << 30  # a tape may be long
+_LONGEST_TAPE = 1 << 30
 _LONGEST_LINE = 1 << 16  # of the header
 
 
@@ -180,7 +180,7 @@ def recorded_model(path: str | Path) -> str:
     ValueError
         If the file is missing or is not a cassette of this version; one line says why.
     """
-    with open_file(path, MOST_BYTES) as file:
+    with open_file(path, _LONGEST_TAPE) as file:
         return _header(Path(path), file.readline(_LONGEST_LINE))
 
 
@@ -284,7 +284,7 @@ def _append(path: Path, line: Mapping[str, Any]) -> int:
 
 
 def _load(path: Path, *, mend: bool) -> _Tape:
-    raw = read_bytes(path, MOST_BYTES)
+    raw = read_bytes(path, _LONGEST_TAPE)
     *lines, torn = raw.split(b"\n")
     if not lines:
         raise FileError(path, "not a cassette: its first line, the header, is missing")
