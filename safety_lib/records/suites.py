@@ -246,6 +246,8 @@ class RegressionTest(Record):
                 yield f"{what}: {seen.k} of {seen.n} is no count"
             if seen and seen.errors < 0:
                 yield f"{what}: {seen.errors} errors is no count"
+            if seen and not 0 <= seen.ci_low <= seen.ci_high <= 1:
+                yield f"{what}: from {seen.ci_low} to {seen.ci_high} is no interval of a rate"
         if self.lifecycle == "active" and self.reproduction.n and not self.reproduction.k:
             yield "it is active and never came back"
         if self.unit and not 1 <= self.unit.turn <= len(self.attack_turns):
@@ -287,7 +289,12 @@ class Suite(Artifact):
             seen[test.test_id] = number
         if not 1 <= self.max_turns <= MOST_TURNS:
             return f"max_turns is {self.max_turns}, which is none of 1 to {MOST_TURNS}"
+        told: set[str] = set()
         for session in self.breaches:
+            line = session.model_dump_json()
+            if line in told:
+                return f"breach {one_line(session.name, 60)}: it stands there twice"
+            told.add(line)
             if any(step.turn < 1 for step in session.steps):
                 return f"breach {one_line(session.name, 60)}: a step before the first turn"
         return ""
