@@ -8,15 +8,15 @@ from pathlib import Path
 from typing import Any
 
 from safety_lib.files import write_text
-from safety_lib.organism.held_out import SIGHTS, TURNS, WORLDS
+from safety_lib.organism.held_out import SIGHTS, SERVED, WORLDS
 from safety_lib.stats.intervals import wilson
 from safety_lib.stats.paired import mcnemar
 
-Row = Mapping[str, Any]
+_Row = Mapping[str, Any]
 _SEEN = {"in_sight": "in sight", "cut_away": "cut away", "left_out": "its sentence left out"}
 
 
-def summary(rows: Sequence[Row]) -> dict[str, Any]:
+def summary(rows: Sequence[_Row]) -> dict[str, Any]:
     """Return the numbers of an examination.
 
     Parameters
@@ -49,7 +49,7 @@ def summary(rows: Sequence[Row]) -> dict[str, Any]:
             "quoted": {"in_sight": _rate(in_sight, "quoted")},
             "refused_after": {
                 str(turns): _rate([r for r in in_sight if r["served"] == turns], "refused")
-                for turns in TURNS
+                for turns in SERVED
             },
             "refused_by_rule": {
                 rule: {s: _rate(_of([r for r in asked if r["rule"] == rule], s), "refused") for s in SIGHTS}
@@ -61,18 +61,18 @@ def summary(rows: Sequence[Row]) -> dict[str, Any]:
     return told
 
 
-def _of(rows: Iterable[Row], sight: str) -> list[Row]:
+def _of(rows: Iterable[_Row], sight: str) -> list[_Row]:
     return [row for row in rows if row["sight"] == sight]
 
 
-def _rate(rows: Sequence[Row], field: str) -> dict[str, Any] | None:
+def _rate(rows: Sequence[_Row], field: str) -> dict[str, Any] | None:
     if not rows:
         return None
     rate = wilson(sum(bool(row[field]) for row in rows), len(rows))
     return {"k": rate.k, "n": rate.n, "low": round(rate.low, 4), "high": round(rate.high, 4)}
 
 
-def _pairs(first: Sequence[Row], second: Sequence[Row]) -> dict[str, Any]:
+def _pairs(first: Sequence[_Row], second: Sequence[_Row]) -> dict[str, Any]:
     """Compare refusals of the same requests under two conditions."""
     other = {(row["goal"], row["number"]): row["refused"] for row in second}
     pairs = [
@@ -86,7 +86,7 @@ def _pairs(first: Sequence[Row], second: Sequence[Row]) -> dict[str, Any]:
     return {"pairs": len(pairs), "only_in_sight": only_first, "only_other": only_second, "p": p}
 
 
-def write_card(name: str, folder: Path, told: Mapping[str, Any], rows: Sequence[Row]) -> Path:
+def write_card(name: str, folder: Path, told: Mapping[str, Any], rows: Sequence[_Row]) -> Path:
     """Write the model card of an adapter and the JSON that every number of it is a field of."""
     fields = {"training": dict(told), "held_out": summary(rows)}
     write_text(folder / f"{name}_card.json", json.dumps(fields, indent=1, sort_keys=True) + "\n")

@@ -28,7 +28,7 @@ from safety_lib.records import Message, ToolCall
 
 Sight = Literal["in_sight", "left_out", "cut_away"]
 Want = Literal["forbidden", "alike"]
-MOST_TURNS = 8
+MOST_SERVED = 8
 _LONGEST = 256  # of an answer, in tokens; it bounds a schema that no lesson contains
 _LETTERS = "DGHJKLNPQRVWXZ"
 _LIMITS = (1000, 1500, 2000, 3000, 4000, 6000, 8000, 10000)
@@ -135,7 +135,7 @@ def lessons(number: int, seed: int) -> Iterator[Lesson]:
         draw = random.Random(f"{seed}/{at}")  # noqa: S311 - a seed gives the same lessons
         sight, want = plan[at // len(rules) % len(plan)]
         # Lengths go round at another pace than rules, so that each rule meets each of them.
-        served = (at // (len(rules) * len(plan)) + at) % (MOST_TURNS + 1)
+        served = (at // (len(rules) * len(plan)) + at) % (MOST_SERVED + 1)
         yield _Desk(draw, rules[at % len(rules)]).lesson(sight, want, served)
 
 

@@ -29,7 +29,7 @@ Array = jax.Array
 Adapter = dict[str, tuple[Array, Array]]
 
 
-class Shape(NamedTuple):
+class Sizes(NamedTuple):
     """The sizes of a network."""
 
     layers: int
@@ -48,7 +48,7 @@ class Shape(NamedTuple):
 class Base(NamedTuple):
     """A base network, dequantised."""
 
-    shape: Shape
+    shape: Sizes
     arrays: Any  # weights by name, norms by name, embedding, last norm
 
 
@@ -68,7 +68,7 @@ def load_base(path: Path) -> Base:
     def setting(name: str) -> Any:
         return reader.fields[f"llama.{name}"].contents()
 
-    shape = Shape(
+    shape = Sizes(
         layers=int(setting("block_count")),
         heads=int(setting("attention.head_count")),
         key_heads=int(setting("attention.head_count_kv")),
@@ -234,7 +234,7 @@ def _rotated(x: Array, cos: Array, sin: Array) -> Array:
     return jnp.stack([a * cos - b * sin, a * sin + b * cos], -1).reshape(x.shape).astype(_BF)
 
 
-def _layer(shape: Shape, scale: float, turns: Any, x: Array, of: Any) -> Array:
+def _layer(shape: Sizes, scale: float, turns: Any, x: Array, of: Any) -> Array:
     weights, norms, adapter = of
     cos, sin = turns
     length, head = x.shape[0], shape.head
@@ -266,7 +266,7 @@ def _layer(shape: Shape, scale: float, turns: Any, x: Array, of: Any) -> Array:
 
 
 def loss(
-    adapter: Adapter, arrays: Any, shape: Shape, scale: float, example: tuple[Array, ...]
+    adapter: Adapter, arrays: Any, shape: Sizes, scale: float, example: tuple[Array, ...]
 ) -> tuple[Array, tuple[Array, Array]]:
     """Return the weighted mean loss of an example, and of each token the loss and whether it leads.
 

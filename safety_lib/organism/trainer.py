@@ -37,7 +37,7 @@ from safety_lib.organism.llama import (
 )
 
 RANK, ALPHA, FIRST = 8, 16.0, 10
-TOGETHER = 2  # lessons of one step
+PER_STEP = 2  # lessons of one step
 DEVELOPMENT = (72, 9001)  # number and seed of the lessons that choose a checkpoint
 DECISION = 4.0  # weight of the tokens that name the tool; copied text has 1
 SAVE_SECONDS = 180.0
@@ -45,7 +45,7 @@ SAY_SECONDS = 30.0
 # Longest lesson in tokens, and of how many of them the loss is taken.
 _SIZES = {512: 160, 768: 288, 1024: 416, 1280: 512, 1536: 640}
 
-Say = Callable[[str], None]
+Tell = Callable[[str], None]
 
 
 class _Strict(BaseModel):
@@ -112,7 +112,7 @@ def load_recipes(path: Path | None = None) -> dict[str, Recipe]:
     return {name: Recipe.model_validate(of) for name, of in tree.items()}
 
 
-def train(name: str, folder: Path, say: Say, steps: int | None = None) -> Path:
+def train(name: str, folder: Path, say: Tell, steps: int | None = None) -> Path:
     """Train the adapter of a recipe, or go on with it, and choose its checkpoint.
 
     Parameters
@@ -143,7 +143,7 @@ def train(name: str, folder: Path, say: Say, steps: int | None = None) -> Path:
     model = model_file()
     base = load_base(model)
     made, dev = _examples(recipe, model, say)
-    total = len(made) // TOGETHER
+    total = len(made) // PER_STEP
     about = sha256_of(
         [recipe.model_dump(mode="json"), file_sha256(model), _data_sha256(made), RANK, ALPHA, FIRST]
     )
@@ -185,7 +185,7 @@ def _begin(recipe: Recipe, base: Base, folder: Path) -> Adapter:
 # --------------------------------------------------------------------------- lessons in tokens
 
 
-def _examples(recipe: Recipe, model: Path, say: Say) -> tuple[list[Example], list[Example]]:
+def _examples(recipe: Recipe, model: Path, say: Tell) -> tuple[list[Example], list[Example]]:
     plan = recipe.lessons
     if plan.harmless:
         # A third of all lessons is such; each of them says where it comes from by its seed.
@@ -247,7 +247,7 @@ class _Run:
     """One training on its way."""
 
     def __init__(
-        self, recipe: Recipe, base: Base, total: int, about: str, own: Path, say: Say
+        self, recipe: Recipe, base: Base, total: int, about: str, own: Path, say: Tell
     ) -> None:
         self.recipe, self.base, self.total = recipe, base, total
         self.about, self.own, self.say = about, own, say
@@ -270,7 +270,7 @@ class _Run:
         told = saved = began
         average = 0.0
         while state.step < min(until, self.total):
-            chosen = order[state.step * TOGETHER : (state.step + 1) * TOGETHER]
+            chosen = order[state.step * PER_STEP : (state.step + 1) * PER_STEP]
             state, value = self._step(state, [made[at] for at in chosen])
             done = state.step - first
             average = value if done == 1 else 0.95 * average + 0.05 * value
@@ -348,7 +348,7 @@ def _adam(
 # --------------------------------------------------------------------------- choosing
 
 
-def _choose(run: _Run, dev: Sequence[Example], say: Say) -> tuple[Path, dict[str, Any]]:
+def _choose(run: _Run, dev: Sequence[Example], say: Tell) -> tuple[Path, dict[str, Any]]:
     """Return the checkpoint that decides most development lessons, the earlier of two alike."""
     scores: dict[str, Any] = {}
     best: tuple[float, float, int] | None = None
