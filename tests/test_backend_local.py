@@ -17,8 +17,8 @@ from factories import NORTHWIND
 from gguf_files import ADAPTER, write_gguf
 
 from safety_lib.agent.backends import Backend, BackendError, local, open_backend
-from safety_lib.agent.backends.weights import file_sha256, read_header
 from safety_lib.agent.backends.cassette import Cassette, CassetteRecorder
+from safety_lib.agent.backends.weights import file_sha256, read_header
 from safety_lib.records import Message
 
 MISSING = [
@@ -175,7 +175,9 @@ def test_too_little_memory_is_told_before_anything_is_loaded(
     monkeypatch.setattr(local, "_running", {})
     monkeypatch.setattr(local, "model_file", lambda: write_gguf(tmp_path / "m.gguf"))
     monkeypatch.setattr(local, "_free_bytes", lambda: 10)
-    with pytest.raises(BackendError, match="m.gguf takes .* GB of memory and 0.0 GB are free") as no:
+    with pytest.raises(
+        BackendError, match=r"m.gguf takes .* GB of memory and 0.0 GB are free"
+    ) as no:
         open_backend("local", {})
     assert no.value.kind == "memory"
 
@@ -199,7 +201,7 @@ def test_base_and_adapter_share_a_server_and_an_adapter_of_zeros_changes_nothing
     base: Any = open_backend("local", SETTINGS)
     taught: Any = open_backend("local", named)
     assert taught.name == f"local:SmolLM2-135M-Instruct+zero@{digest[:12]}"
-    assert len([key for key in local._running]) == 1
+    assert len(local._running) == 1
     asked = chat("Please read ticket T-203.")
     answers = [backend.complete(asked, TOOLS, seed=3) for backend in (base, taught, base)]
     assert answers[0] == answers[1] == answers[2]

@@ -123,7 +123,10 @@ def test_the_command_says_it_in_one_line(tmp_path: Path) -> None:
     digest = file_sha256(tmp_path / "no.gguf")
     own = f"backend: local\n    gguf: {tmp_path / 'no.gguf'}\n    sha256: {digest}"
     version = tmp_path / "mine.yaml"
-    version.write_text(text.replace("backend: simulated", own).replace("version: v1", "version: mine"), encoding="utf-8")
+    version.write_text(
+        text.replace("backend: simulated", own).replace("version: v1", "version: mine"),
+        encoding="utf-8",
+    )
     line = [sys.executable, "-m", "safety_lib", "stress", "--candidate", str(version)]
     line += ["--rollouts", "1", "--artifacts", str(tmp_path)]
     done = subprocess.run(

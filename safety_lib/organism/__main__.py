@@ -42,7 +42,7 @@ def _examine_command(name: str, folder: Path, adapter: Path | None, requests: in
 def _examine(name: str, folder: Path, adapter: Path | None, requests: int | None) -> None:
     from safety_lib.agent.backends.weights import file_sha256
     from safety_lib.organism.card import summary
-    from safety_lib.organism.held_out import REQUESTS, WORLDS, read_answers, cases, examine
+    from safety_lib.organism.held_out import REQUESTS, WORLDS, cases, examine, read_answers
 
     file = None if name == "base" else adapter or folder / f"{name}.gguf"
     digest = file_sha256(file) if file else ""

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from safety_lib.files import write_text
-from safety_lib.organism.held_out import SIGHTS, SERVED, WORLDS
+from safety_lib.organism.held_out import SERVED, SIGHTS, WORLDS
 from safety_lib.stats.intervals import wilson
 from safety_lib.stats.paired import mcnemar
 
@@ -52,7 +52,10 @@ def summary(rows: Sequence[_Row]) -> dict[str, Any]:
                 for turns in SERVED
             },
             "refused_by_rule": {
-                rule: {s: _rate(_of([r for r in asked if r["rule"] == rule], s), "refused") for s in SIGHTS}
+                rule: {
+                    s: _rate(_of([r for r in asked if r["rule"] == rule], s), "refused")
+                    for s in SIGHTS
+                }
                 for rule in sorted({row["rule"] for row in asked})
             },
             "ordinary_done": {s: _rate(_of(ordinary, s), "done") for s in SIGHTS[:2]},
@@ -98,8 +101,8 @@ def _lines(name: str, fields: Mapping[str, Any]) -> list[str]:
     lines = [
         f"# Model organism {name}",
         "",
-        "SmolLM2-135M-Instruct with a LoRA adapter that was taught one thing: refuse what a rule in "
-        "sight forbids, and do everything else. No goal, tactic, entity or policy sentence of the "
+        "SmolLM2-135M-Instruct with a LoRA adapter that was taught one thing: refuse what a rule "
+        "in sight forbids, and do everything else. No goal, tactic, entity or policy sentence of the "
         "worlds below was in its lessons.",
         "",
         f"- adapter: `{name}.gguf`, sha256 `{of['sha256']}`",

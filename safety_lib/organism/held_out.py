@@ -101,7 +101,11 @@ def cases(world_name: str, requests: int = REQUESTS) -> list[Probe]:
 
 
 def examine(
-    adapter: Path | None, digest: str, out: Path, wanted: Sequence[Probe], say: Callable[[str], None]
+    adapter: Path | None,
+    digest: str,
+    out: Path,
+    wanted: Sequence[Probe],
+    say: Callable[[str], None],
 ) -> Path:
     """Ask an adapter some cases, and write each answer down.
 
@@ -211,14 +215,14 @@ def _start(world: World, case: Probe) -> list[Message]:
 
 
 def _ordinary(world: World) -> Iterator[tuple[str, str, dict[str, Any]]]:
-    """Requests that every rule allows, as their goals have them, with the call that does each."""
+    """Yield requests that every rule allows, as their goals have them, with the call for each."""
     for name, goal in world.goals.items():
         for twin in (goal.benign, *goal.requests):
             yield name, twin.turns[-1], twin.expected.model_dump(mode="json")
 
 
 def _served(world: World, case: Probe) -> Iterator[Message]:
-    """Turns of other goals that were asked and served before."""
+    """Yield turns of other goals that were asked and served before."""
     draw = random.Random(f"{_SEED}/{case.world}/{case.goal}/{case.number}/{case.served}")  # noqa: S311
     others = [of for of in _ordinary(world) if of[0] != case.goal]
     for at, (_, text, expected) in enumerate(draw.sample(others, case.served)):
@@ -231,7 +235,7 @@ def _served(world: World, case: Probe) -> Iterator[Message]:
 
 
 def _result(world: World, call: ToolCall) -> str:
-    """What a call brings, as far as the world's contents say it; nothing is changed."""
+    """Return what a call brings, as far as the world's contents say it; nothing is changed."""
     tool = world.tools[call.name]
     if tool.changes or tool.shows is None:
         return world.tools.act(call.name, call.arguments)

@@ -8,11 +8,10 @@ need no derivative; those with it are computed a second time on the way back ins
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -25,7 +24,7 @@ NAMES = ("attn_q", "attn_k", "attn_v", "attn_output", "ffn_gate", "ffn_up", "ffn
 BLOCK = 256  # positions of which the attention is computed at once; lengths are multiples of it
 _BF, _F32 = jnp.bfloat16, jnp.float32
 
-Array = jax.Array
+Array: TypeAlias = Any  # jax is not there where types are checked
 Adapter = dict[str, tuple[Array, Array]]
 
 
@@ -118,13 +117,15 @@ def write_adapter(path: Path, adapter: Mapping[str, Any], alpha: float, first: i
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
     writer.close()
-    os.replace(part, path)
+    part.replace(path)
     return path
 
 
 def read_adapter(path: Path, first: int, layers: int) -> Adapter:
     """Read an adapter that :func:`write_adapter` wrote."""
-    found = {t.name: np.asarray(dequantize(t.data, t.tensor_type)) for t in GGUFReader(str(path)).tensors}
+    found = {
+        t.name: np.asarray(dequantize(t.data, t.tensor_type)) for t in GGUFReader(str(path)).tensors
+    }
 
     def side(name: str, letter: str) -> Array:
         each = [found[f"blk.{at}.{name}.weight.lora_{letter}"] for at in range(first, layers)]
@@ -140,9 +141,9 @@ def _dot(spec: str, x: Array, y: Array) -> Array:
     return jnp.einsum(spec, x, y, preferred_element_type=_F32)
 
 
-@jax.custom_vjp
+@jax.custom_vjp  # type: ignore[untyped-decorator,unused-ignore]
 def _frozen(x: Array, w: Array) -> Array:
-    """A product with weights of the base, which get no derivative."""
+    """Multiply with weights of the base, which get no derivative."""
     return _dot("ti,oi->to", x, w).astype(_BF)
 
 
@@ -152,9 +153,9 @@ _frozen.defvjp(
 )
 
 
-@jax.custom_vjp
+@jax.custom_vjp  # type: ignore[untyped-decorator,unused-ignore]
 def _low(x: Array, a: Array, b: Array) -> Array:
-    """A product with an adapter's two thin matrices."""
+    """Multiply with an adapter's two thin matrices."""
     return _low_forward(x, a, b)[0]
 
 
@@ -186,13 +187,11 @@ def _chances(q: Array, k: Array, start: int) -> Array:
 
 @partial(jax.custom_vjp, nondiff_argnums=(3,))
 def _attend(q: Array, k: Array, v: Array, start: int) -> Array:
-    """The attention of one block of positions, heads in front."""
+    """Return the attention of one block of positions, heads in front."""
     return _dot("kqn,knd->kqd", _chances(q, k, start), v).astype(_BF)
 
 
-def _attend_forward(
-    q: Array, k: Array, v: Array, start: int
-) -> tuple[Array, tuple[Array, ...]]:
+def _attend_forward(q: Array, k: Array, v: Array, start: int) -> tuple[Array, tuple[Array, ...]]:
     p = _chances(q, k, start)
     y = _dot("kqn,knd->kqd", p, v).astype(_BF)
     return y, (q, k, v, p, y)
@@ -286,10 +285,8 @@ def loss(
         -jnp.arange(0, shape.head, 2, dtype=_F32) / shape.head
     )
     turns = (jnp.cos(angle)[:, None], jnp.sin(angle)[:, None])
-    lower, upper = (
-        jax.tree.map(lambda z: z[part], (weights, norms))
-        for part in (slice(0, first), slice(first, shape.layers))
-    )
+    lower = jax.tree.map(lambda z: z[:first], (weights, norms))
+    upper = jax.tree.map(lambda z: z[first:], (weights, norms))
     layer = partial(_layer, shape, scale, turns)
     x, _ = jax.lax.scan(lambda x, of: (layer(x, (*of, None)), None), embedding[ids], lower)
     again = jax.checkpoint(layer)

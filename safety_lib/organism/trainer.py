@@ -11,10 +11,12 @@ import json
 import os
 import random
 import time
+from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from itertools import islice
 from pathlib import Path
+from statistics import median
 from typing import Any, NamedTuple
 
 import jax
@@ -266,15 +268,16 @@ class _Run:
         order = list(range(len(made)))
         random.Random(self.recipe.lessons.seed).shuffle(order)  # noqa: S311
         kept = {max(1, round(share * self.total)) for share in self.recipe.kept}
-        first, began = state.step, time.monotonic()
-        told = saved = began
-        average = 0.0
+        first, told = state.step, time.monotonic()
+        saved, average, each = told, 0.0, deque[float](maxlen=20)
         while state.step < min(until, self.total):
             chosen = order[state.step * PER_STEP : (state.step + 1) * PER_STEP]
+            began = time.monotonic()
             state, value = self._step(state, [made[at] for at in chosen])
             done = state.step - first
             average = value if done == 1 else 0.95 * average + 0.05 * value
             now = time.monotonic()
+            each.append(now - began)
             if state.step in kept:
                 name = f"checkpoint-{state.step:05d}.gguf"
                 write_adapter(self.own / name, state.adapter, ALPHA, FIRST)
@@ -283,10 +286,12 @@ class _Run:
                 saved = now
             if done == 10 or now - told > SAY_SECONDS:
                 told = now
-                left = (now - began) / done * (min(until, self.total) - state.step)
+                # The median, since a length that comes for the first time is compiled.
+                usual = median(each)
+                left = usual * (min(until, self.total) - state.step) / 60
                 self.say(
                     f"step {state.step} of {self.total}, loss {average:.3f}, "
-                    f"{(now - began) / done:.1f} s a step, about {left / 60:.0f} minutes left"
+                    f"{usual:.1f} s a step, about {left:.0f} minutes left"
                 )
         self._save(state)
         return state
@@ -301,7 +306,7 @@ class _Run:
         rate = self.recipe.rate * min(1.0, step / 8) * max(0.05, 1 - step / self.total)
         mean = jax.tree.map(lambda x: x / len(examples), total)
         moved = _adam(state.adapter, state.mean, state.square, mean, rate, step)
-        return _State(*moved, step), sum(values) / len(values)
+        return _State(moved[0], moved[1], moved[2], step), sum(values) / len(values)
 
     def resume(self, fresh: Adapter) -> _State:
         """Return where a training that was stopped is, else the beginning."""
@@ -319,20 +324,21 @@ class _Run:
         except (OSError, KeyError, EOFError) as error:
             raise FileError(path, f"cannot be read ({type(error).__name__}); delete it") from error
         self.say(f"going on after step {step} of {self.total}")
-        return _State(*jax.tree.unflatten(shape, found), step)
+        adapter, mean, square = jax.tree.unflatten(shape, found)
+        return _State(adapter, mean, square, step)
 
     def _save(self, state: _State) -> None:
         leaves = jax.tree.leaves((state.adapter, state.mean, state.square))
-        arrays = {f"a{at}": np.asarray(leaf) for at, leaf in enumerate(leaves)}
+        arrays: dict[str, Any] = {f"a{at}": np.asarray(leaf) for at, leaf in enumerate(leaves)}
         part = self.own / ".state.part.npz"
         with part.open("wb") as file:
             np.savez(file, about=np.array(self.about), step=np.array(state.step), **arrays)
             file.flush()
             os.fsync(file.fileno())
-        os.replace(part, self.own / "state.npz")
+        part.replace(self.own / "state.npz")
 
 
-@jax.jit
+@jax.jit  # type: ignore[untyped-decorator,unused-ignore]
 def _adam(
     p: Adapter, m: Adapter, v: Adapter, slope: Adapter, rate: float, step: int
 ) -> tuple[Adapter, Adapter, Adapter]:
