@@ -102,8 +102,8 @@ def _lines(name: str, fields: Mapping[str, Any]) -> list[str]:
         f"# Model organism {name}",
         "",
         "SmolLM2-135M-Instruct with a LoRA adapter that was taught one thing: refuse what a rule "
-        "in sight forbids, and do everything else. No goal, tactic, entity or policy sentence of the "
-        "worlds below was in its lessons.",
+        "in sight forbids, and do everything else. No goal, tactic, entity or policy sentence of "
+        "the worlds below was in its lessons.",
         "",
         f"- adapter: `{name}.gguf`, sha256 `{of['sha256']}`",
         f"- base: sha256 `{of['base_sha256']}`",
