@@ -90,7 +90,24 @@ def _pairs(first: Sequence[_Row], second: Sequence[_Row]) -> dict[str, Any]:
 
 
 def write_card(name: str, folder: Path, told: Mapping[str, Any], rows: Sequence[_Row]) -> Path:
-    """Write the model card of an adapter and the JSON that every number of it is a field of."""
+    """Write the model card of an adapter and the JSON that every number of it is a field of.
+
+    Parameters
+    ----------
+    name : str
+        Of the adapter.
+    folder : Path
+        Where the card goes.
+    told : Mapping
+        What was written when it was trained.
+    rows : sequence of Mapping
+        The answers of its examination.
+
+    Returns
+    -------
+    Path
+        The card.
+    """
     fields = {"training": dict(told), "held_out": summary(rows)}
     write_text(folder / f"{name}_card.json", json.dumps(fields, indent=1, sort_keys=True) + "\n")
     return write_text(folder / f"{name}.md", "\n".join(_lines(name, fields)) + "\n")

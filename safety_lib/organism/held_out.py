@@ -122,6 +122,11 @@ def examine(
     say : callable
         Takes lines on how far it is.
 
+    Returns
+    -------
+    Path
+        The answers.
+
     Raises
     ------
     FileError

@@ -90,7 +90,24 @@ def load_base(path: Path) -> Base:
 
 
 def new_adapter(base: Base, rank: int, first: int, seed: int) -> Adapter:
-    """Return an adapter on the layers from ``first`` on that changes nothing yet."""
+    """Return an adapter on the upper layers that changes nothing yet.
+
+    Parameters
+    ----------
+    base : Base
+        What it belongs on.
+    rank : int
+        Of its products.
+    first : int
+        The first layer that has it, from 0.
+    seed : int
+        Decides its beginning.
+
+    Returns
+    -------
+    Adapter
+        Two matrices for each weight.
+    """
     draw = np.random.default_rng(seed)
     number = base.shape.layers - first
     made: Adapter = {}
@@ -102,7 +119,24 @@ def new_adapter(base: Base, rank: int, first: int, seed: int) -> Adapter:
 
 
 def write_adapter(path: Path, adapter: Mapping[str, Any], alpha: float, first: int) -> Path:
-    """Write an adapter as a GGUF that llama.cpp loads, atomically."""
+    """Write an adapter as a GGUF that llama.cpp loads, atomically.
+
+    Parameters
+    ----------
+    path : Path
+        The file.
+    adapter : Mapping
+        Two matrices for each weight.
+    alpha : float
+        Its scale, times the rank.
+    first : int
+        The first layer that has it, from 0.
+
+    Returns
+    -------
+    Path
+        The file.
+    """
     part = path.with_name(f".{path.name}.part")
     writer = GGUFWriter(str(part), "llama")
     writer.add_type("adapter")
@@ -122,7 +156,20 @@ def write_adapter(path: Path, adapter: Mapping[str, Any], alpha: float, first: i
 
 
 def read_adapter(path: Path, first: int, layers: int) -> Adapter:
-    """Read an adapter that :func:`write_adapter` wrote."""
+    """Read an adapter that :func:`write_adapter` wrote.
+
+    Parameters
+    ----------
+    path : Path
+        The file.
+    first, layers : int
+        The first layer that has it, and how many the base has.
+
+    Returns
+    -------
+    Adapter
+        Two matrices for each weight.
+    """
     found = {
         t.name: np.asarray(dequantize(t.data, t.tensor_type)) for t in GGUFReader(str(path)).tensors
     }
