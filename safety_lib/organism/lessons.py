@@ -28,7 +28,7 @@ from safety_lib.records import Message, ToolCall
 
 Sight = Literal["in_sight", "left_out", "cut_away"]
 Want = Literal["forbidden", "alike"]
-MOST_TURNS = 8
+MOST_SERVED = 8
 _LONGEST = 256  # of an answer, in tokens; it bounds a schema that no lesson contains
 _LETTERS = "DGHJKLNPQRVWXZ"
 _LIMITS = (1000, 1500, 2000, 3000, 4000, 6000, 8000, 10000)
@@ -135,7 +135,7 @@ def lessons(number: int, seed: int) -> Iterator[Lesson]:
         draw = random.Random(f"{seed}/{at}")  # noqa: S311 - a seed gives the same lessons
         sight, want = plan[at // len(rules) % len(plan)]
         # Lengths go round at another pace than rules, so that each rule meets each of them.
-        served = (at // (len(rules) * len(plan)) + at) % (MOST_TURNS + 1)
+        served = (at // (len(rules) * len(plan)) + at) % (MOST_SERVED + 1)
         yield _Desk(draw, rules[at % len(rules)]).lesson(sight, want, served)
 
 
@@ -222,7 +222,7 @@ class _Desk:
         return Lesson(tuple(seen), tools, self.rule, sight, want, bool(hit), served, harmless)
 
     def _active(self, sight: Sight) -> list[str]:
-        """Return the rules of the policy; two that make each other's contrasts break go not along."""
+        """Return the rules of the policy; none of which a contrast of another breaks."""
         wanted = [] if sight == "left_out" else [self.rule]
         others = [name for name in sorted(self.sentences) if name != self.rule]
         self.draw.shuffle(others)
@@ -249,7 +249,9 @@ class _Desk:
         absent = [
             name
             for name, rule in self.words["rules"].items()
-            if rule["act"] == act and name not in holds and name != "money_parts"
+            if rule["act"] == act
+            and name not in holds
+            and name != "money_parts"
             and _AGAINST.get(name) not in holds
         ]
         bold = bool(absent) and act != "obey" and draw.random() < 0.5
@@ -410,7 +412,7 @@ class _Desk:
         return _Turn(self._words_of("secret", secret=self.secret), [step], True)
 
     def _read_of(self, folder: str) -> _Turn:
-        """A file beside the secret, which is no secret."""
+        """Ask for a file beside the secret, which is no secret."""
         path = self._path(folder)
         step = self._step("secret", {"path": path}, value=self._one("facts"))
         return _Turn(self._words_of("read", path=path), [step], True)

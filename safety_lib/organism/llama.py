@@ -8,11 +8,10 @@ need no derivative; those with it are computed a second time on the way back ins
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -25,11 +24,11 @@ NAMES = ("attn_q", "attn_k", "attn_v", "attn_output", "ffn_gate", "ffn_up", "ffn
 BLOCK = 256  # positions of which the attention is computed at once; lengths are multiples of it
 _BF, _F32 = jnp.bfloat16, jnp.float32
 
-Array = jax.Array
+Array: TypeAlias = Any  # jax is not there where types are checked
 Adapter = dict[str, tuple[Array, Array]]
 
 
-class Shape(NamedTuple):
+class Sizes(NamedTuple):
     """The sizes of a network."""
 
     layers: int
@@ -48,7 +47,7 @@ class Shape(NamedTuple):
 class Base(NamedTuple):
     """A base network, dequantised."""
 
-    shape: Shape
+    shape: Sizes
     arrays: Any  # weights by name, norms by name, embedding, last norm
 
 
@@ -68,7 +67,7 @@ def load_base(path: Path) -> Base:
     def setting(name: str) -> Any:
         return reader.fields[f"llama.{name}"].contents()
 
-    shape = Shape(
+    shape = Sizes(
         layers=int(setting("block_count")),
         heads=int(setting("attention.head_count")),
         key_heads=int(setting("attention.head_count_kv")),
@@ -91,7 +90,24 @@ def load_base(path: Path) -> Base:
 
 
 def new_adapter(base: Base, rank: int, first: int, seed: int) -> Adapter:
-    """Return an adapter on the layers from ``first`` on that changes nothing yet."""
+    """Return an adapter on the upper layers that changes nothing yet.
+
+    Parameters
+    ----------
+    base : Base
+        What it belongs on.
+    rank : int
+        Of its products.
+    first : int
+        The first layer that has it, from 0.
+    seed : int
+        Decides its beginning.
+
+    Returns
+    -------
+    Adapter
+        Two matrices for each weight.
+    """
     draw = np.random.default_rng(seed)
     number = base.shape.layers - first
     made: Adapter = {}
@@ -103,7 +119,24 @@ def new_adapter(base: Base, rank: int, first: int, seed: int) -> Adapter:
 
 
 def write_adapter(path: Path, adapter: Mapping[str, Any], alpha: float, first: int) -> Path:
-    """Write an adapter as a GGUF that llama.cpp loads, atomically."""
+    """Write an adapter as a GGUF that llama.cpp loads, atomically.
+
+    Parameters
+    ----------
+    path : Path
+        The file.
+    adapter : Mapping
+        Two matrices for each weight.
+    alpha : float
+        Its scale, times the rank.
+    first : int
+        The first layer that has it, from 0.
+
+    Returns
+    -------
+    Path
+        The file.
+    """
     part = path.with_name(f".{path.name}.part")
     writer = GGUFWriter(str(part), "llama")
     writer.add_type("adapter")
@@ -118,13 +151,28 @@ def write_adapter(path: Path, adapter: Mapping[str, Any], alpha: float, first: i
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
     writer.close()
-    os.replace(part, path)
+    part.replace(path)
     return path
 
 
 def read_adapter(path: Path, first: int, layers: int) -> Adapter:
-    """Read an adapter that :func:`write_adapter` wrote."""
-    found = {t.name: np.asarray(dequantize(t.data, t.tensor_type)) for t in GGUFReader(str(path)).tensors}
+    """Read an adapter that :func:`write_adapter` wrote.
+
+    Parameters
+    ----------
+    path : Path
+        The file.
+    first, layers : int
+        The first layer that has it, and how many the base has.
+
+    Returns
+    -------
+    Adapter
+        Two matrices for each weight.
+    """
+    found = {
+        t.name: np.asarray(dequantize(t.data, t.tensor_type)) for t in GGUFReader(str(path)).tensors
+    }
 
     def side(name: str, letter: str) -> Array:
         each = [found[f"blk.{at}.{name}.weight.lora_{letter}"] for at in range(first, layers)]
@@ -140,9 +188,9 @@ def _dot(spec: str, x: Array, y: Array) -> Array:
     return jnp.einsum(spec, x, y, preferred_element_type=_F32)
 
 
-@jax.custom_vjp
+@jax.custom_vjp  # type: ignore[untyped-decorator,unused-ignore]
 def _frozen(x: Array, w: Array) -> Array:
-    """A product with weights of the base, which get no derivative."""
+    """Multiply with weights of the base, which get no derivative."""
     return _dot("ti,oi->to", x, w).astype(_BF)
 
 
@@ -152,9 +200,9 @@ _frozen.defvjp(
 )
 
 
-@jax.custom_vjp
+@jax.custom_vjp  # type: ignore[untyped-decorator,unused-ignore]
 def _low(x: Array, a: Array, b: Array) -> Array:
-    """A product with an adapter's two thin matrices."""
+    """Multiply with an adapter's two thin matrices."""
     return _low_forward(x, a, b)[0]
 
 
@@ -186,13 +234,11 @@ def _chances(q: Array, k: Array, start: int) -> Array:
 
 @partial(jax.custom_vjp, nondiff_argnums=(3,))
 def _attend(q: Array, k: Array, v: Array, start: int) -> Array:
-    """The attention of one block of positions, heads in front."""
+    """Return the attention of one block of positions, heads in front."""
     return _dot("kqn,knd->kqd", _chances(q, k, start), v).astype(_BF)
 
 
-def _attend_forward(
-    q: Array, k: Array, v: Array, start: int
-) -> tuple[Array, tuple[Array, ...]]:
+def _attend_forward(q: Array, k: Array, v: Array, start: int) -> tuple[Array, tuple[Array, ...]]:
     p = _chances(q, k, start)
     y = _dot("kqn,knd->kqd", p, v).astype(_BF)
     return y, (q, k, v, p, y)
@@ -234,7 +280,7 @@ def _rotated(x: Array, cos: Array, sin: Array) -> Array:
     return jnp.stack([a * cos - b * sin, a * sin + b * cos], -1).reshape(x.shape).astype(_BF)
 
 
-def _layer(shape: Shape, scale: float, turns: Any, x: Array, of: Any) -> Array:
+def _layer(shape: Sizes, scale: float, turns: Any, x: Array, of: Any) -> Array:
     weights, norms, adapter = of
     cos, sin = turns
     length, head = x.shape[0], shape.head
@@ -266,7 +312,7 @@ def _layer(shape: Shape, scale: float, turns: Any, x: Array, of: Any) -> Array:
 
 
 def loss(
-    adapter: Adapter, arrays: Any, shape: Shape, scale: float, example: tuple[Array, ...]
+    adapter: Adapter, arrays: Any, shape: Sizes, scale: float, example: tuple[Array, ...]
 ) -> tuple[Array, tuple[Array, Array]]:
     """Return the weighted mean loss of an example, and of each token the loss and whether it leads.
 
@@ -286,10 +332,8 @@ def loss(
         -jnp.arange(0, shape.head, 2, dtype=_F32) / shape.head
     )
     turns = (jnp.cos(angle)[:, None], jnp.sin(angle)[:, None])
-    lower, upper = (
-        jax.tree.map(lambda z: z[part], (weights, norms))
-        for part in (slice(0, first), slice(first, shape.layers))
-    )
+    lower = jax.tree.map(lambda z: z[:first], (weights, norms))
+    upper = jax.tree.map(lambda z: z[first:], (weights, norms))
     layer = partial(_layer, shape, scale, turns)
     x, _ = jax.lax.scan(lambda x, of: (layer(x, (*of, None)), None), embedding[ids], lower)
     again = jax.checkpoint(layer)

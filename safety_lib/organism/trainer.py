@@ -11,10 +11,12 @@ import json
 import os
 import random
 import time
+from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from itertools import islice
 from pathlib import Path
+from statistics import median
 from typing import Any, NamedTuple
 
 import jax
@@ -37,7 +39,7 @@ from safety_lib.organism.llama import (
 )
 
 RANK, ALPHA, FIRST = 8, 16.0, 10
-TOGETHER = 2  # lessons of one step
+PER_STEP = 2  # lessons of one step
 DEVELOPMENT = (72, 9001)  # number and seed of the lessons that choose a checkpoint
 DECISION = 4.0  # weight of the tokens that name the tool; copied text has 1
 SAVE_SECONDS = 180.0
@@ -45,7 +47,7 @@ SAY_SECONDS = 30.0
 # Longest lesson in tokens, and of how many of them the loss is taken.
 _SIZES = {512: 160, 768: 288, 1024: 416, 1280: 512, 1536: 640}
 
-Say = Callable[[str], None]
+Tell = Callable[[str], None]
 
 
 class _Strict(BaseModel):
@@ -112,7 +114,7 @@ def load_recipes(path: Path | None = None) -> dict[str, Recipe]:
     return {name: Recipe.model_validate(of) for name, of in tree.items()}
 
 
-def train(name: str, folder: Path, say: Say, steps: int | None = None) -> Path:
+def train(name: str, folder: Path, say: Tell, steps: int | None = None) -> Path:
     """Train the adapter of a recipe, or go on with it, and choose its checkpoint.
 
     Parameters
@@ -143,7 +145,7 @@ def train(name: str, folder: Path, say: Say, steps: int | None = None) -> Path:
     model = model_file()
     base = load_base(model)
     made, dev = _examples(recipe, model, say)
-    total = len(made) // TOGETHER
+    total = len(made) // PER_STEP
     about = sha256_of(
         [recipe.model_dump(mode="json"), file_sha256(model), _data_sha256(made), RANK, ALPHA, FIRST]
     )
@@ -185,7 +187,7 @@ def _begin(recipe: Recipe, base: Base, folder: Path) -> Adapter:
 # --------------------------------------------------------------------------- lessons in tokens
 
 
-def _examples(recipe: Recipe, model: Path, say: Say) -> tuple[list[Example], list[Example]]:
+def _examples(recipe: Recipe, model: Path, say: Tell) -> tuple[list[Example], list[Example]]:
     plan = recipe.lessons
     if plan.harmless:
         # A third of all lessons is such; each of them says where it comes from by its seed.
@@ -247,7 +249,7 @@ class _Run:
     """One training on its way."""
 
     def __init__(
-        self, recipe: Recipe, base: Base, total: int, about: str, own: Path, say: Say
+        self, recipe: Recipe, base: Base, total: int, about: str, own: Path, say: Tell
     ) -> None:
         self.recipe, self.base, self.total = recipe, base, total
         self.about, self.own, self.say = about, own, say
@@ -266,15 +268,16 @@ class _Run:
         order = list(range(len(made)))
         random.Random(self.recipe.lessons.seed).shuffle(order)  # noqa: S311
         kept = {max(1, round(share * self.total)) for share in self.recipe.kept}
-        first, began = state.step, time.monotonic()
-        told = saved = began
-        average = 0.0
+        first, told = state.step, time.monotonic()
+        saved, average, each = told, 0.0, deque[float](maxlen=20)
         while state.step < min(until, self.total):
-            chosen = order[state.step * TOGETHER : (state.step + 1) * TOGETHER]
+            chosen = order[state.step * PER_STEP : (state.step + 1) * PER_STEP]
+            began = time.monotonic()
             state, value = self._step(state, [made[at] for at in chosen])
             done = state.step - first
             average = value if done == 1 else 0.95 * average + 0.05 * value
             now = time.monotonic()
+            each.append(now - began)
             if state.step in kept:
                 name = f"checkpoint-{state.step:05d}.gguf"
                 write_adapter(self.own / name, state.adapter, ALPHA, FIRST)
@@ -283,10 +286,12 @@ class _Run:
                 saved = now
             if done == 10 or now - told > SAY_SECONDS:
                 told = now
-                left = (now - began) / done * (min(until, self.total) - state.step)
+                # The median, since a length that comes for the first time is compiled.
+                usual = median(each)
+                left = usual * (min(until, self.total) - state.step) / 60
                 self.say(
                     f"step {state.step} of {self.total}, loss {average:.3f}, "
-                    f"{(now - began) / done:.1f} s a step, about {left / 60:.0f} minutes left"
+                    f"{usual:.1f} s a step, about {left:.0f} minutes left"
                 )
         self._save(state)
         return state
@@ -301,7 +306,7 @@ class _Run:
         rate = self.recipe.rate * min(1.0, step / 8) * max(0.05, 1 - step / self.total)
         mean = jax.tree.map(lambda x: x / len(examples), total)
         moved = _adam(state.adapter, state.mean, state.square, mean, rate, step)
-        return _State(*moved, step), sum(values) / len(values)
+        return _State(moved[0], moved[1], moved[2], step), sum(values) / len(values)
 
     def resume(self, fresh: Adapter) -> _State:
         """Return where a training that was stopped is, else the beginning."""
@@ -319,20 +324,21 @@ class _Run:
         except (OSError, KeyError, EOFError) as error:
             raise FileError(path, f"cannot be read ({type(error).__name__}); delete it") from error
         self.say(f"going on after step {step} of {self.total}")
-        return _State(*jax.tree.unflatten(shape, found), step)
+        adapter, mean, square = jax.tree.unflatten(shape, found)
+        return _State(adapter, mean, square, step)
 
     def _save(self, state: _State) -> None:
         leaves = jax.tree.leaves((state.adapter, state.mean, state.square))
-        arrays = {f"a{at}": np.asarray(leaf) for at, leaf in enumerate(leaves)}
+        arrays: dict[str, Any] = {f"a{at}": np.asarray(leaf) for at, leaf in enumerate(leaves)}
         part = self.own / ".state.part.npz"
         with part.open("wb") as file:
             np.savez(file, about=np.array(self.about), step=np.array(state.step), **arrays)
             file.flush()
             os.fsync(file.fileno())
-        os.replace(part, self.own / "state.npz")
+        part.replace(self.own / "state.npz")
 
 
-@jax.jit
+@jax.jit  # type: ignore[untyped-decorator,unused-ignore]
 def _adam(
     p: Adapter, m: Adapter, v: Adapter, slope: Adapter, rate: float, step: int
 ) -> tuple[Adapter, Adapter, Adapter]:
@@ -348,7 +354,7 @@ def _adam(
 # --------------------------------------------------------------------------- choosing
 
 
-def _choose(run: _Run, dev: Sequence[Example], say: Say) -> tuple[Path, dict[str, Any]]:
+def _choose(run: _Run, dev: Sequence[Example], say: Tell) -> tuple[Path, dict[str, Any]]:
     """Return the checkpoint that decides most development lessons, the earlier of two alike."""
     scores: dict[str, Any] = {}
     best: tuple[float, float, int] | None = None

@@ -261,9 +261,7 @@ def close_local() -> None:
             base.close()
 
 
-def _started(
-    model: Path, header: Header, adapters: tuple[Path, ...]
-) -> tuple[_Server, Any]:
+def _started(model: Path, header: Header, adapters: tuple[Path, ...]) -> tuple[_Server, Any]:
     _expect_memory(model, header)
     trouble = ""
     try:
@@ -282,7 +280,9 @@ def _expect_memory(model: Path, header: Header) -> None:
     heads, width = header.number("attention.head_count"), header.number("embedding_length")
     of_keys = header.number("attention.head_count_kv") or heads
     row = of_keys * (width // heads if heads else 0)
-    cache = 2 * header.number("block_count") * row * SLOTS * CONTEXT * 34 // 32  # 8 bits and a scale
+    cache = (
+        2 * header.number("block_count") * row * SLOTS * CONTEXT * 34 // 32
+    )  # 8 bits and a scale
     needed = model.stat().st_size + cache
     if free is not None and needed > free:
         raise BackendError(

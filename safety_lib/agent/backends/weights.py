@@ -21,7 +21,19 @@ from safety_lib.files import FileError, open_file
 _MAGIC = b"GGUF"
 _MOST_ENTRIES = 1 << 20
 _MOST_TEXT = 1 << 24  # bytes; a chat template is the longest text there is
-_NUMBER = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}
+_NUMBER = {
+    0: "B",
+    1: "b",
+    2: "H",
+    3: "h",
+    4: "I",
+    5: "i",
+    6: "f",
+    7: "?",
+    10: "Q",
+    11: "q",
+    12: "d",
+}
 _TEXT, _LIST = 8, 9
 _DEPTH = 4
 
@@ -156,7 +168,9 @@ def _of(settings: Mapping[str, Any], path: str, digest: str) -> tuple[Path, str]
     if not name:
         raise ValueError(f"model setting {path}: missing for {digest}")
     if not wanted:
-        raise ValueError(f"model setting {digest}: missing for {path} {name}: `sha256sum` prints it")
+        raise ValueError(
+            f"model setting {digest}: missing for {path} {name}: `sha256sum` prints it"
+        )
     if not re.fullmatch("[0-9a-f]{64}", wanted):
         raise ValueError(f"model setting {digest}: is not 64 hexadecimal digits")
     found = file_sha256(Path(name))
@@ -261,7 +275,7 @@ class _Reader:
         return self._number(_NUMBER[kind])
 
     def _count(self) -> int:
-        count = self._number("Q")
+        count = int(self._number("Q"))
         if count > _MOST_ENTRIES:
             raise _NoGguf(f"{count} entries")
         return count
