@@ -125,10 +125,12 @@ def of_claude_code(session: Session, door: Door) -> Iterator[Said]:
 
 
 def _lines(session: Session) -> Iterator[dict[str, Any]]:
-    if len(session.lines) == len(session.items):
-        yield from session.items
-    else:
-        yield from (session.items[line.place] for line in session.lines)
+    places = [line.place for line in session.lines]
+    if len(places) * 2 < len(session.items):
+        yield from (session.items[place] for place in places)
+    else:  # in one go, which is quicker
+        wanted = set(places)
+        yield from (item for place, item in enumerate(session.items) if place in wanted)
 
 
 def _said(line: dict[str, Any], at: str, is_inner: bool, door: Door) -> Iterator[Said]:
