@@ -659,10 +659,10 @@ def _table(
         else [_cell(value) for value in row]
         for row in rows
     ]
-    return whole(pd.DataFrame(shown, columns=columns).set_index(index))
+    return uncut(pd.DataFrame(shown, columns=columns).set_index(index))
 
 
-def whole(table: pd.DataFrame) -> pd.DataFrame:
+def uncut(table: pd.DataFrame) -> pd.DataFrame:
     """Return a table that a notebook shows with its texts uncut."""
     return _whole_table()(table)
 
