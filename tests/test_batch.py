@@ -30,8 +30,8 @@ from safety_lib.pipeline.grid import (
     grid_values,
     name_of_cell,
 )
-from safety_lib.pipeline.loop import read_loop
 from safety_lib.pipeline.plan import COMMON, STAGES, load_plan
+from safety_lib.pipeline.whole_run import read_loop
 from safety_lib.records import Batch, CellFindings, CellResult
 from safety_lib.report.summary import batch_lines
 
