@@ -9,7 +9,10 @@ from typing import Any
 from safety_lib.gate.trials import Case, CaseTrials, Trials
 from safety_lib.records import (
     ArmResult,
+    Batch,
     BenignTwin,
+    CellFindings,
+    CellResult,
     Ended,
     ErrorEvent,
     Execution,
@@ -280,3 +283,62 @@ def an_intervention(name: str, kind: Any, before: int, after: int, **changes: An
         "ci_high": effect + 0.1,
     }
     return Intervention(**(fields | changes))
+
+
+# --------------------------------------------------------------------------- batches
+
+
+def a_cell(seed: int, candidate: str = "v2", **changes: Any) -> CellResult:
+    """Return a run of a batch; without changes to what it found, one that stopped."""
+    fields: dict[str, Any] = {
+        "world_sha256": "",
+        "config_sha256": {},
+        "conversations": 200,
+        "baseline_failures": 24,
+        "candidate_failures": 102,
+        "baseline_once": 2,
+        "candidate_once": 1,
+        "errors": 0,
+        "tests": 20,
+        "families": 10,
+        "verdict": "BLOCK",
+        "delta": -0.55,
+        "ci_low": -0.69,
+        "ci_high": -0.41,
+        "visible": 0.04,
+        "incident_k": 18,
+        "incident_n": 40,
+        "root_cause": "memory.pin_policy + memory.window",
+        "affected": 136.0,
+        "gate_after": "BLOCK",
+        "fixed_version": "v3",
+        "gate_of_fix": "OK",
+    }
+    return CellResult(
+        name=f"candidate={candidate},seed={seed}",
+        parameters={"candidate": candidate, "seed": seed},
+        found=CellFindings(**(fields | changes)) if changes else None,
+        error="" if changes else "=1+1 stopped",
+    )
+
+
+def a_batch(*cells: CellResult) -> Batch:
+    """Return a batch of some runs; of none, one in which all that can come out does."""
+    nothing = {"delta": None, "ci_low": None, "ci_high": None}
+    return Batch(
+        artifact="batch",
+        schema_version=1,
+        seed=0,
+        model="",
+        config_sha256={},
+        world="",
+        world_sha256="",
+        cells=cells
+        or (
+            a_cell(1, verdict="BLOCK"),
+            a_cell(2, verdict="WARN", delta=-0.1, ci_low=-0.2, ci_high=0.0),
+            a_cell(1, "v3", verdict="OK", delta=0.02, ci_low=-0.03, ci_high=0.07),
+            a_cell(2, "v3", verdict=None, **nothing),
+            a_cell(3, "v3"),
+        ),
+    )

@@ -14,13 +14,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from factories import a_batch, a_cell
 
-from safety_lib import figures
 from safety_lib.__main__ import main
 from safety_lib.artifacts import CHECKOUT, ArtifactError, read_artifact, write_artifact
 from safety_lib.experiments.claims import CLAIMS, ToldRun, run_typical_claims
 from safety_lib.figures import tables
-from safety_lib.figures.moved import save_moved
 from safety_lib.pipeline.batch import csv_of_batch, plan_cell, run_batch
 from safety_lib.pipeline.grid import (
     AXES,
@@ -30,9 +29,9 @@ from safety_lib.pipeline.grid import (
     grid_values,
     name_of_cell,
 )
-from safety_lib.pipeline.loop import read_loop
 from safety_lib.pipeline.plan import COMMON, STAGES, load_plan
-from safety_lib.records import Batch, CellFindings, CellResult
+from safety_lib.pipeline.whole_run import read_loop
+from safety_lib.records import Batch
 from safety_lib.report.summary import batch_lines
 
 SAMPLES = CHECKOUT / "artifacts"
@@ -240,73 +239,22 @@ def test_a_batch_goes_on_where_it_was_killed(notebooks: Path, tmp_path: Path) ->
 # --------------------------------------------------------------------------- what it tells
 
 
-def found_with(**changed: Any) -> CellFindings:
-    return read_loop(SAMPLES).findings.model_copy(update=changed)
-
-
-def batch_of(*cells: CellResult) -> Batch:
-    return Batch(
-        artifact="batch",
-        schema_version=1,
-        seed=0,
-        model="",
-        config_sha256={},
-        world="",
-        world_sha256="",
-        cells=cells,
-    )
-
-
-def cell_of(seed: int, candidate: str = "v2", **changed: Any) -> CellResult:
-    given: dict[str, int | str] = {"candidate": candidate, "seed": seed}
-    return CellResult(
-        name=name_of_cell(given),
-        parameters=given,
-        found=found_with(**changed) if changed else None,
-        error="" if changed else "=1+1 stopped",
-    )
-
-
-@pytest.fixture
-def batch() -> Batch:
-    return batch_of(
-        cell_of(1, verdict="BLOCK"),
-        cell_of(2, verdict="WARN", delta=-0.1, ci_low=-0.2, ci_high=0.0),
-        cell_of(1, "v3", verdict="OK", delta=0.02, ci_low=-0.03, ci_high=0.07),
-        cell_of(2, "v3", verdict=None, delta=None, ci_low=None, ci_high=None),
-        cell_of(3, "v3"),
-    )
-
-
-def test_the_table_has_a_line_for_each_run(batch: Batch) -> None:
-    lines = batch_lines(batch)
+def test_the_table_has_a_line_for_each_run() -> None:
+    lines = batch_lines(a_batch())
     assert lines[0].split()[:3] == ["candidate", "seed", "verdict"]
     assert [line.split()[2] for line in lines[1:]] == ["BLOCK", "WARN", "OK", "none", "failed"]
     assert lines[-1].endswith("=1+1 stopped")
     assert "memory.pin_policy + memory.window" in lines[1]
-    shown = tables.batch_table(batch)
+    shown = tables.batch_table(a_batch())
     assert list(shown["verdict"]) == ["BLOCK", "WARN", "OK", "none", "failed"]
     assert shown["cause"].iloc[-1] == "=1+1 stopped"
 
 
-def test_a_spreadsheet_reads_no_formula(batch: Batch) -> None:
-    rows = list(csv.DictReader(csv_of_batch(batch).splitlines()))
+def test_a_spreadsheet_reads_no_formula() -> None:
+    rows = list(csv.DictReader(csv_of_batch(a_batch()).splitlines()))
     assert [row["verdict"] for row in rows] == ["BLOCK", "WARN", "OK", "", ""]
     assert rows[-1]["error"] == "'=1+1 stopped"
     assert float(rows[1]["delta"]) == -0.1
-
-
-def test_the_figure_says_what_moved(batch: Batch, tmp_path: Path) -> None:
-    said = save_moved(batch, tmp_path / "a.svg")
-    assert said == [
-        "v2: 1 BLOCK, 1 WARN; difference \N{MINUS SIGN}55.0 to \N{MINUS SIGN}10.0 points.",
-        "v3: 1 OK, 1 no verdict, 1 failed; difference +2.0 to +2.0 points.",
-    ]
-    save_moved(batch, tmp_path / "b.svg")
-    assert (tmp_path / "a.svg").read_bytes() == (tmp_path / "b.svg").read_bytes()
-    axes = figures.what_moved(batch)
-    assert [label.get_text() for label in axes.get_yticklabels()] == ["v2", "v3"]
-    assert figures.what_moved(batch_of(cell_of(3))) is not None
 
 
 @pytest.mark.parametrize(
@@ -318,13 +266,13 @@ def test_the_figure_says_what_moved(batch: Batch, tmp_path: Path) -> None:
     ],
 )
 def test_what_makes_no_sense_is_refused(changed: dict[str, Any], said: str, tmp_path: Path) -> None:
-    write_artifact(tmp_path, batch_of(cell_of(1, **changed)))
+    write_artifact(tmp_path, a_batch(a_cell(1, **changed)))
     with pytest.raises(ArtifactError, match=said):
         read_artifact(tmp_path, Batch)
 
 
 def test_a_cell_stands_there_once(tmp_path: Path) -> None:
-    write_artifact(tmp_path, batch_of(cell_of(1), cell_of(1)))
+    write_artifact(tmp_path, a_batch(a_cell(1), a_cell(1)))
     with pytest.raises(ArtifactError, match="stands there twice"):
         read_artifact(tmp_path, Batch)
 

@@ -206,7 +206,17 @@ def test_the_bare_call_shows_the_loop_in_its_order() -> None:
     assert (bare.returncode, bare.stderr) == (0, "")
     assert bare.stdout == asked.stdout
     listed = re.findall(r"^  ([a-z]+) +\S", bare.stdout.split("Commands:")[1], re.MULTILINE)
-    assert listed == ["demo", "stress", "regress", "gate", "history", "replay", "log", "export"]
+    assert listed == [
+        "demo",
+        "batch",
+        "stress",
+        "regress",
+        "gate",
+        "history",
+        "replay",
+        "log",
+        "export",
+    ]
     assert "..." not in bare.stdout.split("Commands:")[1]  # a line that was cut says nothing
 
 

@@ -20,6 +20,7 @@ from safety_lib.incident.intake import take_in
 from safety_lib.incident.replay import replay_incident
 from safety_lib.records import (
     Artifact,
+    Batch,
     ErrorEvent,
     Failure,
     GateReport,
@@ -214,7 +215,7 @@ def inside(value: Any) -> Iterator[Shown]:
 
 def kept() -> Iterator[Shown]:
     """Yield what is kept in artifacts/, and what the loop is told by."""
-    kinds: tuple[type[Artifact], ...] = (StressFailures, Suite, GateReport, IncidentReport)
+    kinds: tuple[type[Artifact], ...] = (StressFailures, Suite, GateReport, IncidentReport, Batch)
     yield from (read_artifact(ARTIFACTS, kind) for kind in kinds)
     yield read_incident(ARTIFACTS / "incident_example.json")
     for path in sorted((ARTIFACTS / "incidents").glob("*.json")):

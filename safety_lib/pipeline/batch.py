@@ -26,9 +26,9 @@ from safety_lib.artifacts import ArtifactError, read_artifact, write_artifact
 from safety_lib.files import locked, write_text
 from safety_lib.pipeline.demo import agree_to_calls, plan_into
 from safety_lib.pipeline.grid import GridCell, name_of_cell
-from safety_lib.pipeline.loop import LoopResults, read_loop
 from safety_lib.pipeline.plan import STAGES, PipelineError, message_line
 from safety_lib.pipeline.run import CellEvent, run_notebooks
+from safety_lib.pipeline.whole_run import LoopResults, read_loop
 from safety_lib.pipeline.workers import belong_to_the_parent, cores
 from safety_lib.records import Batch, CellFindings, CellResult, CellSeal, GridValue
 from safety_lib.report.documents import write_documents

@@ -66,6 +66,11 @@ class CellFindings(Record):
     fixed_version: str
     gate_of_fix: Verdict | None
 
+    def __str__(self) -> str:
+        failed = f"{self.baseline_failures} and {self.candidate_failures} failures"
+        lost = "" if self.delta is None else f", {points(self.delta)} points"
+        return f"{failed} of {self.conversations}, {self.verdict or 'no verdict'}{lost}"
+
     @property
     def fault(self) -> str:
         """The first count or interval that is none."""

@@ -1048,6 +1048,7 @@ _KINDS: dict[str, type[ExperimentResult]] = {
         MutationAdequacy,
         LostDefences,
         SentenceRemovals,
+        TypicalClaims,
         HarmlessChanges,
         EqualReleases,
         OperatingCharacteristics,
