@@ -51,7 +51,8 @@ def copy(tmp_path: Path) -> Path:
 
 
 def test_the_commands_write_what_is_committed(loop: Path) -> None:
-    for path in (*SAMPLES.glob("*.json"), SAMPLES / "gate_report.html", SAMPLES / POSTMORTEM):
+    alone = [path for path in SAMPLES.glob("*.json") if path.name != "batch.json"]
+    for path in (*alone, SAMPLES / "gate_report.html", SAMPLES / POSTMORTEM):
         assert (loop / path.relative_to(SAMPLES)).read_bytes() == path.read_bytes(), path.name
 
 

@@ -78,5 +78,5 @@ def test_a_tape_that_is_none_is_refused(tmp_path: Path) -> None:
     (tmp_path / "tape.jsonl").write_text("{}\n")
     with pytest.raises(PipelineError, match="not a cassette"):
         load_plan(f"cassette:{tmp_path / 'tape.jsonl'}")
-    with pytest.raises(PipelineError, match="cannot be read: No such file"):
+    with pytest.raises(PipelineError, match="there is no such file"):
         load_plan("cassette:nowhere.jsonl")
