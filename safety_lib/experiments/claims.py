@@ -118,7 +118,7 @@ class ToldRun:
         ValueError
             If it printed none.
         """
-        found = re.findall(r"(?:equal|near): (\w+)", self._printed[stage])
+        found = re.findall(r"(?:equal|near): (True|False)", self._printed[stage])
         if not found:
             raise ValueError(f"{STAGES[stage]} compares nothing")
         return found
