@@ -8,7 +8,6 @@ import signal
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -309,15 +308,11 @@ def test_a_bad_grid_is_one_line_and_no_verdict(
 
 def test_the_claims_hold_on_the_committed_run() -> None:
     run = ToldRun(read_loop(SAMPLES), CHECKOUT / "notebooks")
-    missed = []
-    for claim in CLAIMS:
-        with suppress(ValueError):  # what a notebook prints is asked of runs, which have printed
-            missed += [] if claim.holds(run) else [claim.sentence]
-    assert missed == []
+    assert [claim.sentence for claim in CLAIMS if not claim.holds(run)] == []
 
 
 @pytest.mark.slow
 def test_the_claims_hold_on_fresh_seeds(tmp_path: Path) -> None:
-    counted = run_typical_claims((501, 502), tmp_path).result
+    counted = run_typical_claims((101, 102), tmp_path).result
     never = [claim.sentence for claim in counted.claims if len(claim.missed) == 2]
     assert never == []

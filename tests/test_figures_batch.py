@@ -1,13 +1,16 @@
-"""The figure of a batch: a line for each run, the verdict told by colour and by shape."""
+"""The figure of a batch: a line for each run; and tables where nothing was found."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
+import pandas as pd
 import pytest
 from factories import a_batch, a_cell
 
 from safety_lib import figures
+from safety_lib.figures import tables
 from safety_lib.figures.moved import save_moved
 from safety_lib.text import MINUS
 
@@ -57,3 +60,23 @@ def test_a_saved_figure_has_the_same_bytes(tmp_path: Path) -> None:
     drawn = (tmp_path / "a.svg").read_bytes()
     assert drawn.startswith(b"<?xml")
     assert drawn == (tmp_path / "b.svg").read_bytes()
+
+
+@pytest.mark.parametrize(
+    "table",
+    [
+        tables.changes_table,
+        tables.stress_table,
+        tables.failures_table,
+        tables.tests_table,
+        tables.layers_table,
+        tables.milestones_table,
+        tables.cut_points_table,
+        tables.claims_table,
+        tables.mitigations_table,
+        tables.variants_table,
+        tables.turns_table,
+    ],
+)
+def test_a_table_of_nothing_is_empty(table: Callable[[tuple[()]], pd.DataFrame]) -> None:
+    assert len(table(())) == 0

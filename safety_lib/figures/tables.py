@@ -659,6 +659,8 @@ def _table(
         else [_cell(value) for value in row]
         for row in rows
     ]
+    if not shown:  # nothing was found, which is no reason for a notebook to stop
+        columns = columns or [index]
     return uncut(pd.DataFrame(shown, columns=columns).set_index(index))
 
 
