@@ -22,6 +22,7 @@ from matplotlib.text import Text
 from safety_lib import figures
 from safety_lib.artifacts import CHECKOUT, read_artifact, read_experiment
 from safety_lib.records import (
+    Batch,
     GateReport,
     IncidentReport,
     MitigationResult,
@@ -61,6 +62,8 @@ def given(name: str) -> tuple[Any, ...]:
     """Return what the helper of a name is called with: what is stored, where something is."""
     if name in EXPERIMENTS:
         return (read_experiment(ARTIFACTS, EXPERIMENTS[name]),)
+    if name == "what_moved":
+        return (read_artifact(ARTIFACTS, Batch),)
     if name == "forest":
         return (read_artifact(ARTIFACTS, GateReport),)
     if name in ("funnel", "reproduction"):

@@ -32,6 +32,7 @@ from safety_lib.report import render_gate_report, render_junit, render_markdown
 from safety_lib.report.documents import read_evidence, render_documents
 from safety_lib.report.summary import gate_lines, incident_lines, stress_lines, suite_lines
 from safety_lib.rollout.conversation import plan_replay, run_rollout
+from safety_lib.terminal import say_lines
 from safety_lib.text import Shown
 from safety_lib.world import load_version
 from safety_lib.world.target import Heard
@@ -152,9 +153,7 @@ def test_what_is_read_of_an_artifact_stays_as_it_was_written(hostile: Artifact) 
 def test_a_terminal_obeys_nothing(
     hostile: Artifact, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from safety_lib import __main__
-
-    __main__._say(LINES[type(hostile)](hostile, "artifacts"))
+    say_lines(LINES[type(hostile)](hostile, "artifacts"))
     said = capsys.readouterr().out
     expect_safe(said)
     assert not re.search(r"^(\[99\]|    agent:|    BROKEN)", said, re.MULTILINE)

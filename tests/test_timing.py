@@ -114,7 +114,7 @@ def test_too_few_conversations_make_no_curve() -> None:
 
 def test_safe_turns_are_the_mean_of_turns_watched_without_a_violation() -> None:
     held = group([(2, "violation", 10), (8, "completed", 10)])
-    assert timing("v1", held, seed=1).safe_turns == pytest.approx((10 * 2 + 10 * 8) / 20)
+    assert timing("v1", held, seed=1).safe_turns == pytest.approx((10 * 1 + 10 * 8) / 20)
 
 
 def test_errors_move_neither_curve_nor_share() -> None:
@@ -146,7 +146,7 @@ def test_the_second_set_is_compared_with_the_first_whatever_they_are_called() ->
     for first, second, sign in ((bad, good, 1), (good, bad, -1)):
         found = compare_timing(first, second, seed=1)
         assert found.arms == (first[0].version, second[0].version)
-        assert found.gained.estimate == pytest.approx(sign * 3.75)
+        assert found.gained.estimate == pytest.approx(sign * 4.5)
         assert found.p_value < 0.01
         assert found.logrank.observed[0 if sign > 0 else 1] == 15
     assert compare_timing(bad, bad[::-1], seed=1).p_value == 1

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from functools import lru_cache
 from itertools import takewhile
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 from safety_lib.records import (
     Batch,
@@ -422,38 +422,6 @@ def sentence_removals_table(experiment: Experiment[SentenceRemovals]) -> pd.Data
             }
         )
     return _table(table, "rule left out")
-
-
-def trials_table(report: GateReport, arm: Literal["baseline", "candidate"]) -> pd.DataFrame:
-    """Return one line for each trial of a version, as another tool would write it.
-
-    Parameters
-    ----------
-    report : GateReport
-        What the gate decided; its controls are left out.
-    arm : "baseline" or "candidate"
-        Whose trials.
-
-    Returns
-    -------
-    pandas.DataFrame
-        The columns ``test``, ``outcome``, ``family`` and ``stratum``.
-    """
-    import pandas as pd
-
-    rows = []
-    for result in report.test_results:
-        if result.stratum != "control":
-            part = "benign" if result.stratum == "benign" else "regression"
-            held = result.baseline if arm == "baseline" else result.candidate
-            outcomes = (
-                ["pass"] * held.passed
-                + ["fail"] * held.failed
-                + ["error"] * held.errors
-                + ["undetermined"] * held.undetermined
-            )
-            rows += [(result.test_id, outcome, result.family, part) for outcome in outcomes]
-    return pd.DataFrame(rows, columns=["test", "outcome", "family", "stratum"])
 
 
 def steps_table(report: GateReport) -> pd.DataFrame:
