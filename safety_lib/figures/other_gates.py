@@ -45,6 +45,7 @@ class _Row(NamedTuple):
     name: str
     releases: Mapping[str, VerdictShares]
     within_limits: bool = True
+    ours: bool = False
 
     @property
     def equals(self) -> VerdictShares:
@@ -121,9 +122,9 @@ def peers(experiment: Experiment[Peers], *, ax: Axes | None = None) -> Axes:
 
 
 def _rows(result: Peers) -> Iterator[_Row]:
-    yield _Row("this gate", result.ours)
+    yield _Row("this gate", result.ours, ours=True)
     for trials, releases in sorted(result.at_once.items()):
-        yield _Row(f"this gate, {trials} trials", releases)
+        yield _Row(f"this gate, {trials} trials", releases, ours=True)
     for name, peer in result.peers.items():
         for rule in peer.best:
             yield _Row(f"{name}, {rule.trials} trials", rule.releases, rule.within_limits)
@@ -134,7 +135,7 @@ def _title(rows: list[_Row]) -> str:
         return min(row.blocked(release) for release, _ in _LOSSES.values())
 
     ours = rows[0]
-    others = [row for row in rows if not row.name.startswith("this gate")]
+    others = [row for row in rows if not row.ours]
     alike = [row.equals.calls for row in others if least(row) >= least(ours)]
     times = min(alike, default=0.0) / ours.equals.calls
     do = f"{len(alike)} of {len(others)} others {'does' if len(alike) == 1 else 'do'} as much"
@@ -146,7 +147,7 @@ def _lines(rows: list[_Row]) -> list[str]:
     def told(row: _Row) -> str:
         return " ".join(f"{100 * row.blocked(release):.0f}" for release, _ in _LOSSES.values())
 
-    ours = ", ".join(f"{row.name} {told(row)}" for row in rows if row.name.startswith("this gate"))
+    ours = ", ".join(f"{row.name} {told(row)}" for row in rows if row.ours)
     missed = sum(not row.within_limits for row in rows)
     star = f"{count(missed, 'setting')} with a * errs more often than 2% or 5%."
     return [

@@ -171,10 +171,12 @@ def _reproduction_lines(
     active = sum(1 for test in tests if test.lifecycle == "active")
     families = len({test.family for test in tests})
     rates = sorted(_rate(test) for test in rows)
-    drawn = "All" if len(rows) == len(tests) else f"Drawn are the {len(rows)} that came back least:"
+    drawn = (
+        "All came back"
+        if len(rows) == len(tests)
+        else f"Drawn are the {len(rows)} that came back least:"
+    )
     return [
         f"{count(len(tests), 'test')} in {count(families, 'family', 'families')}, {active} active.",
-        f"{drawn} came back in {percent(rates[0], 0)} to {percent(rates[-1], 0)} of their replays."
-        if drawn == "All"
-        else f"{drawn} in {percent(rates[0], 0)} to {percent(rates[-1], 0)} of their replays.",
+        f"{drawn} in {percent(rates[0], 0)} to {percent(rates[-1], 0)} of their replays.",
     ]

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from safety_lib.agent.backends import Backend, open_backend
-from safety_lib.files import FileError, sha256_of
+from safety_lib.files import FileError, sha256_of, write_text
 from safety_lib.records import Message, ToolCall
 from safety_lib.world import World, load_version, load_world
 
@@ -288,5 +288,5 @@ def _answered(path: Path, model: str) -> set[str]:
         raise FileError(path, f"holds answers of {sorted(other)[0]}; name another file")
     if path.exists():  # what was cut off goes
         text = "".join(json.dumps(row, sort_keys=True) + "\n" for row in rows)
-        path.write_text(text, encoding="utf-8")
+        write_text(path, text)
     return {row["key"] for row in rows}

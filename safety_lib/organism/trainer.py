@@ -146,8 +146,9 @@ def train(name: str, folder: Path, say: Tell, steps: int | None = None) -> Path:
     base = load_base(model)
     made, dev = _examples(recipe, model, say)
     total = len(made) // PER_STEP
+    base_sha256, lessons_sha256 = file_sha256(model), _data_sha256(made)
     about = sha256_of(
-        [recipe.model_dump(mode="json"), file_sha256(model), _data_sha256(made), RANK, ALPHA, FIRST]
+        [recipe.model_dump(mode="json"), base_sha256, lessons_sha256, RANK, ALPHA, FIRST]
     )
     run = _Run(recipe, base, total, about, own, say)
     state = run.resume(_begin(recipe, base, folder))
@@ -160,8 +161,8 @@ def train(name: str, folder: Path, say: Tell, steps: int | None = None) -> Path:
     told = {
         "recipe": name,
         **recipe.model_dump(mode="json"),
-        "base_sha256": file_sha256(model),
-        "lessons_sha256": _data_sha256(made),
+        "base_sha256": base_sha256,
+        "lessons_sha256": lessons_sha256,
         "lessons_used": len(made),
         "steps": total,
         "rank": RANK,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from typing import Literal, NamedTuple
 
+from safety_lib.gate.trials import REGRESSION_STRATA
 from safety_lib.records import GateReport
 from safety_lib.text import known
 
@@ -12,7 +13,6 @@ State = Literal["worse", "not worse", "open"]
 Group = Literal["all", "stratum", "family"]
 MOST_FAMILIES = 12
 _LEVEL = 0.95
-_REGRESSION = ("baseline_found", "candidate_found", "incident")
 
 
 class Difference(NamedTuple):
@@ -92,7 +92,7 @@ def families(report: GateReport) -> list[Difference]:
 
     arms: dict[str, list[int]] = {}
     for test in report.test_results:
-        if test.stratum in _REGRESSION:
+        if test.stratum in REGRESSION_STRATA:
             counts = arms.setdefault(test.family, [0, 0, 0, 0])
             for i, arm in enumerate((test.candidate, test.baseline)):
                 counts[2 * i] += arm.passed

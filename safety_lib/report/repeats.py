@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections import defaultdict
 from typing import NamedTuple
 
+from safety_lib.gate.trials import REGRESSION_STRATA
 from safety_lib.records import ArmResult, GateReport
 from safety_lib.stats.multiplicity import pass_at_k, pass_hat_k
 
 LARGEST_K = 4
-_REGRESSION = ("baseline_found", "candidate_found", "incident")
 
 
 class Repeats(NamedTuple):
@@ -64,18 +64,14 @@ def repeats(report: GateReport, most: int = LARGEST_K) -> list[Repeats]:
     tried: defaultdict[str, list[tuple[ArmResult, ArmResult]]] = defaultdict(list)
     for test in report.test_results:
         arms = test.baseline, test.candidate
-        if test.stratum in _REGRESSION and all(map(_valid, arms)):
+        if test.stratum in REGRESSION_STRATA and all(arm.valid for arm in arms):
             tried[test.family].append(arms)
     found = []
     for family, tests in sorted(tried.items()):
-        k = min(most, *(_valid(arm) for arms in tests for arm in arms))
+        k = min(most, *(arm.valid for arms in tests for arm in arms))
         passed = [[arm.passed for arm in side] for side in zip(*tests, strict=True)]
-        valid = [[_valid(arm) for arm in side] for side in zip(*tests, strict=True)]
+        valid = [[arm.valid for arm in side] for side in zip(*tests, strict=True)]
         every = [pass_hat_k(p, n, k) for p, n in zip(passed, valid, strict=True)]
         some = [pass_at_k(p, n, k) for p, n in zip(passed, valid, strict=True)]
         found.append(Repeats(family, k, (every[0], every[1]), (some[0], some[1])))
     return found
-
-
-def _valid(arm: ArmResult) -> int:
-    return arm.passed + arm.failed

@@ -111,13 +111,19 @@ def _entries(pieces: Iterator[bytes]) -> Iterator[bytes]:
         if depth <= 0:
             whole = bytes(entry if depth == 0 else entry[:-1]).strip()
             if whole:
-                # A comma too many, or too few, is what the parser refuses it for.
-                yield whole if first else whole[1:] or whole if whole[:1] == b"," else b"," + whole
+                yield whole if first else _after_a_comma(whole)
             first = False
             entry.clear()
         if depth < 0:
             return
     raise EOFError
+
+
+def _after_a_comma(entry: bytes) -> bytes:
+    """Return an entry without its comma; the parser refuses one too many, or none."""
+    if not entry.startswith(b","):
+        return b"," + entry
+    return entry[1:] or entry
 
 
 def _key(text: bytes) -> str | None:
