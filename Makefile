@@ -51,7 +51,7 @@ lab: $(VENV)/core ## open the notebooks in JupyterLab
 	$(RUN) -m jupyter lab --ServerApp.root_dir=. --LabApp.default_url=/lab/tree/notebooks
 
 notebooks: $(VENV)/core ## run the notebooks and store them with their outputs
-	$(RUN) -c "from safety_lib.pipeline import refresh_notebooks; refresh_notebooks()"
+	$(RUN) -c "import safety_lib.pipeline.refresh as r; r.refresh_notebooks(); r.write_picture()"
 	$(RUN) -c "from safety_lib.report.documents import write_documents; write_documents('artifacts')"
 
 html: $(VENV)/core ## one site of notebooks, report, documents and API, in artifacts/site

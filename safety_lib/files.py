@@ -410,7 +410,26 @@ def write_text(path: str | Path, text: str) -> Path:
     FileError
         If something else than a file stands there.
     """
-    data = _LONE_SURROGATE.sub(lambda half: f"\\u{ord(half[0]):04x}", text).encode()
+    return write_bytes(
+        path, _LONE_SURROGATE.sub(lambda half: f"\\u{ord(half[0]):04x}", text).encode()
+    )
+
+
+def write_bytes(path: str | Path, data: bytes) -> Path:
+    """Write a file atomically, as :func:`write_text` does.
+
+    Parameters
+    ----------
+    path : str or Path
+        Its folder is made if it is not there; a link stays one.
+    data : bytes
+        What it will hold.
+
+    Raises
+    ------
+    FileError
+        If something else than a file stands there.
+    """
     target = _expect_file(path)
     try:
         target.parent.mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,4 @@
-"""One's own agent: the README's way from a function to a verdict, taken word for word."""
+"""One's own agent: the guide's way from a function to a verdict, taken word for word."""
 
 from __future__ import annotations
 
@@ -15,8 +15,7 @@ from safety_lib.records import GateReport, IncidentReport, StressFailures
 from safety_lib.world import load_world
 
 ROOT = Path(__file__).resolve().parent.parent
-SECTION = (ROOT / "README.md").read_text(encoding="utf-8").split("## Your own agent\n")[1]
-SECTION = SECTION.split("\n## ")[0]
+SECTION = (ROOT / "artifacts" / "docs" / "your_agent.md").read_text(encoding="utf-8")
 FILES = dict(re.findall(r"```(?:python|yaml)\n# (desk/\S+)\n(.*?)```", SECTION, re.DOTALL))
 COMMANDS = re.findall(r"^python -m safety_lib (.*)$", SECTION, re.MULTILINE)
 (LOOK,) = re.findall(r"```python\n(from safety_lib import .*?)```", SECTION, re.DOTALL)
@@ -28,7 +27,7 @@ SHOWN, PLANTED = re.findall(
 
 
 def write_desk(folder: Path, more: str = "") -> None:
-    """Write the files that the section shows; the agent may be given more."""
+    """Write the files that the guide shows; the agent may be given more."""
     for name, text in FILES.items():
         path = folder / name
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -37,7 +36,7 @@ def write_desk(folder: Path, more: str = "") -> None:
 
 @pytest.fixture(scope="module")
 def judged(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Do what the section says, in an empty folder; return where its results lie."""
+    """Do what the guide says, in an empty folder; return where its results lie."""
     folder = tmp_path_factory.mktemp("readme")
     write_desk(folder)
     with pytest.MonkeyPatch.context() as here:

@@ -1,4 +1,4 @@
-"""One's own model: its cost is said first, its key goes nowhere, and the README's way works."""
+"""One's own model: its cost is said first, its key goes nowhere, and the guide's way works."""
 
 from __future__ import annotations
 
@@ -255,9 +255,9 @@ def test_a_dry_run_that_stops_says_so_without_a_copy_to_look_at(own_run: OwnRun)
 
 
 @pytest.mark.slow
-def test_the_steps_of_the_readme_lead_to_a_verdict(endpoint: Leaky, tmp_path: Path) -> None:
-    section = (ROOT / "README.md").read_text(encoding="utf-8").split("## Your own model")[1]
-    blocks = re.findall(r"^ *```bash\n(.*?)^ *```", section.split("\n## ")[0], re.DOTALL | re.M)
+def test_the_steps_of_the_guide_lead_to_a_verdict(endpoint: Leaky, tmp_path: Path) -> None:
+    guide = (ROOT / "artifacts" / "docs" / "your_model.md").read_text(encoding="utf-8")
+    blocks = re.findall(r"^ *```bash\n(.*?)^ *```", guide, re.DOTALL | re.M)
     script = "\n".join(textwrap.dedent(block) for block in blocks[:5])
     script = re.sub(r"--rollouts \d+", "--rollouts 4", script)  # the same steps, fewer calls
     script = re.sub(r"--replays \d+", "--replays 1", script)

@@ -15,7 +15,8 @@ import safety_lib
 from safety_lib.artifacts import CHECKOUT as ROOT
 from safety_lib.pipeline.api import render_api, signature_of
 from safety_lib.pipeline.plan import NOTEBOOKS
-from safety_lib.pipeline.site import _STYLE, _html_of, build_site
+from safety_lib.pipeline.refresh import PICTURE, write_picture
+from safety_lib.pipeline.site import _STYLE, GUIDES, _html_of, build_site
 from safety_lib.report.documents import DOCUMENTS
 
 pytestmark = pytest.mark.slow  # the site takes seconds to build
@@ -24,7 +25,7 @@ pytestmark = pytest.mark.slow  # the site takes seconds to build
 def test_each_notebook_report_and_document_is_linked_from_the_index(site: Path) -> None:
     linked = set(re.findall(r'href="(\w+)\.html"', (site / "index.html").read_text("utf-8")))
     assert linked == {p.stem for p in site.glob("*.html")} - {"index"}
-    assert linked >= {*DOCUMENTS, "gate_report"}
+    assert linked >= {*DOCUMENTS, *GUIDES, "gate_report"}
     assert len([name for name in linked if name[0] == "0"]) == 4
 
 
@@ -179,3 +180,25 @@ def test_a_signature_is_written_as_it_is_called(source: str, shown: str) -> None
     (node,) = ast.parse(source).body
     assert isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
     assert signature_of(node) == shown
+
+
+def test_the_front_page_is_short_and_what_it_links_to_is_there() -> None:
+    text = (ROOT / "README.md").read_text("utf-8")
+    assert len(text.split()) <= 1200
+    pages = [ROOT / "README.md", *(ROOT / "artifacts" / "docs" / f"{name}.md" for name in GUIDES)]
+    for page in pages:
+        links = re.findall(r"\]\((?!http|#)([^)#]+)", page.read_text("utf-8"))
+        assert [link for link in links if not (page.parent / link).exists()] == [], page.name
+    assert {f"artifacts/docs/{name}.md" for name in GUIDES} <= set(re.findall(r"\(([^)]+)\)", text))
+
+
+def test_the_picture_of_the_front_page_is_the_figure_of_notebook_1(tmp_path: Path) -> None:
+    assert write_picture(target=tmp_path / "now.png").read_bytes() == PICTURE.read_bytes()
+    assert f"]({PICTURE.relative_to(ROOT).as_posix()})" in (ROOT / "README.md").read_text("utf-8")
+
+
+def test_a_guide_stands_in_the_site_and_leads_to_pages_of_it(site: Path) -> None:
+    for name in GUIDES:
+        text = (site / f"{name}.html").read_text("utf-8")
+        assert [at for at in re.findall(r'href="([^"]+)"', text) if ".md" in at] == [], name
+    assert 'href="your_agent.html"' in (site / "your_model.html").read_text("utf-8")

@@ -203,7 +203,7 @@ def _luck_of(suite: Suite, versions: tuple[Version, Version], run: Run, trials: 
         if not connected(version, run.model).sees_calls:
             raise ValueError(
                 f"no verdict: {version.version} does not show its tool calls, so no rule can be "
-                "seen to hold; return them from the agent, or record them (README, Your own agent)"
+                "seen to hold; return them from the agent, or record them (guide: Your own agent)"
             )
     world.expect_rules(suite.tests)
     same_luck = all(connected(version, run.model).same_luck for version in versions)

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-import sys
+from base64 import b64decode
 from pathlib import Path
 from typing import Any
 
-from safety_lib.files import write_text
+from safety_lib.artifacts import CHECKOUT
+from safety_lib.files import write_bytes, write_text
 from safety_lib.pipeline.kernels import kernels
 from safety_lib.pipeline.plan import NOTEBOOKS, STAGES, PipelineError, message_line, notebook_of
 from safety_lib.pipeline.run import CLIENT, import_papermill
+
+PICTURE = CHECKOUT / "artifacts" / "docs" / "survival.png"
+"""The picture of a result that the README shows."""
 
 _METADATA = {
     "kernelspec": {"display_name": "Python 3 (ipykernel)", "language": "python", "name": "python3"},
@@ -61,6 +65,29 @@ def refresh_notebooks(folder: Path = NOTEBOOKS) -> list[Path]:
     return [write_text(source, text) for source, text in refreshed.items()]
 
 
+def write_picture(folder: Path = NOTEBOOKS, target: Path = PICTURE) -> Path:
+    """Write the figure that the README shows: the survival curves as notebook 1 drew them.
+
+    Parameters
+    ----------
+    folder : Path, optional
+        Where the executed notebooks are.
+    target : Path, optional
+        The picture.
+
+    Returns
+    -------
+    Path
+        The picture.
+    """
+    import nbformat
+
+    notebook: Any = nbformat.read(notebook_of("stress_testing", folder), as_version=4)  # type: ignore[no-untyped-call]
+    (cell,) = (cell for cell in notebook.cells if cell.id == "survival")
+    drawn = next(of.data["image/png"] for of in cell.outputs if "image/png" in of.get("data", {}))
+    return write_bytes(target, b64decode(drawn))
+
+
 def _strip(notebook: Any) -> None:
     notebook.metadata.clear()
     notebook.metadata.update(_METADATA)
@@ -68,10 +95,3 @@ def _strip(notebook: Any) -> None:
         kept = {"tags": cell.metadata["tags"]} if cell.metadata.get("tags") else {}
         cell.metadata.clear()
         cell.metadata.update(kept)
-
-
-if __name__ == "__main__":
-    try:
-        refresh_notebooks()
-    except PipelineError as problem:
-        sys.exit(f"error: {problem}")

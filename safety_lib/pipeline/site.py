@@ -14,6 +14,9 @@ from safety_lib.pipeline.api import render_api
 from safety_lib.pipeline.plan import NOTEBOOKS, STAGES, notebook_of
 from safety_lib.report.documents import ABOUT, read_evidence, render_documents
 
+GUIDES = ("your_agent", "your_model", "gate_in_ci", "other_tools", "architecture", "editions")
+"""What a person wrote beside the documents, in the order of reading."""
+
 _SCRIPT = re.compile(r"<script\b.*?</script>", re.DOTALL | re.IGNORECASE)
 _STYLE = (
     "body{max-width:50rem;margin:2rem auto;padding:0 1rem;font:1rem/1.5 sans-serif;color:#222}"
@@ -64,7 +67,7 @@ def build_site(artifacts: Path = CHECKOUT / "artifacts", notebooks: Path = NOTEB
 
     site = artifacts / "site"
     sources = [notebook_of(stage, notebooks) for stage in STAGES]
-    pages: dict[str, list[_Entry]] = {"Notebooks": [], "Reports": [], "Documents": []}
+    pages: dict[str, list[_Entry]] = {"Notebooks": [], "Guides": [], "Reports": [], "Documents": []}
     # With embed_images each piece of HTML is closed by itself, and a folded solution stands open.
     exporter = HTMLExporter()  # type: ignore[no-untyped-call]
     for source in sources:
@@ -73,6 +76,12 @@ def build_site(artifacts: Path = CHECKOUT / "artifacts", notebooks: Path = NOTEB
         body, _ = exporter.from_notebook_node(notebook)
         write_text(site / f"{source.stem}.html", _readable(_linked(body), notebook))
         pages["Notebooks"].append(_of_notebook(source.stem, notebook))
+    for name in GUIDES:
+        text = (CHECKOUT / "artifacts" / "docs" / f"{name}.md").read_text(encoding="utf-8")
+        title = _title(text)
+        shown = _linked_guide(_html_of(text))
+        write_text(site / f"{name}.html", _page(title, f"{_INDEX}{shown}"))
+        pages["Guides"].append(_Entry(name, title, _first_sentence(text), _small(text)))
     report = artifacts / "gate_report.html"
     if report.exists():
         # Only this copy has other pages beside it.
@@ -180,6 +189,17 @@ def _linked(html: str) -> str:
     html = html.replace('href="../artifacts/gate_report.html', 'href="gate_report.html')
     html = re.sub(r'href="\.\./artifacts/docs/(\w+)\.md', r'href="\1.html', html)
     return html.replace("<main>", f"<main>{_INDEX}", 1)
+
+
+def _linked_guide(html: str) -> str:
+    # Guides lie beside the documents, two folders below the checkout's root.
+    html = re.sub(r'href="\.\./\.\./notebooks/(\w+)\.ipynb', r'href="\1.html', html)
+    return re.sub(r'href="(\w+)\.md', r'href="\1.html', html)
+
+
+def _first_sentence(markdown: str) -> str:
+    plain = re.sub(r"[*`]|\]\([^)]*\)|\[", "", markdown.split("\n\n")[1])
+    return " ".join(plain.split()).partition(". ")[0].rstrip(".:") + "."
 
 
 def _readable(html: str, notebook: Any) -> str:
