@@ -25,6 +25,9 @@ import nbformat
 import papermill
 import pytest
 
+from safety_lib.report.metrics import METRICS
+from safety_lib.report.words import WORDS
+
 FOLDER = Path(__file__).resolve().parent.parent / "notebooks"
 NAMES = ("01_stress_testing", "02_regression_tests", "03_release_gate", "04_incident_replay")
 TAGS = {"parameters"}
@@ -271,6 +274,80 @@ def test_one_seed_gives_one_set_of_artifacts_and_another_seed_another(
         )
     assert once == again
     assert not [name for name in once if once[name] == other[name]]
+
+
+# --------------------------------------------------------------------------- words
+
+# They mean in the notebooks what they mean elsewhere, or stand in a sentence before they are terms.
+EVERYDAY = {"active", "BLOCK", "coverage", "enough", "learned", "minimal", "mode", "needed", "OK"}
+EVERYDAY |= {"goal", "rate", "rule", "variant", "version", "WARN"}
+LEADS = re.compile(r"Guess|Put your guess|Exercise|Careful|Note|That would be our|.*[.,:]$")
+
+
+def prose(notebooks: Sequence[Notebook]) -> list[str]:
+    """What the cells say in sentences, from the first notebook to the last, titles aside."""
+    cells = [c for n in notebooks for c in n.cells if c.cell_type == "markdown" and c.id != "title"]
+    return [re.sub(r"```.*?```|`[^`\n]*`|\$\$.*?\$\$", "", c.source, flags=re.S) for c in cells]
+
+
+def marked(texts: Sequence[str], stars: str) -> list[str]:
+    mark = re.escape(stars)
+    found = re.findall(rf"(?<!\*){mark}(?!\*)([^*\n]+)(?<!\*){mark}(?!\*)", "\n".join(texts))
+    lead_in = [text for text in found if LEADS.match(text) or text.startswith("A gate may stop")]
+    return [text for text in found if text not in lead_in]
+
+
+def forms(word: str) -> set[str]:
+    low = word.lower()
+    plural = f"{low[:-1]}ies" if low.endswith("y") else f"{low}s"
+    return {low, plural, f"{low}'s"}
+
+
+def undefined(notebooks: Sequence[Notebook]) -> list[str]:
+    """Bold words that the glossary lacks."""
+    known = {form for word in (*WORDS, *(m.name for m in METRICS)) for form in forms(word)}
+    return [
+        b for b in marked(prose(notebooks), "**") if b.lower() not in known | {"family of tests"}
+    ]
+
+
+def used_before(notebooks: Sequence[Notebook]) -> list[str]:
+    """Words of the glossary that are used in a cell before the one that explains them."""
+    texts, early = prose(notebooks), []
+    for word in (word for word in WORDS if word not in EVERYDAY):
+        said = re.compile(rf"(?<![\w-])({'|'.join(map(re.escape, forms(word)))})(?![\w-])", re.I)
+        first = next((text for text in texts if said.search(text)), "")
+        explained = {b.lower() for stars in ("**", "*") for b in marked([first], stars)}
+        if not any(said.fullmatch(b) or "family of tests" in b for b in explained):
+            early.append(word)
+    return early
+
+
+def crowded(notebook: Notebook) -> bool:
+    texts = prose([notebook])
+    return len(marked(texts, "**")) > 4 * sum(len(text.split()) for text in texts) / 1000
+
+
+def test_every_bold_word_is_in_the_glossary_and_none_is_used_before_it_is_explained() -> None:
+    notebooks = [load(name) for name in NAMES]
+    assert undefined(notebooks) == []
+    assert used_before(notebooks) == []
+    assert list(WORDS) == sorted(WORDS, key=str.lower)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_new_words_come_at_most_four_in_a_thousand(name: str) -> None:
+    assert not crowded(load(name))
+
+
+def test_a_word_without_a_meaning_or_before_it_is_noticed() -> None:
+    notebooks = [load(name) for name in NAMES]
+    cell = next(c for c in notebooks[0].cells if c.id == "talk-md")
+    cell.source += " An **ombudsman** looks at its signature."
+    assert undefined(notebooks) == ["ombudsman"]
+    assert used_before(notebooks) == ["signature"]
+    cell.source += " **world**" * 40
+    assert crowded(notebooks[0])
 
 
 # --------------------------------------------------------------------------- broken copies

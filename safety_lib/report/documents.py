@@ -20,6 +20,7 @@ from safety_lib.gate.rules import load_rules
 from safety_lib.records import Artifact, GateReport, IncidentReport, Record, StressFailures, Suite
 from safety_lib.report.markdown import code
 from safety_lib.report.metrics import METRICS
+from safety_lib.report.words import WORDS
 from safety_lib.text import p_value, percent, points
 from safety_lib.world import WorldError, load_world
 
@@ -29,7 +30,7 @@ ABOUT = {
     "failure_budget": "The thresholds of the gate, and how much of them is spent.",
     "launch_checklist": "What has to be there before a release, ticked by the artifacts alone.",
     "oncall_playbook": "What to do when an incident comes in, with the last one as an example.",
-    "metrics_glossary": "Every measured quantity: what it says, who computes it, where it is kept.",
+    "metrics_glossary": "Every word and every measured quantity: what it says, who computes it.",
     "security_review_checklist": "What a security review looks at, ticked by the artifacts alone.",
     "model_card_safety": "What was measured about the safety of the candidate, and its limits.",
     "interview_onepager": "The four steps on one page, with what came out of each.",
@@ -272,8 +273,8 @@ def _render(name: str, evidence: Evidence) -> Document:
     )
     environment.globals.update(
         get=get, show=show, needs=needs, box=box, open_box=open_box, sign=sign,
-        has=evidence.__contains__, code=code, word=_word, metrics=METRICS, source=_source,
-        came_back=_came_back(evidence),
+        has=evidence.__contains__, code=code, word=_word, metrics=METRICS, words=WORDS,
+        source=_source, came_back=_came_back(evidence),
     )  # fmt: skip
     marked = environment.get_template(f"{name}.md").render()
     return Document(
