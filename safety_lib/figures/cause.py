@@ -264,9 +264,8 @@ def _fix_lines(ranked: Sequence[MitigationResult]) -> list[str]:
     if never:
         first = never[0]
         lines.append(
-            f"The incident came back in 0 of {first.incident.n} replays after "
-            f"{plain(first.name, 60)}: in at most {first.at_most:.1%}; of the held-out variants "
-            f"{_out_of(first.held_out)} still break."
+            f"{plain(first.name, 60)}: the incident 0 of {first.incident.n} (at most "
+            f"{first.at_most:.1%}), held-out variants {_out_of(first.held_out)}."
         )
     return lines
 
@@ -327,10 +326,9 @@ def root_cause_accuracy(
         return finish(
             axes,
             [
-                f"One fault: {single.search} named first by bisection; a guess would name "
-                f"{single.guess:.0%}. Two faults: {pairs.search}.",
-                f"No cause among the changes, where the good release broke too: "
-                f"{idle.not_identified} of {idle.incidents}.",
+                f"Named first: one fault {single.search} (a guess {single.guess:.0%}), two faults "
+                f"{pairs.search}.",
+                f"None, and said so: {idle.not_identified} of {idle.incidents}.",
             ],
             shown=ax is None,
         )
@@ -456,8 +454,8 @@ def loop_rounds(experiment: Experiment[LoopAgainstNoLoop], *, ax: Axes | None = 
 
 def _arm_line(arm: str, seen: ArmSummary) -> str:
     return (
-        f"{arm}: {seen.escaped_incidents:,} escaped in {seen.releases} releases; a known slip "
-        f"again in {seen.recurrence or '0 of 0'}; {seen.final_suite:.0f} tests at the end."
+        f"{arm}: {seen.escaped_incidents:,} escaped in {seen.releases} releases; known slips "
+        f"again {seen.recurrence or '0 of 0'}; {seen.final_suite:.0f} tests."
     )
 
 

@@ -121,11 +121,11 @@ def _monitor_line(name: str, seen: MonitorLatency) -> str:
 
 def _others(monitors: Mapping[str, MonitorLatency], told: list[str]) -> str:
     rest = [
-        f"{name} {seen.detected} bad and {seen.on_good} good"
+        f"{name} {seen.detected}, {seen.on_good}"
         for name, seen in monitors.items()
         if name not in told
     ]
-    return f"{'; '.join(rest)}." if rest else "There are no others."
+    return f"The others, bad and good: {'; '.join(rest)}." if rest else "There are no others."
 
 
 def near_misses(experiment: Experiment[EarlyWarning], *, ax: Axes | None = None) -> Axes:
@@ -236,5 +236,5 @@ def early_warning(experiment: Experiment[EarlyWarning], *, ax: Axes | None = Non
 def _score_line(seen: WarningAccuracy) -> str:
     return (
         f"warned of {seen.recall} violations, {seen.median_lead or 0:g} turns ahead; "
-        f"{seen.precision or 'none'} right; {seen.false_alarms} harmless."
+        f"right {seen.precision or 'none'}."
     )

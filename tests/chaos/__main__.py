@@ -1,7 +1,7 @@
 """A campaign of faults that fits a seed and half an hour: ``make chaos``.
 
 Every campaign yields outcomes; the table counts them by kind, and whatever did not come as expected
-is listed with what brings it about again. The exit code is 1 then.
+is told with what brings it about again. The exit code is 1 then.
 
     make chaos                     a seed of its own, 1,000 bad inputs, 300 kills, 100 endpoints
     .venv/bin/python tests/chaos --seed 7 --inputs 100 --kills 0
@@ -34,7 +34,7 @@ CAMPAIGNS: dict[str, tuple[Campaign, int]] = {
     "endpoints": (endpoints.campaign, 100),
 }
 """Name to campaign, and how many faults of it are tried by default."""
-LISTED = 20
+SAY_SECONDS = 60.0
 MOST_MEMORY = 1_536  # MiB, of all processes together
 
 
@@ -49,7 +49,7 @@ def main() -> int:
     with MemoryWatch() as memory:
         for name, (campaign, _) in CAMPAIGNS.items():
             started = time.monotonic()
-            outcomes = list(campaign(given.seed, getattr(given, name)))
+            outcomes = _told(name, campaign(given.seed, getattr(given, name)))
             found += outcomes
             seconds = time.monotonic() - started
             print(f"{len(outcomes):,} {name} in {seconds:.0f} s", flush=True)
@@ -58,6 +58,25 @@ def main() -> int:
     print_table(found)
     print(f"\nmemory: at most {memory.most:,} MiB, of {MOST_MEMORY:,}")
     return int(any(outcome.came != AS_EXPECTED for outcome in found))
+
+
+def _told(name: str, campaign: Iterator[Outcome]) -> list[Outcome]:
+    """Collect outcomes; what goes wrong is told at once, and how far it is each minute."""
+    found: list[Outcome] = []
+    told = time.monotonic()
+    for outcome in campaign:
+        found.append(outcome)
+        if outcome.came != AS_EXPECTED:
+            print_other(outcome)
+        if time.monotonic() - told > SAY_SECONDS:
+            told = time.monotonic()
+            print(f"{len(found):,} {name} so far", flush=True)
+    return found
+
+
+def print_other(outcome: Outcome) -> None:
+    said = outcome.said.strip()[-600:]
+    print(f"\n{outcome.came}: {outcome.how!r}\n  {said!r}", flush=True)
 
 
 def print_table(found: list[Outcome]) -> None:
@@ -72,11 +91,6 @@ def print_table(found: list[Outcome]) -> None:
         print(f"{kind:{width}}  {came.total():>5}  {came[AS_EXPECTED]:>11}  {others}")
     whole = Counter(outcome.came for outcome in found)
     print(f"{'all':{width}}  {whole.total():>5}  {whole[AS_EXPECTED]:>11}")
-    others = [outcome for outcome in found if outcome.came != AS_EXPECTED]
-    for outcome in others[:LISTED]:
-        print(f"\n{outcome.came}: {outcome.how!r}\n  {outcome.said.strip()[-600:]!r}")
-    if len(others) > LISTED:
-        print(f"\nand {len(others) - LISTED} more")
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """Kills of a live process: whatever ended it, nothing is torn, nobody stays, and it can go on.
 
-Each command runs undisturbed once. Then it is killed, goes on, and is killed again, up to three
+Each command runs undisturbed once. Then it is killed, goes on, and is killed again, up to six
 times; the last one goes on to its end and has to come to the same bytes. Half of the commands ask a
 model on loopback, which counts: no answer that stood in the journal is asked for again, and what
 was under way, no more than is asked at a time, at most once more for each kill.
@@ -41,7 +41,7 @@ SECONDS_TO_END = 15
 SECONDS_TO_FINISH = 300
 KINDS: tuple[type[Artifact], ...] = (StressFailures, Suite, GateReport, IncidentReport)
 MODEL = ("--model", "openai:sim")
-KILLS_OF_ONE = 3
+KILLS_OF_ONE = 6
 
 Results = dict[str, bytes]
 
