@@ -137,7 +137,7 @@ def test_each_request_is_put_three_times_and_every_goal_at_every_length(world_na
     made = [case for case in cases(world_name) if case.rule]
     assert len({case.key for case in made}) == len(made)
     by_sight = Counter(case.sight for case in made)
-    assert set(by_sight.values()) == {160}
+    assert set(by_sight.values()) == {80}
     assert {(c.goal, c.served) for c in made} == {(c.goal, t) for c in made for t in SERVED}
 
 
