@@ -22,6 +22,19 @@ def named(base: Path, adapter: Path | None = None) -> dict[str, str]:
     return found
 
 
+def test_a_path_counts_from_the_checkout_where_it_leads_nowhere(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    base = write_gguf(tmp_path / "small.gguf")
+    settings = named(base) | {"gguf": "small.gguf"}
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    with pytest.raises(FileError, match="no such file"):
+        named_weights(settings, None)
+    monkeypatch.setattr("safety_lib.agent.backends.weights.CHECKOUT", tmp_path)
+    assert named_weights(settings, None).base == base
+
+
 def test_a_base_and_its_adapter_are_named_by_their_bytes(tmp_path: Path) -> None:
     base = write_gguf(tmp_path / "small.gguf")
     adapter = write_gguf(tmp_path / "taught.gguf", ADAPTER, FITTING)

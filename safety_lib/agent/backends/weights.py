@@ -16,6 +16,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from safety_lib.artifacts import CHECKOUT
 from safety_lib.files import FileError, open_file
 
 _MAGIC = b"GGUF"
@@ -90,7 +91,8 @@ def named_weights(settings: Mapping[str, Any], packaged: tuple[str, Path] | None
     ----------
     settings : Mapping
         ``gguf`` and ``sha256`` name the base, ``adapter`` and ``adapter_sha256`` the LoRA adapter
-        on it. Paths are relative to the working directory.
+        on it. Paths are relative to the working directory, and to the checkout where they lead
+        nowhere.
     packaged : tuple of str and Path, or None
         Name and file of the base where ``gguf`` is not given.
 
@@ -173,11 +175,14 @@ def _of(settings: Mapping[str, Any], path: str, digest: str) -> tuple[Path, str]
         )
     if not re.fullmatch("[0-9a-f]{64}", wanted):
         raise ValueError(f"model setting {digest}: is not 64 hexadecimal digits")
-    found = file_sha256(Path(name))
+    file = Path(name)
+    if not file.exists() and (CHECKOUT / name).exists():
+        file = CHECKOUT / name
+    found = file_sha256(file)
     if found != wanted:
         problem = f"has the sha256 {found}, {digest} names {wanted}: another file than was meant"
         raise FileError(name, problem)
-    return Path(name), found
+    return file, found
 
 
 def file_sha256(path: Path) -> str:
