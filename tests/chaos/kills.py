@@ -109,6 +109,17 @@ def campaign(seed: int, count: int) -> Iterator[Outcome]:
               f"twice; {home.kept:,} answers in the journals then", flush=True)  # fmt: skip
 
 
+def write_few(artifacts: Path) -> None:
+    """Write an incident, few failures and few tests, so that the end of a run is near."""
+    artifacts.mkdir(parents=True)
+    shutil.copy(CHECKOUT / "artifacts" / "incident_example.json", artifacts)
+    found = read_artifact(CHECKOUT / "artifacts", StressFailures)
+    few = tuple(f for f in found.failures if f.version == "v2")[:8]
+    write_artifact(artifacts, found.model_copy(update={"failures": few}))
+    suite = read_artifact(CHECKOUT / "artifacts", Suite).only("stress")
+    write_artifact(artifacts, suite.model_copy(update={"tests": suite.active[:6]}))
+
+
 class Undisturbed(NamedTuple):
     """What a command comes to, how long it takes and what it asks."""
 
@@ -192,17 +203,9 @@ class _Home:
         return self._known[command.name]
 
     def _new(self) -> Path:
-        """Make a folder with few failures and few tests, so that the end of a run is near."""
         self._number += 1
         folder = self._folder / f"{self._number}"
-        artifacts = folder / "artifacts"
-        artifacts.mkdir(parents=True)
-        shutil.copy(CHECKOUT / "artifacts" / "incident_example.json", artifacts)
-        found = read_artifact(CHECKOUT / "artifacts", StressFailures)
-        few = tuple(f for f in found.failures if f.version == "v2")[:8]
-        write_artifact(artifacts, found.model_copy(update={"failures": few}))
-        suite = read_artifact(CHECKOUT / "artifacts", Suite).only("stress")
-        write_artifact(artifacts, suite.model_copy(update={"tests": suite.active[:6]}))
+        write_few(folder / "artifacts")
         return folder
 
     def _start(self, command: Command, folder: Path, *more: str) -> subprocess.Popen[str]:
