@@ -14,7 +14,7 @@ from types import EllipsisType
 from typing import Any
 
 from safety_lib.incident.bisection import interactions
-from safety_lib.records import BlastRadius, GateReport, MitigationResult, Suite
+from safety_lib.records import BlastRadius, MitigationResult, Suite
 
 NOT_TRIED = "Not tried yet: replace the ... above."
 RIGHT = "Right."
@@ -151,15 +151,11 @@ MISSED_LOSS = Exercise(
 )
 
 
-def _deciding(report: GateReport) -> int:
-    order = {"invalid": 3, "block": 2, "warn": 1, "open": 0, "pass": 0}
-    return max(report.steps, key=lambda step: (order[step.status], -step.step)).step
-
-
-DECIDING = Exercise(
-    _deciding,
-    "Look at the status of each step in `report.steps`; the worst one decides, and the first of "
-    "several.",
+TRIED_AGAIN = Exercise(
+    lambda attempts, wrong: 1 - (1 - wrong) ** (1 / attempts),
+    "None of the attempts may get out: if each does with a chance of p, that happens with "
+    "(1 - p) to the power of the attempts. Set it to what is left, and solve for p.",
+    within=0.0005,
 )
 
 
