@@ -50,6 +50,7 @@ for stage, stem in STAGES.items():
     )
 write_documents(folder)
 """
+SLOW_CELL = 0.2  # seconds from which a cell of the demo is named
 
 
 class Canned:
@@ -295,6 +296,21 @@ def demo(*command: str) -> float:
         return seconds(lambda: quiet([sys.executable, *whole, folder]))
 
 
+def seconds_a_cell() -> list[tuple[str, float]]:
+    """Return each code cell of the demo with its seconds, the slowest first."""
+    with tempfile.TemporaryDirectory() as folder:
+        for name in ("incident_example.json", "production_log.parquet"):
+            (Path(folder) / name).write_bytes((ROOT / "artifacts" / name).read_bytes())
+        quiet([sys.executable, "-m", "safety_lib", "demo", "--artifacts", folder])
+        spent = [
+            (f"{copy.stem}, {cell['id']}", cell["metadata"]["papermill"]["duration"] or 0.0)
+            for copy in sorted((Path(folder) / "runs").glob("*.ipynb"))
+            for cell in json.loads(copy.read_text(encoding="utf-8"))["cells"]
+            if cell["cell_type"] == "code"
+        ]
+    return sorted(spent, key=lambda each: -each[1])
+
+
 def nbval() -> float:
     """Seconds for nbval over the four notebooks."""
     command = [sys.executable, "-m", "pytest", "-q", "--nbval", "--nbval-current-env"]
@@ -388,6 +404,11 @@ def main() -> None:
         f"{checked / ground:.2f} x ({checked:.1f} s)",
     )
     row("real model: share of wall time inside it", "at least 95%", local_share())
+    spent = seconds_a_cell()
+    print(f"\nof {sum(took for _, took in spent):.1f} s in cells of the demo:")
+    for name, took in spent:
+        if took >= SLOW_CELL:
+            print(f"{took:5.2f} s  {name}")
 
 
 if __name__ == "__main__":
