@@ -96,7 +96,9 @@ def test_two_changes_that_act_together_meet_before_the_outcome(read: Read) -> No
     said = " ".join(t.get_text() for t in plt.gcf().axes[0].texts)
     assert "together 19 of 40" in said
     labels = [t.get_text() for t in plt.gcf().axes[0].get_yticklabels()]
-    assert labels == ["a", "b", "1 other change", "without turn 2"]
+    names, effects_said = zip(*(label.splitlines() for label in labels), strict=True)
+    assert names == ("a", "b", "1 other change", "without turn 2")
+    assert effects_said[0].startswith("+50.0 [")
     assert "undoing a" in reading
 
 
@@ -128,7 +130,7 @@ def test_fixes_are_ranked_by_what_no_test_holds(read: Read) -> None:
     labels = [t.get_text() for t in plt.gcf().axes[0].get_yticklabels()]
     assert labels == ["undo a", "narrow", "do nothing"]
     assert "undo a, narrow (2 of 3)" in reading
-    assert "0 of 40 replays after narrow: in at most 7.0%" in reading
+    assert "narrow: the incident 0 of 40 (at most 7.0%)" in reading
     assert "nothing" in read(figures.mitigations, []) or title()
 
 

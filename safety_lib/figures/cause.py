@@ -86,31 +86,32 @@ def causal_graph(
     labels = [*changes, f"{count(others, 'other change')}", *(i.name for i in context)]
     factual = interventions[0].factual
     together = len(found.enough) > 1
+    of = [effects.get(f"revert {label}") or effects.get(label) for label in labels]
+    of[len(changes)] = _strongest(effects, changes)
+    said = [_effect_said(effect, y == len(changes)) for y, effect in enumerate(of)]
+    names = [drawable(label, 34) for label in labels]
     with sheet():
         axes = draw(
             _graph_title(found),
-            height=fit_height(len(labels) + 3),
-            left=label_width([drawable(label, 34) for label in labels], SMALL + 0.5),
+            height=fit_height(len(labels) + 5),
+            left=label_width([*names, *said], SMALL + 0.5),
             right=1.1,
             bottom=0.15,
             ax=ax,
         )
-        rows_axis(axes, [drawable(label, 34) for label in labels], SMALL + 0.5)
+        rows_axis(axes, [f"{a}\n{b}" for a, b in zip(names, said, strict=True)], SMALL)
         axes.set_xlim(0, 1)
         axes.set_xticks([])
         axes.spines["bottom"].set_visible(False)
         middle = (len(labels) - 1) / 2
         meet = (len(found.enough) - 1) / 2
         for y, label in enumerate(labels):
-            effect = effects.get(f"revert {label}") or effects.get(label)
-            if label in found.enough and together:
-                _edge(axes, (0.02, y), (_TOGETHER, meet), effect, _CAUSE)
-            elif label in changes:
-                _edge(axes, (0.02, y), (_OUTCOME, middle), effect, _CAUSE)
-            elif y == len(changes):
-                _edge(axes, (0.02, y), (_OUTCOME, middle), _strongest(effects, changes), _INNOCENT)
-            else:
-                _edge(axes, (0.02, y), (_OUTCOME, middle), effect, _CONTEXT)
+            meets = label in found.enough and together
+            end = (_TOGETHER, meet) if meets else (_OUTCOME, middle)
+            mark = _CAUSE if label in changes else _INNOCENT if y == len(changes) else _CONTEXT
+            effect = of[y]
+            _line(axes, (0.02, y), end, effect.effect if effect else 0.0, mark)
+            dot(axes, 0.02, y, mark, 6)
             if label in changes:
                 axes.get_yticklabels()[y].set_color(RUST)
                 axes.get_yticklabels()[y].set_fontweight("bold")
@@ -124,23 +125,11 @@ def causal_graph(
         return finish(axes, _graph_lines(found), shown=ax is None)
 
 
-def _edge(
-    axes: Axes,
-    start: tuple[float, float],
-    end: tuple[float, float],
-    effect: Intervention | None,
-    mark: Mark,
-) -> None:
-    share = effect.effect if effect else 0.0
-    _line(axes, start, end, share, mark)
-    dot(axes, *start, mark, 6)
-    text = "not undone alone"
-    if effect is not None:
-        text = f"{points(share)} {span(effect.ci_low, effect.ci_high)}"
-    text = f"at most {text}" if mark is _INNOCENT and effect is not None else text
-    # On the side that the edge leaves free; the axis runs downwards.
-    aside = 0.32 if end[1] < start[1] else -0.32
-    _said(axes, start[0] + 0.03, start[1] + aside, text, mark.text, "left")
+def _effect_said(effect: Intervention | None, most: bool) -> str:
+    if effect is None:
+        return "not undone alone"
+    said = f"{points(effect.effect)} {span(effect.ci_low, effect.ci_high)}"
+    return f"at most {said}" if most else said
 
 
 def _strongest(effects: Mapping[str, Intervention], causes: Sequence[str]) -> Intervention | None:

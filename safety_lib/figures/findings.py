@@ -6,7 +6,6 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, get_args
 
 from safety_lib.figures.style import (
-    FONT,
     GREY,
     INK,
     PALE,
@@ -64,7 +63,7 @@ def coverage_map(seen: Coverage, *, ax: Axes | None = None) -> Axes:
         return nothing("No scenario was tried", ax)
     goals, families = list(seen.rules), seen.families
     with sheet():
-        left = label_width(goals, SMALL) + 0.55
+        left = label_width([*goals, *(drawable(rule, 26) for rule in seen.rules.values())], SMALL)
         axes = draw(
             _coverage_title(seen), height=3.6, left=left, right=0.08, bottom=0.1, head=0.32, ax=ax
         )
@@ -85,7 +84,7 @@ def coverage_map(seen: Coverage, *, ax: Axes | None = None) -> Axes:
         for row, goal in enumerate(goals):
             axes.text(-0.06, row + 0.36, goal, ha="right", va="center", fontsize=SMALL)
             rule = drawable(seen.rules[goal], 26)
-            axes.text(-0.06, row + 0.74, rule, ha="right", va="center", fontsize=6, color=GREY)
+            axes.text(-0.06, row + 0.74, rule, ha="right", va="center", fontsize=SMALL, color=GREY)
             for column, family in enumerate(families):
                 _cell(axes, seen.cells[goal, family], column, row)
         return finish(axes, _coverage_lines(seen), shown=ax is None)
@@ -115,7 +114,7 @@ def _cell(axes: Axes, cell: Cell, column: int, row: int) -> None:
     else:
         lines = (f"{cell.broke} of {cell.tried}", _turns(cell))
     middle = (0.36, 0.72) if lines[1] else (0.5, 0.5)
-    for text, place, size in zip(lines, middle, (FONT - 1, 6.5), strict=True):
+    for text, place, size in zip(lines, middle, (SMALL, SMALL), strict=True):
         axes.text(
             column + 0.5,
             row + place,
@@ -287,7 +286,7 @@ def other_endings(names: Sequence[str], seen: Sequence[Endings], *, ax: Axes | N
         axes = draw(_endings_title(seen[-1]), height=2.6, left=label_width(shown), right=1.9, ax=ax)
         rows_axis(axes, shown)
         for i, endings in enumerate(seen):
-            mark = version_mark(i)
+            mark = version_mark(i + 1)  # a candidate and what was changed in it
             axes.get_yticklabels()[i].set_color(mark.text)
             _open_range(axes, i, endings, mark)
             said = [f"{endings.counts[cause]} {cause}" for cause in CAUSES if endings.counts[cause]]

@@ -17,6 +17,7 @@ from safety_lib.figures.style import (
     dot,
     draw,
     drawable,
+    family_name,
     finish,
     fit_height,
     interval,
@@ -65,7 +66,7 @@ def forest(report: GateReport, *, ax: Axes | None = None) -> Axes:
             f"No test gave a valid result on both {report.baseline} and {report.candidate}", ax
         )
     with sheet():
-        labels = [drawable(row.label, 24) for row in rows]
+        labels = [family_name(row.label, 26) for row in rows]
         axes = draw(
             _forest_title(report),
             height=fit_height(len(rows) + 2, least=2.8),

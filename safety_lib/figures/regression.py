@@ -16,6 +16,7 @@ from safety_lib.figures.style import (
     dot,
     draw,
     drawable,
+    family_name,
     finish,
     fit_height,
     interval,
@@ -113,7 +114,7 @@ def reproduction(tests: Sequence[RegressionTest], *, ax: Axes | None = None) -> 
     with sheet():
         # Within a family the attack tells the tests apart; the id finds them in the suite.
         labels = [f"{drawable(_words(t.category), 22)}  {drawable(t.test_id, 14)}" for t in rows]
-        families = [drawable(test.family, 30) for test in rows]
+        families = [family_name(test.family, 30) for test in rows]
         left = label_width(labels, SMALL) + label_width(families, SMALL, bold=True) - 0.2
         axes = draw(
             _reproduction_title(tests), height=fit_height(len(rows)), left=left, right=1.25, ax=ax

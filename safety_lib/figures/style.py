@@ -333,6 +333,33 @@ def drawable(text: str, limit: int = 40) -> str:
     return "".join(c if ord(c) in _glyphs() else "\N{WHITE SQUARE}" for c in shown)
 
 
+def family_name(family: str, limit: int) -> str:
+    """Return the name of a family of tests as a figure can show it: its channel is never cut.
+
+    Parameters
+    ----------
+    family : str
+        A rule and a channel, with a slash between them.
+    limit : int
+        Characters at most.
+
+    Returns
+    -------
+    str
+        Cut where it is too long, within the rule.
+
+    Examples
+    --------
+    >>> family_name("tool_instruction_obeyed/tickets", 24)
+    'tool_instructio…/tickets'
+    """
+    rule, slash, channel = family.rpartition("/")
+    if not slash or len(family) <= limit:
+        return drawable(family, limit)
+    ending = f"/{drawable(channel, limit // 2)}"
+    return drawable(rule, limit - len(ending)) + ending
+
+
 def label_width(labels: Iterable[str], size: float = FONT, *, bold: bool = False) -> float:
     """Return the inches that the longest of some labels needs, margins included.
 
