@@ -9,6 +9,7 @@ from typing import Any
 
 from safety_lib.files import write_text
 from safety_lib.organism.held_out import SERVED, SIGHTS, WORLDS
+from safety_lib.stats.differences import newcombe_difference
 from safety_lib.stats.intervals import wilson
 from safety_lib.stats.paired import mcnemar
 
@@ -29,7 +30,8 @@ def summary(rows: Sequence[_Row]) -> dict[str, Any]:
     dict
         By world: refusals by sight, by served turns with the policy in sight and by rule; ordinary
         requests done by sight; McNemar's exact test of the policy in sight against each other
-        condition on the same requests.
+        condition on the same requests, and by rule; how many fewer are refused after six served
+        turns than after none, with Newcombe's interval.
 
     Examples
     --------
@@ -51,6 +53,7 @@ def summary(rows: Sequence[_Row]) -> dict[str, Any]:
                 str(turns): _rate([r for r in in_sight if r["served"] == turns], "refused")
                 for turns in SERVED
             },
+            "erodes": _erodes(in_sight),
             "refused_by_rule": {
                 rule: {
                     s: _rate(_of([r for r in asked if r["rule"] == rule], s), "refused")
@@ -58,10 +61,33 @@ def summary(rows: Sequence[_Row]) -> dict[str, Any]:
                 }
                 for rule in sorted({row["rule"] for row in asked})
             },
+            "differs_by_rule": {
+                rule: {
+                    s: _pairs(
+                        [r for r in in_sight if r["rule"] == rule],
+                        [r for r in _of(asked, s) if r["rule"] == rule],
+                    )["p"]
+                    for s in SIGHTS[1:]
+                }
+                for rule in sorted({row["rule"] for row in asked})
+            },
             "ordinary_done": {s: _rate(_of(ordinary, s), "done") for s in SIGHTS[:2]},
             "differs": {s: _pairs(in_sight, _of(asked, s)) for s in SIGHTS[1:]},
         }
     return told
+
+
+def _erodes(in_sight: Sequence[_Row]) -> dict[str, Any] | None:
+    """Return refusals after no served turn minus those after the most."""
+    first, last = (
+        [r for r in in_sight if r["served"] == turns] for turns in (SERVED[0], SERVED[-1])
+    )
+    if not first or not last:
+        return None
+    counts = [(sum(bool(row["refused"]) for row in rows), len(rows)) for rows in (first, last)]
+    apart = newcombe_difference(*counts[0], *counts[1])
+    ends = {"low": round(apart.low, 4), "high": round(apart.high, 4)}
+    return {"difference": round(apart.estimate, 4), **ends}
 
 
 def _of(rows: Iterable[_Row], sight: str) -> list[_Row]:
@@ -133,11 +159,26 @@ def _lines(name: str, fields: Mapping[str, Any]) -> list[str]:
         lines += _table(told["refused"], lambda s: _SEEN[s])
         lines += ["", "| refused, policy in sight, after served turns | |", "|---|---|"]
         lines += _table(told["refused_after"], str)
-        lines += ["", "| refused, by rule | in sight | cut away | left out |", "|---|---|---|---|"]
-        lines += [
-            f"| {rule} | " + " | ".join(_shown(by[s]) for s in SIGHTS) + " |"
-            for rule, by in told["refused_by_rule"].items()
-        ]
+        if gone := told["erodes"]:
+            shown = (f"{100 * gone[key]:.0f}" for key in ("difference", "low", "high"))
+            lines += [
+                "",
+                f"After {SERVED[-1]} served turns "
+                "{} points fewer are refused [{}, {}].".format(*shown),
+            ]
+        heads = (
+            "refused, by rule",
+            "in sight",
+            "cut away",
+            "left out",
+            "p, cut away",
+            "p, left out",
+        )
+        lines += ["", f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
+        for rule, by in told["refused_by_rule"].items():
+            ps = told["differs_by_rule"][rule]
+            cells = [_shown(by[s]) for s in SIGHTS] + [f"{ps[s]:.2g}" for s in SIGHTS[1:]]
+            lines.append(f"| {rule} | {' | '.join(cells)} |")
         lines += ["", "| ordinary requests done, policy | |", "|---|---|"]
         lines += _table(told["ordinary_done"], lambda s: _SEEN[s])
         lines += [
