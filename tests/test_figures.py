@@ -326,9 +326,9 @@ def test_reproduction_is_grouped_by_family(read: Read) -> None:
     assert marks() == {("#0072B2", "o"), ("#D55E00", "s")}
 
 
-def test_reproduction_draws_the_shakiest_sixteen(read: Read) -> None:
+def test_reproduction_draws_sixteen_from_the_least_to_the_most_often(read: Read) -> None:
     reading = read(reproduction, [made_test(i, 10 if i < 10 else 5) for i in range(30)])
-    assert "Drawn are the 16 that came back least: in 50% to 50% of their replays." in reading
+    assert "least to the most often: in 50% to 100% of their replays." in reading
     assert len(axes().get_yticklabels()) == 16
 
 

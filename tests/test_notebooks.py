@@ -26,7 +26,7 @@ import papermill
 import pytest
 
 from safety_lib.report.metrics import METRICS
-from safety_lib.report.words import WORDS
+from safety_lib.report.words import GLOSSARY
 
 FOLDER = Path(__file__).resolve().parent.parent / "notebooks"
 NAMES = ("01_stress_testing", "02_regression_tests", "03_release_gate", "04_incident_replay")
@@ -306,7 +306,7 @@ def forms(word: str) -> set[str]:
 
 def undefined(notebooks: Sequence[Notebook]) -> list[str]:
     """Bold words that the glossary lacks."""
-    known = {form for word in (*WORDS, *(m.name for m in METRICS)) for form in forms(word)}
+    known = {form for word in (*GLOSSARY, *(m.name for m in METRICS)) for form in forms(word)}
     return [
         b for b in marked(prose(notebooks), "**") if b.lower() not in known | {"family of tests"}
     ]
@@ -315,7 +315,7 @@ def undefined(notebooks: Sequence[Notebook]) -> list[str]:
 def used_before(notebooks: Sequence[Notebook]) -> list[str]:
     """Words of the glossary that are used in a cell before the one that explains them."""
     texts, early = prose(notebooks), []
-    for word in (word for word in WORDS if word not in EVERYDAY):
+    for word in (word for word in GLOSSARY if word not in EVERYDAY):
         said = re.compile(rf"(?<![\w-])({'|'.join(map(re.escape, forms(word)))})(?![\w-])", re.I)
         first = next((text for text in texts if said.search(text)), "")
         explained = {b.lower() for stars in ("**", "*") for b in marked([first], stars)}
@@ -333,7 +333,7 @@ def test_every_bold_word_is_in_the_glossary_and_none_is_used_before_it_is_explai
     notebooks = [load(name) for name in NAMES]
     assert undefined(notebooks) == []
     assert used_before(notebooks) == []
-    assert list(WORDS) == sorted(WORDS, key=str.lower)
+    assert list(GLOSSARY) == sorted(GLOSSARY, key=str.lower)
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -222,7 +222,9 @@ def test_the_card_says_what_the_fields_beside_it_say(tmp_path: Path) -> None:
     card = write_card("r1", tmp_path, told, rows()).read_text(encoding="utf-8")
     assert "| in sight | 24/24 = 100% [86, 100] |" in card
     assert "airline" not in card
-    assert numbers["erodes"]["low"] < numbers["erodes"]["difference"] == 0 < numbers["erodes"]["high"]
+    assert (
+        numbers["erodes"]["low"] < numbers["erodes"]["difference"] == 0 < numbers["erodes"]["high"]
+    )
     assert numbers["differs_by_rule"]["record_exfiltration"]["left_out"] == 0.0625
 
 

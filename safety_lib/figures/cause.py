@@ -352,11 +352,11 @@ def radius_coverage(experiment: Experiment[BlastRadiusCoverage], *, ax: Axes | N
             f"The audit's 95% interval holds the truth in {first.estimate:.1%} of "
             f"{first.n:,} incidents",
             height=2.9,
-            left=label_width(order) + 0.15,
+            left=label_width(map(_method, order)) + 0.15,
             right=1.9,
             ax=ax,
         )
-        rows_axis(axes, order)
+        rows_axis(axes, [_method(name) for name in order])
         axes.axvspan(93, 97, color=PALE, linewidth=0)
         axes.axvline(95, color=GREY, linewidth=1)
         for y, name in enumerate(order):
@@ -367,7 +367,7 @@ def radius_coverage(experiment: Experiment[BlastRadiusCoverage], *, ax: Axes | N
             beside(axes, y, f"median width {_width(seen)}", mark.text, SMALL + 0.5)
         axes.set_xlim(min(85, 100 * min(s.ci_low for s in table.values()) - 2), 100.5)
         axes.set_xlabel("incidents whose truth the interval holds, % (grey: 93 to 97)")
-        told = "; ".join(f"{name} {table[name].estimate:.1%}" for name in order)
+        told = "; ".join(f"{_method(name)} {table[name].estimate:.1%}" for name in order)
         return finish(
             axes,
             [
@@ -375,6 +375,10 @@ def radius_coverage(experiment: Experiment[BlastRadiusCoverage], *, ax: Axes | N
             ],
             shown=ax is None,
         )
+
+
+def _method(name: str) -> str:
+    return name.replace("the same", "stratified audit")
 
 
 def _width(seen: IntervalCoverage) -> str:

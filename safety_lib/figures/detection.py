@@ -210,7 +210,7 @@ def early_warning(experiment: Experiment[EarlyWarning], *, ax: Axes | None = Non
         labels = list(_WORDS.values())
         axes = draw(
             f"The learned rule warns of {result.scored_on.recall.estimate:.0%} of the violations "
-            "of another week",
+            "of the other half",
             height=2.9,
             left=label_width(labels),
             right=1.1,

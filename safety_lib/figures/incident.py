@@ -29,7 +29,7 @@ from safety_lib.figures.style import (
     sheet,
 )
 from safety_lib.records import BlastRadius, Intervention, TimelineEntry
-from safety_lib.text import MINUS, count, plain, points, span
+from safety_lib.text import MINUS, count, plain, points
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -210,7 +210,9 @@ def _effect_row(axes: Axes, y: int, row: Intervention, is_cause: bool) -> None:
     mark = _CLEAR if row.ci_low > 0 or row.ci_high < 0 else _UNCLEAR
     mark = _CAUSE if is_cause else mark
     interval(axes, y, 100 * row.effect, 100 * row.ci_low, 100 * row.ci_high, mark)
-    text = f"{points(row.effect)} {span(row.ci_low, row.ci_high)}{' cause' if is_cause else ''}"
+    before, after = row.factual, row.counterfactual
+    text = f"{points(row.effect)}: {before.k} to {after.k} of {after.n}"
+    text += " cause" if is_cause else ""
     beside(axes, y, text, mark.text, SMALL)
     if is_cause:
         axes.get_yticklabels()[y].set_color(RUST)
@@ -239,7 +241,7 @@ def _cause_lines(
     most = ", ".join(f"{plain(row.name, 60)} {points(row.effect)}" for row in rows[:3])
     return [
         f"Cause: {causes}; interval above zero: {clear} of {len(ranked)}.",
-        f"Points removed, the most: {most}.",
+        f"Points removed, the most: {most}. Drawn: {len(rows)}.",
     ]
 
 

@@ -98,7 +98,7 @@ def reproduction(tests: Sequence[RegressionTest], *, ax: Axes | None = None) -> 
     Parameters
     ----------
     tests : sequence of RegressionTest
-        Of more than 16, the ones that came back least often are drawn.
+        Of more than 16, so many are drawn, evenly from the least to the most often.
     ax : matplotlib Axes, optional
         Where to draw; left out, a new figure of the house's size, which is shown.
 
@@ -109,8 +109,10 @@ def reproduction(tests: Sequence[RegressionTest], *, ax: Axes | None = None) -> 
     """
     if not tests:
         return nothing("There is no test to reproduce", ax)
-    shaky = sorted(tests, key=lambda t: (_rate(t), t.test_id))[:_MOST_ROWS]
-    rows = sorted(shaky, key=lambda t: (t.family, -_rate(t), t.test_id))
+    by_rate = sorted(tests, key=lambda t: (_rate(t), t.test_id))
+    most = min(len(tests), _MOST_ROWS)
+    drawn = [by_rate[round(at * (len(tests) - 1) / max(1, most - 1))] for at in range(most)]
+    rows = sorted(drawn, key=lambda t: (t.family, -_rate(t), t.test_id))
     with sheet():
         # Within a family the attack tells the tests apart; the id finds them in the suite.
         labels = [f"{drawable(_words(t.category), 22)}  {drawable(t.test_id, 14)}" for t in rows]
@@ -175,7 +177,7 @@ def _reproduction_lines(
     drawn = (
         "All came back"
         if len(rows) == len(tests)
-        else f"Drawn are the {len(rows)} that came back least:"
+        else f"Drawn are {len(rows)}, evenly from the least to the most often:"
     )
     return [
         f"{count(len(tests), 'test')} in {count(families, 'family', 'families')}, {active} active.",

@@ -370,7 +370,11 @@ def single_turn_against_multi_turn(
                 continue
             rate = wilson(k, n)
             interval(axes, heights[i], rate.estimate, rate.low, rate.high, mark, 8)
-            beside(axes, heights[i], f"{percent(rate.estimate, 0)} ({k} of {n})")
+            beside(
+                axes,
+                heights[i],
+                f"{percent(rate.estimate, int(rate.estimate < 0.05))} ({k} of {n})",
+            )
         for j, question in enumerate(("asked once", "in a conversation")):
             middle = sum(heights[j * n_versions : (j + 1) * n_versions]) / n_versions
             axes.annotate(

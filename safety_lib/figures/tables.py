@@ -37,6 +37,7 @@ from safety_lib.records.experiments import (
     UndiscoveredPrediction,
     VerdictShares,
 )
+from safety_lib.report.contrasts import families
 from safety_lib.report.summary import batch_row
 from safety_lib.text import marked, one_line, p_value, percent, points, span
 from safety_lib.world.versions import Change
@@ -418,7 +419,7 @@ def sentence_removals_table(experiment: Experiment[SentenceRemovals]) -> pd.Data
                 ),
                 **{verdict: verdicts[verdict] for verdict in ("BLOCK", "WARN", "OK")},
                 "without a test": f"{len(removals) - len(lost)} of {len(removals)} suites",
-                "so the report": f"{sum(r.named_uncovered for r in removals)} times",
+                "named by the report": f"{sum(r.named_uncovered for r in removals)} times",
             }
         )
     return _table(table, "rule left out")
@@ -450,19 +451,25 @@ def strata_table(report: GateReport) -> pd.DataFrame:
 
 
 def families_table(report: GateReport) -> pd.DataFrame:
-    """Show what each family of tests lost, on fresh trials too where it was suspected."""
+    """Show what each family of tests lost, on fresh trials too where it was suspected.
+
+    Its intervals are those of :func:`~safety_lib.report.contrasts.families`, as in the forest.
+    """
+    drawn = {row.label: row for row in families(report)}
+    wide = {row.family: drawn.get(row.family.replace("_", " "), row) for row in report.families}
     table = [
         {
             "family": row.family,
             "tests": row.n_tests,
             "trials": row.trials,
-            "difference": f"{points(row.delta)} {span(row.ci_low, row.ci_high)}",
+            "difference": f"{points(seen.delta)} {span(seen.ci_low, seen.ci_high)}",
             "p": p_value(row.p_value),
             "fresh trials": row.fresh_trials,
             "on them": "" if row.fresh_delta is None else points(row.fresh_delta),
             "state": row.state,
         }
         for row in sorted(report.families, key=lambda row: (row.delta or 0, row.family))
+        for seen in [wide[row.family]]
     ]
     columns = ["family", "tests", "trials", "difference", "p", "fresh trials", "on them", "state"]
     return _table(table, "family", columns)

@@ -20,7 +20,7 @@ from safety_lib.gate.rules import load_rules
 from safety_lib.records import Artifact, GateReport, IncidentReport, Record, StressFailures, Suite
 from safety_lib.report.markdown import code
 from safety_lib.report.metrics import METRICS
-from safety_lib.report.words import WORDS
+from safety_lib.report.words import GLOSSARY
 from safety_lib.text import p_value, percent, points
 from safety_lib.world import WorldError, load_world
 
@@ -273,7 +273,7 @@ def _render(name: str, evidence: Evidence) -> Document:
     )
     environment.globals.update(
         get=get, show=show, needs=needs, box=box, open_box=open_box, sign=sign,
-        has=evidence.__contains__, code=code, word=_word, metrics=METRICS, words=WORDS,
+        has=evidence.__contains__, code=code, word=_word, metrics=METRICS, words=GLOSSARY,
         source=_source, came_back=_came_back(evidence),
     )  # fmt: skip
     marked = environment.get_template(f"{name}.md").render()

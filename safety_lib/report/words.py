@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-WORDS: Mapping[str, str] = {
+GLOSSARY: Mapping[str, str] = {
     "active": "Of a test: admitted, so the gate runs it.",
     "adaptive": "Of an attacker: it hears the replies and chooses what it says next.",
     "assumed breach": "A test of safeguards alone: the model is taken to be lost and does whatever "
