@@ -53,6 +53,7 @@ lab: $(VENV)/core ## open the notebooks in JupyterLab
 notebooks: $(VENV)/core ## run the notebooks and store them with their outputs
 	$(RUN) -c "import safety_lib.pipeline.refresh as r; r.refresh_notebooks(); r.write_picture()"
 	$(RUN) -c "from safety_lib.report.documents import write_documents; write_documents('artifacts')"
+	$(RUN) -c "from safety_lib.commands import write_commands; write_commands()"
 
 html: $(VENV)/core ## one site of notebooks, report, documents and API, in artifacts/site
 	$(RUN) -c "from safety_lib.pipeline.site import build_site; print(build_site())"

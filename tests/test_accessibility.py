@@ -10,12 +10,13 @@ import pytest
 
 from safety_lib.artifacts import CHECKOUT
 from safety_lib.pipeline.plan import STAGES
+from safety_lib.pipeline.site import GUIDES
 from safety_lib.report.documents import DOCUMENTS
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser
 
-PAGES = ("index", "api", "gate_report", *STAGES.values(), *DOCUMENTS)
+PAGES = ("index", "readme", "api", "gate_report", *STAGES.values(), *GUIDES, *DOCUMENTS)
 STOPPING = ("serious", "critical")
 # What is folded is not looked at, and the transcripts of a report are all made alike.
 UNFOLD = "[...document.querySelectorAll('details')].slice(0, 5).forEach(d => d.open = true)"

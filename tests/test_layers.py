@@ -25,7 +25,7 @@ LAYERS: tuple[frozenset[str], ...] = (
     frozenset({"incident", "results"}),
     frozenset({"figures", "report", "exercises"}),
     frozenset({"pipeline"}),
-    frozenset({"__main__", "batching", "options", "places", "start", "terminal"}),
+    frozenset({"__main__", "batching", "commands", "options", "places", "start", "terminal"}),
     frozenset({"worlds"}),  # found by name: nobody below imports one
     frozenset({"organism"}),
     frozenset({"experiments"}),

@@ -13,6 +13,7 @@ import pytest
 
 import safety_lib
 from safety_lib.artifacts import CHECKOUT as ROOT
+from safety_lib.commands import PAGE, commands_page
 from safety_lib.pipeline.api import render_api, signature_of
 from safety_lib.pipeline.plan import NOTEBOOKS
 from safety_lib.pipeline.refresh import PICTURE, write_picture
@@ -25,7 +26,7 @@ pytestmark = pytest.mark.slow  # the site takes seconds to build
 def test_each_notebook_report_and_document_is_linked_from_the_index(site: Path) -> None:
     linked = set(re.findall(r'href="(\w+)\.html"', (site / "index.html").read_text("utf-8")))
     assert linked == {p.stem for p in site.glob("*.html")} - {"index"}
-    assert linked >= {*DOCUMENTS, *GUIDES, "gate_report"}
+    assert linked >= {*DOCUMENTS, *GUIDES, "gate_report", "readme"}
     assert len([name for name in linked if name[0] == "0"]) == 4
 
 
@@ -202,3 +203,14 @@ def test_a_guide_stands_in_the_site_and_leads_to_pages_of_it(site: Path) -> None
         text = (site / f"{name}.html").read_text("utf-8")
         assert [at for at in re.findall(r'href="([^"]+)"', text) if ".md" in at] == [], name
     assert 'href="your_agent.html"' in (site / "your_model.html").read_text("utf-8")
+
+
+def test_the_page_of_commands_is_what_help_says(site: Path) -> None:
+    assert PAGE.read_text("utf-8") == commands_page()
+    assert "--max-calls" in (site / "commands.html").read_text("utf-8")
+
+
+def test_the_front_page_stands_first_and_leads_to_the_guides(site: Path) -> None:
+    index, front = ((site / f"{name}.html").read_text("utf-8") for name in ("index", "readme"))
+    assert index.index("readme.html") < index.index("01_stress_testing.html")
+    assert {f"{name}.html" for name in GUIDES} <= set(re.findall(r'href="([^"]+)"', front))

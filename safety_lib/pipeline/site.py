@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from base64 import b64encode
 from collections.abc import Iterator
 from html import escape, unescape
 from pathlib import Path
@@ -14,7 +15,15 @@ from safety_lib.pipeline.api import render_api
 from safety_lib.pipeline.plan import NOTEBOOKS, STAGES, notebook_of
 from safety_lib.report.documents import ABOUT, read_evidence, render_documents
 
-GUIDES = ("your_agent", "your_model", "gate_in_ci", "other_tools", "architecture", "editions")
+GUIDES = (
+    "your_agent",
+    "your_model",
+    "gate_in_ci",
+    "other_tools",
+    "commands",
+    "architecture",
+    "editions",
+)
 """What a person wrote beside the documents, in the order of reading."""
 
 _SCRIPT = re.compile(r"<script\b.*?</script>", re.DOTALL | re.IGNORECASE)
@@ -67,7 +76,8 @@ def build_site(artifacts: Path = CHECKOUT / "artifacts", notebooks: Path = NOTEB
 
     site = artifacts / "site"
     sources = [notebook_of(stage, notebooks) for stage in STAGES]
-    pages: dict[str, list[_Entry]] = {"Notebooks": [], "Guides": [], "Reports": [], "Documents": []}
+    pages: dict[str, list[_Entry]] = {"Start here": [_front_page(site)], "Notebooks": []}
+    pages |= {"Guides": [], "Reports": [], "Documents": []}
     # With embed_images each piece of HTML is closed by itself, and a folded solution stands open.
     exporter = HTMLExporter()  # type: ignore[no-untyped-call]
     for source in sources:
@@ -103,6 +113,23 @@ def build_site(artifacts: Path = CHECKOUT / "artifacts", notebooks: Path = NOTEB
     about = "Every public name with its parameters, what it returns and an example that runs."
     pages["Library"] = [_Entry("api", "API reference", about, _small(words))]
     return write_text(site / "index.html", _page("The closed loop of agent safety", _index(pages)))
+
+
+def _front_page(site: Path) -> _Entry:
+    """Write the README as a page: its picture stands in it, its links lead to pages."""
+    text = (CHECKOUT / "README.md").read_text(encoding="utf-8")
+    text = re.sub(r"```mermaid\n.*?```\n", "", text, flags=re.DOTALL)  # drawn by a script only
+    html = _html_of(re.sub(r"\[([^\]]*)\]\(LICENSE\)", r"\1", text))
+    html = re.sub(r'href="(?:notebooks|artifacts/docs)/(\w+)\.(?:ipynb|md)', r'href="\1.html', html)
+    picture = b64encode((CHECKOUT / "artifacts" / "docs" / "survival.png").read_bytes()).decode()
+    html = html.replace(
+        'src="artifacts/docs/survival.png"', f'src="data:image/png;base64,{picture}"'
+    )
+    title = _title(text)
+    write_text(site / "readme.html", _page(title, f"{_INDEX}{html}"))
+    return _Entry(
+        "readme", title, "What this is, how it is run, and which guide you need.", _small(text)
+    )
 
 
 class _Entry(NamedTuple):
