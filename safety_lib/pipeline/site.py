@@ -31,6 +31,7 @@ _STYLE = (
     "body{max-width:50rem;margin:2rem auto;padding:0 1rem;font:1rem/1.5 sans-serif;color:#222}"
     "a{color:#0550ae}table{border-collapse:collapse}"
     "td,th{border:1px solid #999;padding:.2rem .6rem}code{overflow-wrap:anywhere}"
+    "td:first-child code{white-space:nowrap}pre{white-space:pre-wrap}"
     ".source{font-size:.85rem;color:#555}"
     ".pages{list-style:none;padding:0;display:grid;gap:1rem;"
     "grid-template-columns:repeat(auto-fill,minmax(14rem,1fr))}"
