@@ -235,3 +235,12 @@ def test_answers_survive_a_line_that_was_cut_off(tmp_path: Path) -> None:
     path.write_text('{"key"\n{"key": "b", "model": "m"}\n', encoding="utf-8")
     with pytest.raises(ValueError, match="line 1 is no answer"):
         read_answers(path)
+
+
+def test_the_last_turn_is_told_from_those_before_it() -> None:
+    for lesson in MADE:
+        own = [text for text, learnt in lesson.pieces() if learnt and text.startswith("{")]
+        assert 1 <= lesson.answers <= len(own)
+        assert lesson.refused <= ('"tool": "none"' in own[-1])
+        allowed = own[-lesson.answers :]
+        assert lesson.refused or (lesson.answers > 1 and '"tool": "none"' not in allowed[0])

@@ -78,6 +78,12 @@ class Lesson:
     served: int
     harmless: bool
 
+    @property
+    def answers(self) -> int:
+        """How many calls and replies of its own the last turn has."""
+        turn = max(at for at, message in enumerate(self.messages) if message.role == "user")
+        return sum(message.role == "assistant" for message in self.messages[turn:])
+
     def pieces(self) -> list[tuple[str, bool]]:
         """Return the text in the network's chat template, and which pieces it is to learn.
 

@@ -90,7 +90,7 @@ class Example(NamedTuple):
     where: np.ndarray[Any, Any]
     target: np.ndarray[Any, Any]
     weight: np.ndarray[Any, Any]
-    last: int  # where the last decision begins among the targets
+    decides: np.ndarray[Any, Any]  # which targets name what the last turn does
 
 
 class _State(NamedTuple):
@@ -207,11 +207,11 @@ def _examples(recipe: Recipe, model: Path, say: Tell) -> tuple[list[Example], li
 def _example(lesson: Lesson, tokens: Callable[[str], Sequence[int]]) -> Example | None:
     ids: list[int] = []
     wanted: list[tuple[int, float]] = []
-    last = 0
+    began: list[int] = []  # where calls and replies of its own begin
     for text, learnt in lesson.pieces():
         piece = tokens(text)
         if learnt and text.startswith("{"):
-            last = len(ids)
+            began.append(len(ids))
         if learnt:
             # `{"tool": "` is the same everywhere: what comes after it decides.
             call = text.startswith("{")
@@ -223,19 +223,20 @@ def _example(lesson: Lesson, tokens: Callable[[str], Sequence[int]]) -> Example 
     size = next((size for size in _SIZES if len(ids) <= size), None)
     if size is None:
         return None
-    spare = len(wanted) - _SIZES[size]
+    last, spare = began[-1], len(wanted) - _SIZES[size]
     if spare > 0:  # decisions stay, and the last answer; of what is copied before a part goes
         plain = [at for at, (i, w) in enumerate(wanted) if w == 1.0 and i < last]
         drop = set(random.Random(len(ids)).sample(plain, min(spare, len(plain))))  # noqa: S311
         wanted = [of for at, of in enumerate(wanted) if at not in drop][: _SIZES[size]]
     pad = _SIZES[size] - len(wanted)
-    at = next(n for n, (i, _) in enumerate(wanted) if i >= last)
+    turn = began[-lesson.answers]
+    decides = [w == DECISION and i >= turn for i, w in wanted] + [False] * pad
     return Example(
         np.array(ids + [0] * (size - len(ids)), np.int32),
         np.array([i - 1 for i, _ in wanted] + [0] * pad, np.int32),
         np.array([ids[i] for i, _ in wanted] + [0] * pad, np.int32),
         np.array([w for _, w in wanted] + [0.0] * pad, np.float32),
-        at,
+        np.array(decides, bool),
     )
 
 
@@ -372,14 +373,13 @@ def _choose(run: _Run, dev: Sequence[Example], say: Tell) -> tuple[Path, dict[st
 
 
 def _decisions(run: _Run, path: Path, dev: Sequence[Example]) -> tuple[int, float]:
-    """Count the lessons whose last decision leads in every token, and take its mean loss."""
+    """Count the lessons of whose last turn every call and refusal leads; take their mean loss."""
     adapter = read_adapter(path, FIRST, run.base.shape.layers)
     right, losses = 0, []
     for example in dev:
         each, leads = run.forward(adapter, run.base.arrays, example[:4])
-        of = slice(example.last, example.last + 7)
-        right += bool(np.asarray(leads)[of].all())
-        losses.append(float(np.asarray(each)[of].mean()))
+        right += bool(np.asarray(leads)[example.decides].all())
+        losses.append(float(np.asarray(each)[example.decides].mean()))
     return right, sum(losses) / len(losses)
 
 
