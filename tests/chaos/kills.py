@@ -156,7 +156,7 @@ class _Home:
             how = f"{' '.join(command.words)}: {way}, {number} of {kills}"
             before = _results(folder)
             try:
-                ended = self._killed(command, folder, way)
+                ended = self._killed(command, folder, way, wanted)
                 _expect_whole(folder, command, before, wanted.results)
                 answered, unanswered = _journaled(folder)
                 self.kept += answered
@@ -219,11 +219,10 @@ class _Home:
             stderr=subprocess.PIPE,
             text=True,
             start_new_session=True,
-            # A shell's background job ignores Ctrl-C and hands that on.
-            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+            preexec_fn=_listening,
         )
 
-    def _killed(self, command: Command, folder: Path, way: _Way) -> bool:
+    def _killed(self, command: Command, folder: Path, way: _Way, wanted: Undisturbed) -> bool:
         """Kill a run in a way and say whether it came to its end all the same."""
         run = self._start(command, folder)
         if way.calls:
@@ -244,7 +243,9 @@ class _Home:
             raise Trouble("wrongly accepted", f"it exited with {run.returncode}: {said}")
         if stay := still_there(alive, SECONDS_TO_END):
             raise Trouble("left behind", f"processes {stay}")
-        return finished and command.ends
+        # One that asks a limited number of calls may come to the limit in spite of the kill.
+        limit = not command.ends and self._endpoint.asked.total() >= wanted.asked.total()
+        return finished and (command.ends or limit)
 
     def _goes_on(self, command: Command, folder: Path, wanted: Undisturbed, answered: int) -> None:
         before = self._endpoint.asked.total()
@@ -309,6 +310,12 @@ class _Way:
                 run.send_signal(self.signal)
         except ProcessLookupError:  # it ended just now
             pass
+
+
+def _listening() -> None:
+    """Take back what a background job of a shell ignores, and nohup, and both hand on."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
 def _results(folder: Path) -> Results:
