@@ -31,12 +31,13 @@ MOST_LINES = 80
 BAR = "       | "
 
 # Controls but tab and line feed; format, bidirectional and filler characters; variation selectors
-# and tags (they smuggle text past the eye); surrogates and non-characters (they break XML, UTF-8).
+# and tags (they smuggle text past the eye); surrogates and non-characters (they break XML, UTF-8);
+# what is for private use, and planes where no character is: nobody knows how they look.
 _HIDDEN = re.compile(
     "[\x00-\x08\x0b-\x1f\x7f-\x9f\u00ad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180b-\u180f"
     "\u200b-\u200f\u2028-\u202e\u2060-\u206f\u3164\ufe00-\ufe0f\ufeff\uffa0\ufff0-\ufffb"
-    "\ufffe\uffff\ud800-\udfff\U00013430-\U0001343f\U0001bca0-\U0001bca3"
-    "\U0001d173-\U0001d17a\U000e0000-\U000e0fff]"
+    "\ufffe\uffff\ud800-\udfff\ue000-\uf8ff\U00013430-\U0001343f\U0001bca0-\U0001bca3"
+    "\U0001d173-\U0001d17a\U00040000-\U0010ffff]"
 )
 
 _SYMBOLS = re.compile(r"[\W_]+")
