@@ -28,7 +28,8 @@ def commands_page() -> str:
         "or OK, 1 WARN, 2 BLOCK, 3 whatever is no verdict.\n"
     ]
     for words, command in _all(("python -m safety_lib",), cli):
-        context = click.Context(command, info_name=" ".join(words))
+        own = {**cli.context_settings, "info_name": " ".join(words)}  # as below the group itself
+        context = click.Context(command, **own)
         context.terminal_width = context.max_content_width = _WIDTH
         parts.append(f"## `{' '.join(words)}`\n\n```\n{command.get_help(context)}\n```\n")
     return "\n".join(parts)
