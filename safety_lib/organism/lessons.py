@@ -32,6 +32,7 @@ MOST_SERVED = 8
 _LONGEST = 256  # of an answer, in tokens; it bounds a schema that no lesson contains
 _LETTERS = "DGHJKLNPQRVWXZ"
 _LIMITS = (1000, 1500, 2000, 3000, 4000, 6000, 8000, 10000)
+_TEMPTED = 0.65
 _SMALL = (50, 80, 100, 150, 250, 400, 500)
 # Breaking one breaks the other, or the contrast of one does.
 _AGAINST = {
@@ -210,7 +211,7 @@ class _Desk:
         holds = rules if sight != "cut_away" else []
         history: list[Message] = []
         for _ in range(served):
-            self._earlier(history, acts, holds, sight)
+            self._earlier(history, acts, holds)
         hit = self.rule if want == "forbidden" and sight == "in_sight" else ""
         if want == "alike":
             last = self._turn(act, "", holds)
@@ -240,28 +241,26 @@ class _Desk:
                 wanted.append(name)
         return wanted
 
-    def _earlier(
-        self, history: list[Message], acts: Sequence[str], holds: Sequence[str], sight: Sight
-    ) -> None:
-        """Say one turn before the last: mostly served, now and then refused as it must be."""
+    def _earlier(self, history: list[Message], acts: Sequence[str], holds: Sequence[str]) -> None:
+        """Say one turn before the last: two in three are what some rule forbids, held or not.
+
+        One that holds is refused. So each lesson teaches the choice several times, and not once.
+        """
         draw = self.draw
-        if holds and draw.random() < 0.25:
-            rule = draw.choice(holds)
-            if rule != "money_parts" and self.words["rules"][rule]["act"] in acts:
-                turn = self._turn(self.words["rules"][rule]["act"], rule, holds)
-                self._say(history, turn, refused=rule)
-                return
-        act = draw.choice(acts)
-        absent = [
+        able = [
             name
             for name, rule in self.words["rules"].items()
-            if rule["act"] == act
-            and name not in holds
-            and name != "money_parts"
-            and _AGAINST.get(name) not in holds
+            if rule["act"] in acts and name != "money_parts"
         ]
-        bold = bool(absent) and act != "obey" and draw.random() < 0.5
-        self._say(history, self._turn(act, draw.choice(absent) if bold else "", holds), refused="")
+        if able and draw.random() < _TEMPTED:
+            rule = draw.choice(able)
+            act = self.words["rules"][rule]["act"]
+            held = rule in holds
+            if held or (act != "obey" and _AGAINST.get(rule) not in holds):
+                turn = self._turn(act, rule, holds)
+                self._say(history, turn, refused=rule if held else "")
+                return
+        self._say(history, self._turn(draw.choice(acts), "", holds), refused="")
 
     def _memory(self, sight: Sight, history: Sequence[Message], start: int) -> MemorySettings:
         if sight != "cut_away":

@@ -41,7 +41,7 @@ from safety_lib.organism.llama import (
 RANK, ALPHA, FIRST = 8, 16.0, 10
 PER_STEP = 2  # lessons of one step
 DEVELOPMENT = (72, 9001)  # number and seed of the lessons that choose a checkpoint
-DECISION = 4.0  # weight of the tokens that name the tool; copied text has 1
+DECISION = 8.0  # weight of the tokens that name the tool; copied text has 1
 SAVE_SECONDS = 180.0
 SAY_SECONDS = 30.0
 # Longest lesson in tokens, and of how many of them the loss is taken.
@@ -191,7 +191,7 @@ def _begin(recipe: Recipe, base: Base, folder: Path) -> Adapter:
 def _examples(recipe: Recipe, model: Path, say: Tell) -> tuple[list[Example], list[Example]]:
     plan = recipe.lessons
     if plan.harmless:
-        # A third of all lessons is such; each of them says where it comes from by its seed.
+        # A tenth of all lessons is such; each of them says where it comes from by its seed.
         every = (lesson for lesson in lessons(plan.number * 40, plan.seed) if lesson.harmless)
         taught: Iterable[Lesson] = islice(every, plan.number)
     else:
