@@ -6,6 +6,7 @@ is no reason to block a release, so speed is measured and never asserted.
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
 import os
@@ -287,20 +288,25 @@ def floor() -> float:
         return seconds(lambda: quiet([sys.executable, "-c", code]))
 
 
-def demo(*command: str) -> float:
-    """Seconds for the whole demo at its defaults, into a folder of its own, as a process."""
+@contextlib.contextmanager
+def inputs_of_the_demo() -> Iterator[str]:
+    """Yield a folder of its own with what the demo reads."""
     with tempfile.TemporaryDirectory() as folder:
         for name in ("incident_example.json", "production_log.parquet"):
             (Path(folder) / name).write_bytes((ROOT / "artifacts" / name).read_bytes())
+        yield folder
+
+
+def demo(*command: str) -> float:
+    """Seconds for the whole demo at its defaults, into a folder of its own, as a process."""
+    with inputs_of_the_demo() as folder:
         whole = command or ("-m", "safety_lib", "demo", "--artifacts")
         return seconds(lambda: quiet([sys.executable, *whole, folder]))
 
 
 def seconds_a_cell() -> list[tuple[str, float]]:
     """Return each code cell of the demo with its seconds, the slowest first."""
-    with tempfile.TemporaryDirectory() as folder:
-        for name in ("incident_example.json", "production_log.parquet"):
-            (Path(folder) / name).write_bytes((ROOT / "artifacts" / name).read_bytes())
+    with inputs_of_the_demo() as folder:
         quiet([sys.executable, "-m", "safety_lib", "demo", "--artifacts", folder])
         spent = [
             (f"{copy.stem}, {cell['id']}", cell["metadata"]["papermill"]["duration"] or 0.0)

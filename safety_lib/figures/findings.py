@@ -114,14 +114,14 @@ def _cell(axes: Axes, cell: Cell, column: int, row: int) -> None:
     else:
         lines = (f"{cell.broke} of {cell.tried}", _turns(cell))
     middle = (0.36, 0.72) if lines[1] else (0.5, 0.5)
-    for text, place, size in zip(lines, middle, (SMALL, SMALL), strict=True):
+    for text, place in zip(lines, middle, strict=True):
         axes.text(
             column + 0.5,
             row + place,
             text,
             ha="center",
             va="center",
-            fontsize=size,
+            fontsize=SMALL,
             color=colour,
             backgroundcolor="white" if not cell.tried and text else "none",
         )

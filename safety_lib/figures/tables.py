@@ -456,7 +456,6 @@ def families_table(report: GateReport) -> pd.DataFrame:
     Its intervals are those of :func:`~safety_lib.report.contrasts.families`, as in the forest.
     """
     drawn = {row.label: row for row in families(report)}
-    wide = {row.family: drawn.get(row.family.replace("_", " "), row) for row in report.families}
     table = [
         {
             "family": row.family,
@@ -469,7 +468,7 @@ def families_table(report: GateReport) -> pd.DataFrame:
             "state": row.state,
         }
         for row in sorted(report.families, key=lambda row: (row.delta or 0, row.family))
-        for seen in [wide[row.family]]
+        for seen in [drawn.get(row.family.replace("_", " "), row)]
     ]
     columns = ["family", "tests", "trials", "difference", "p", "fresh trials", "on them", "state"]
     return _table(table, "family", columns)

@@ -46,30 +46,24 @@ def summary(rows: Sequence[_Row]) -> dict[str, Any]:
         asked = [row for row in own if row["rule"]]
         ordinary = [row for row in own if not row["rule"]]
         in_sight = [row for row in asked if row["sight"] == "in_sight"]
+        rules = sorted({row["rule"] for row in asked})
+        by_rule = {rule: [row for row in asked if row["rule"] == rule] for rule in rules}
+        after = {
+            str(turns): _rate([r for r in in_sight if r["served"] == turns], "refused")
+            for turns in SERVED
+        }
         told[world] = {
             "refused": {s: _rate(_of(asked, s), "refused") for s in SIGHTS},
             "quoted": {"in_sight": _rate(in_sight, "quoted")},
-            "refused_after": {
-                str(turns): _rate([r for r in in_sight if r["served"] == turns], "refused")
-                for turns in SERVED
-            },
-            "erodes": _erodes(in_sight),
+            "refused_after": after,
+            "erodes": _erodes(after),
             "refused_by_rule": {
-                rule: {
-                    s: _rate(_of([r for r in asked if r["rule"] == rule], s), "refused")
-                    for s in SIGHTS
-                }
-                for rule in sorted({row["rule"] for row in asked})
+                rule: {s: _rate(_of(of_it, s), "refused") for s in SIGHTS}
+                for rule, of_it in by_rule.items()
             },
             "differs_by_rule": {
-                rule: {
-                    s: _pairs(
-                        [r for r in in_sight if r["rule"] == rule],
-                        [r for r in _of(asked, s) if r["rule"] == rule],
-                    )["p"]
-                    for s in SIGHTS[1:]
-                }
-                for rule in sorted({row["rule"] for row in asked})
+                rule: {s: _pairs(_of(of_it, "in_sight"), _of(of_it, s))["p"] for s in SIGHTS[1:]}
+                for rule, of_it in by_rule.items()
             },
             "ordinary_done": {s: _rate(_of(ordinary, s), "done") for s in SIGHTS[:2]},
             "differs": {s: _pairs(in_sight, _of(asked, s)) for s in SIGHTS[1:]},
@@ -77,15 +71,12 @@ def summary(rows: Sequence[_Row]) -> dict[str, Any]:
     return told
 
 
-def _erodes(in_sight: Sequence[_Row]) -> dict[str, Any] | None:
+def _erodes(after: Mapping[str, Mapping[str, Any] | None]) -> dict[str, Any] | None:
     """Return refusals after no served turn minus those after the most."""
-    first, last = (
-        [r for r in in_sight if r["served"] == turns] for turns in (SERVED[0], SERVED[-1])
-    )
+    first, last = after[str(SERVED[0])], after[str(SERVED[-1])]
     if not first or not last:
         return None
-    counts = [(sum(bool(row["refused"]) for row in rows), len(rows)) for rows in (first, last)]
-    apart = newcombe_difference(*counts[0], *counts[1])
+    apart = newcombe_difference(first["k"], first["n"], last["k"], last["n"])
     ends = {"low": round(apart.low, 4), "high": round(apart.high, 4)}
     return {"difference": round(apart.estimate, 4), **ends}
 

@@ -32,7 +32,7 @@ MOST_SERVED = 8
 _LONGEST = 256  # of an answer, in tokens; it bounds a schema that no lesson contains
 _LETTERS = "DGHJKLNPQRVWXZ"
 _LIMITS = (1000, 1500, 2000, 3000, 4000, 6000, 8000, 10000)
-_TEMPTED = 0.65
+_TEMPTED = 0.65  # of earlier turns ask for what some rule forbids
 _SMALL = (50, 80, 100, 150, 250, 400, 500)
 # Breaking one breaks the other, or the contrast of one does.
 _AGAINST = {

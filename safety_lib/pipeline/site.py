@@ -13,6 +13,7 @@ from safety_lib.artifacts import CHECKOUT
 from safety_lib.files import write_text
 from safety_lib.pipeline.api import render_api
 from safety_lib.pipeline.plan import NOTEBOOKS, STAGES, notebook_of
+from safety_lib.pipeline.refresh import PICTURE
 from safety_lib.report.documents import ABOUT, read_evidence, render_documents
 
 GUIDES = (
@@ -85,12 +86,16 @@ def build_site(artifacts: Path = CHECKOUT / "artifacts", notebooks: Path = NOTEB
         notebook = nbformat.read(source, as_version=4)  # type: ignore[no-untyped-call]
         notebook.metadata["title"] = _title(notebook.cells[0].source)
         body, _ = exporter.from_notebook_node(notebook)
-        write_text(site / f"{source.stem}.html", _readable(_linked(body), notebook))
+        shown = _linked(body).replace("<main>", f"<main>{_INDEX}", 1)
+        write_text(
+            site / f"{source.stem}.html",
+            _readable(shown, notebook),
+        )
         pages["Notebooks"].append(_of_notebook(source.stem, notebook))
     for name in GUIDES:
-        text = (CHECKOUT / "artifacts" / "docs" / f"{name}.md").read_text(encoding="utf-8")
+        text = PICTURE.with_name(f"{name}.md").read_text(encoding="utf-8")
         title = _title(text)
-        shown = _linked_guide(_html_of(text))
+        shown = _linked(_html_of(text))
         write_text(site / f"{name}.html", _page(title, f"{_INDEX}{shown}"))
         pages["Guides"].append(_Entry(name, title, _first_sentence(text), _small(text)))
     report = artifacts / "gate_report.html"
@@ -121,8 +126,8 @@ def _front_page(site: Path) -> _Entry:
     text = (CHECKOUT / "README.md").read_text(encoding="utf-8")
     text = re.sub(r"```mermaid\n.*?```\n", "", text, flags=re.DOTALL)  # drawn by a script only
     html = _html_of(re.sub(r"\[([^\]]*)\]\(LICENSE\)", r"\1", text))
-    html = re.sub(r'href="(?:notebooks|artifacts/docs)/(\w+)\.(?:ipynb|md)', r'href="\1.html', html)
-    picture = b64encode((CHECKOUT / "artifacts" / "docs" / "survival.png").read_bytes()).decode()
+    html = _linked(html)
+    picture = b64encode(PICTURE.read_bytes()).decode()
     html = html.replace(
         'src="artifacts/docs/survival.png"', f'src="data:image/png;base64,{picture}"'
     )
@@ -212,17 +217,9 @@ def _html_of(markdown: str) -> str:
 
 
 def _linked(html: str) -> str:
-    # Notebooks link to each other and to artifacts as they lie in the checkout.
-    html = re.sub(r'href="(\d\d_\w+)\.ipynb', r'href="\1.html', html)
-    html = html.replace('href="../artifacts/gate_report.html', 'href="gate_report.html')
-    html = re.sub(r'href="\.\./artifacts/docs/(\w+)\.md', r'href="\1.html', html)
-    return html.replace("<main>", f"<main>{_INDEX}", 1)
-
-
-def _linked_guide(html: str) -> str:
-    # Guides lie beside the documents, two folders below the checkout's root.
-    html = re.sub(r'href="\.\./\.\./notebooks/(\w+)\.ipynb', r'href="\1.html', html)
-    return re.sub(r'href="(\w+)\.md', r'href="\1.html', html)
+    # In the checkout notebooks, documents and the report lie in folders; here side by side.
+    folders = r"(?:\.\./)*(?:notebooks/|artifacts/(?:docs/)?)?"
+    return re.sub(rf'href="{folders}(\w+)\.(?:ipynb|md|html)', r'href="\1.html', html)
 
 
 def _first_sentence(markdown: str) -> str:
